@@ -1,0 +1,1 @@
+"""What is computed: trips, features, training, serving and scoring. Never when or where."""

@@ -1,0 +1,1 @@
+"""Features of locations, and how a trip looks them up at its pickup."""

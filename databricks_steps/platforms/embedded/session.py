@@ -1,0 +1,97 @@
+"""The Spark session of the embedded platform: its configuration, and the checks before it starts."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from databricks_steps.errors import SettingsError
+from databricks_steps.settings import LOOPBACK, Settings, java_home
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+OLDEST_JAVA = 17
+
+
+def spark_conf(settings: Settings) -> dict[str, str]:
+    """Spark's configuration; the one source for the asset resource, the steps and the tests."""
+    conf = {
+        "spark.app.name": "taxi-assets",
+        "spark.master": settings.spark_master,
+        "spark.driver.memory": settings.driver_memory,
+        "spark.driver.host": LOOPBACK,
+        "spark.driver.bindAddress": LOOPBACK,
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        # Times are New York wall clock as published and must never be shifted.
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+        # Some publishers write nanoseconds, which Spark reads as whole numbers or not at all.
+        "spark.sql.legacy.parquet.nanosAsLong": "true",
+        "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
+        "spark.sql.sources.commitProtocolClass": (
+            "org.apache.spark.sql.execution.datasources.SQLHadoopMapReduceCommitProtocol"
+        ),
+        "spark.hadoop.mapreduce.fileoutputcommitter.algorithm.version": "2",
+        "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.shuffle.partitions": "8",
+        "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+        "spark.sql.warehouse.dir": str(settings.home / "spark-warehouse"),
+        "spark.pyspark.python": sys.executable,
+        "spark.pyspark.driver.python": sys.executable,
+        "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -XX:+UseParallelGC",
+    }
+    if not settings.spark_master.startswith("local"):
+        conf["spark.executor.extraJavaOptions"] = "-Duser.timezone=UTC"
+    return conf
+
+
+def start(settings: Settings) -> SparkSession:
+    """The running session, or a new one.
+
+    Raises:
+        SettingsError: no Java, a Java too old, or a session with another timezone is running.
+    """
+    from pyspark.sql import SparkSession
+
+    require_java()
+    builder = SparkSession.builder
+    for key, value in spark_conf(settings).items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    require_utc(session)
+    return session
+
+
+def require_utc(session: SparkSession) -> None:
+    """Refuse a session that would shift New York wall-clock times."""
+    zone = session.conf.get("spark.sql.session.timeZone")
+    if zone != "UTC":
+        raise SettingsError(
+            "The Spark session timezone must be UTC",
+            repr(zone),
+            "Set spark.sql.session.timeZone to UTC before the session starts",
+        )
+
+
+def require_java() -> None:
+    """Refuse a machine without Java, or with one Spark 4 cannot run on."""
+    home = java_home()
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    remedy = f"Install Java {OLDEST_JAVA} or newer (Debian: apt-get install openjdk-17-jre-headless)"
+    if java is None or not Path(java).exists():
+        raise SettingsError("Spark needs Java", f"none found at {java or 'PATH'}", remedy)
+    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(?:1\.)?(\d+)', answer.stderr)
+    if found is None or int(found.group(1)) < OLDEST_JAVA:
+        version = answer.stderr.strip().splitlines()[:1] or ["no answer"]
+        raise SettingsError(
+            f"Spark needs Java {OLDEST_JAVA} or newer", f"{java} is {version[0]}", remedy
+        )

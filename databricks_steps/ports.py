@@ -1,0 +1,104 @@
+"""What a step may ask of its platform (tables, features, Spark), and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from databricks_steps.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from databricks_steps.features.lookups import Lookup
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one write did. `version` is the table's version afterwards."""
+
+    table: str
+    action: Literal["created", "replaced", "appended", "merged", "unchanged"]
+    version: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer of one check: `reason` is the sentence people read, `figures` its numbers."""
+
+    check: str
+    passed: bool
+    reason: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step made of one table (or model): how many rows, by which commit, and the verdicts."""
+
+    name: str
+    rows: int
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    commit: Commit | None = None
+    verdicts: tuple[Verdict, ...] = ()
+
+
+class Tables(Protocol):
+    """Named tables of `schemas.TABLES`. Each write is one atomic commit, and safe to repeat."""
+
+    def exists(self, name: str) -> bool: ...
+
+    def read(
+        self, name: str, months: Sequence[str] | None = None, version: int | None = None
+    ) -> DataFrame:
+        """The rows, of some months or all; an empty frame when the table does not exist yet."""
+        ...
+
+    def months(self, name: str) -> list[str]:
+        """Months that hold rows, ascending."""
+        ...
+
+    def rows(self, name: str, months: Sequence[str] | None = None) -> int: ...
+
+    def version(self, name: str) -> int | None:
+        """The current version; None when the table does not exist."""
+        ...
+
+    def uri(self, name: str) -> str: ...
+
+    def replace(self, name: str, frame: DataFrame, months: Sequence[str] | None = None) -> Commit:
+        """Replace these months (or the whole table) by the frame, which may be empty."""
+        ...
+
+    def merge(self, name: str, frame: DataFrame, months: Sequence[str] | None = None) -> Commit:
+        """Upsert by primary key; with `months`, rows of those months not in the frame go.
+
+        Rows that differ in nothing but their `computed` columns are left as they are.
+        """
+        ...
+
+
+class FeatureStore(Protocol):
+    """Point-in-time lookups; on Databricks the Feature Engineering client does them."""
+
+    def look_up(self, trips: DataFrame, lookups: Sequence[Lookup]) -> DataFrame:
+        """The trips with every feature of the lookups, and its age, as known at the pickup."""
+        ...
+
+
+class Platform(Protocol):
+    """Where a step runs. The session starts when it is first asked for."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def tables(self) -> Tables: ...
+
+    @property
+    def features(self) -> FeatureStore: ...
+
+    @property
+    def spark(self) -> SparkSession: ...

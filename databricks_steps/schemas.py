@@ -1,0 +1,304 @@
+"""Every table: its columns with type, unit and comment, its keys, and the defaults of features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pyspark.sql.types import StructType
+
+Type = Literal["string", "int", "long", "double", "timestamp", "boolean", "array<string>"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `default` is what a lookup answers when a feature is unknown or too old."""
+
+    name: str
+    type: Type
+    comment: str
+    unit: str = ""
+    nullable: bool = True
+    default: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: what it is, its columns in order, and its keys.
+
+    `month` names the partition column, a `YYYY-MM` string; `time_key` the column of a
+    point-in-time lookup; `computed` the columns that say when a row was computed, which never
+    make two rows different.
+    """
+
+    name: str
+    comment: str
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...] = ()
+    time_key: str | None = None
+    month: str | None = None
+    computed: tuple[str, ...] = ()
+    change_data_feed: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        """The columns a lookup may answer."""
+        return tuple(column for column in self.columns if column.default is not None)
+
+    def spark(self) -> StructType:
+        """The schema as Spark's own, every column nullable as Spark's readers make it."""
+        from pyspark.sql import types
+
+        kinds = {
+            "string": types.StringType(),
+            "int": types.IntegerType(),
+            "long": types.LongType(),
+            "double": types.DoubleType(),
+            "timestamp": types.TimestampType(),
+            "boolean": types.BooleanType(),
+            "array<string>": types.ArrayType(types.StringType()),
+        }
+        return types.StructType(
+            [types.StructField(c.name, kinds[c.type], nullable=True) for c in self.columns]
+        )
+
+
+def _published() -> tuple[Column, ...]:
+    """Columns of a trip as the publisher gives them, under one name and type each."""
+    return (
+        Column("vendor_id", "int", "Provider of the record"),
+        Column("pickup_datetime", "timestamp", "Meter on; New York wall clock, as published"),
+        Column("dropoff_datetime", "timestamp", "Meter off; New York wall clock, as published"),
+        Column("pickup_location_id", "int", "TLC taxi zone of the pickup (or a zip code)"),
+        Column("dropoff_location_id", "int", "TLC taxi zone of the dropoff (or a zip code)"),
+        Column("passenger_count", "int", "Passengers, as entered by the driver"),
+        Column("trip_distance", "double", "Distance by the taximeter", "miles"),
+        Column("rate_code_id", "int", "Rate in effect at the end of the trip"),
+        Column("store_and_fwd_flag", "string", "Y: held in the vehicle before it was sent"),
+        Column("payment_type", "int", "How the passenger paid"),
+        Column("trip_type", "int", "1 street hail, 2 dispatch"),
+        Column("fare_amount", "double", "Time-and-distance fare by the meter", "dollars"),
+        Column("extra", "double", "Miscellaneous extras", "dollars"),
+        Column("mta_tax", "double", "MTA tax", "dollars"),
+        Column("tip_amount", "double", "Tip by card", "dollars"),
+        Column("tolls_amount", "double", "Tolls paid", "dollars"),
+        Column("ehail_fee", "double", "E-hail fee", "dollars"),
+        Column("improvement_surcharge", "double", "Improvement surcharge", "dollars"),
+        Column("congestion_surcharge", "double", "New York State congestion surcharge", "dollars"),
+        Column("airport_fee", "double", "Airport access fee", "dollars"),
+        Column("cbd_congestion_fee", "double", "MTA congestion relief zone charge", "dollars"),
+        Column("total_amount", "double", "Total charged, cash tips not included", "dollars"),
+    )
+
+
+PUBLISHED = _published()
+
+TRIP_ID = Column("trip_id", "string", "Stable id: month, hash of what was published", nullable=False)
+TRIP_MONTH = Column("trip_month", "string", "Month of the file, YYYY-MM", nullable=False)
+SOURCE = (
+    Column("source_file", "string", "Name of the file the row came from", nullable=False),
+    Column("source_row", "long", "Position of the row in its file, from 0", nullable=False),
+    Column("source_hash", "string", "SHA-256 of the file, first 16 digits", nullable=False),
+    Column("unreadable", "array<string>", "Columns whose text could not be read as their type"),
+)
+
+RAW_TRIPS = Table(
+    "raw_trips",
+    "Every row as published, in one normalized schema. Nothing is dropped.",
+    (TRIP_ID, *PUBLISHED, *SOURCE, TRIP_MONTH),
+    primary_key=("trip_id",),
+    month="trip_month",
+)
+
+_REQUIRED = {
+    "pickup_datetime",
+    "dropoff_datetime",
+    "pickup_location_id",
+    "dropoff_location_id",
+    "trip_distance",
+    "fare_amount",
+}
+TRIPS = Table(
+    "trips",
+    "Trips that broke no rule; what features and models are made from.",
+    (
+        TRIP_ID,
+        *(
+            Column(c.name, c.type, c.comment, c.unit, nullable=c.name not in _REQUIRED)
+            for c in PUBLISHED
+        ),
+        TRIP_MONTH,
+    ),
+    primary_key=("trip_id",),
+    month="trip_month",
+)
+
+QUARANTINED_TRIPS = Table(
+    "quarantined_trips",
+    "Trips that broke at least one rule, with every reason.",
+    (
+        TRIP_ID,
+        *PUBLISHED,
+        *SOURCE,
+        Column("rules", "array<string>", "Names of the rules the row broke", nullable=False),
+        Column("reasons", "array<string>", "The same in words, with the value", nullable=False),
+        TRIP_MONTH,
+    ),
+    primary_key=("trip_id",),
+    month="trip_month",
+)
+
+# Defaults are fixed, documented numbers, not learned from data: nothing can leak through them.
+DEFAULT_FARE = 15.0
+DEFAULT_FARE_PER_MILE = 6.0
+DEFAULT_SPEED = 12.0
+
+_FEATURE_KEYS = (
+    Column("location_id", "int", "TLC taxi zone, or a zip code", nullable=False),
+    Column("known_at", "timestamp", "Uses only trips that ended before it", nullable=False),
+)
+_FEATURE_TAIL = (
+    Column("computed_at", "timestamp", "When the row was computed (UTC)", nullable=False),
+    Column("known_month", "string", "Month of known_at, YYYY-MM", nullable=False),
+)
+
+
+def _feature(name: str, kind: Type, comment: str, unit: str, default: float) -> Column:
+    return Column(name, kind, comment, unit, default=default)
+
+
+PICKUP_FEATURES = Table(
+    "pickup_features",
+    "What ended trips tell of the location they started from; 15-minute grid, trailing windows.",
+    (
+        *_FEATURE_KEYS,
+        _feature("pickup_trip_count_1h", "long", "Trips from here, last hour", "trips", 0),
+        _feature("pickup_trip_count_24h", "long", "Trips from here, last 24 hours", "trips", 0),
+        _feature("pickup_mean_fare_1h", "double", "Mean fare, last hour", "dollars", DEFAULT_FARE),
+        _feature(
+            "pickup_mean_fare_24h", "double", "Mean fare, last 24 hours", "dollars", DEFAULT_FARE
+        ),
+        _feature("pickup_mean_fare_7d", "double", "Mean fare, last 7 days", "dollars", DEFAULT_FARE),
+        _feature(
+            "pickup_fare_per_mile_7d",
+            "double",
+            "Fares over miles, last 7 days",
+            "dollars per mile",
+            DEFAULT_FARE_PER_MILE,
+        ),
+        _feature(
+            "pickup_mean_speed_1h",
+            "double",
+            "Miles over hours under way, last hour",
+            "miles per hour",
+            DEFAULT_SPEED,
+        ),
+        _feature("pickup_is_airport", "int", "1 at JFK, LaGuardia or Newark", "flag", 0),
+        *_FEATURE_TAIL,
+    ),
+    primary_key=("location_id", "known_at"),
+    time_key="known_at",
+    month="known_month",
+    computed=("computed_at",),
+    change_data_feed=True,
+)
+
+DROPOFF_FEATURES = Table(
+    "dropoff_features",
+    "What ended trips tell of the location they went to; 15-minute grid, trailing windows.",
+    (
+        *_FEATURE_KEYS,
+        _feature("dropoff_trip_count_30m", "long", "Trips to here, last 30 minutes", "trips", 0),
+        _feature("dropoff_trip_count_24h", "long", "Trips to here, last 24 hours", "trips", 0),
+        _feature(
+            "dropoff_mean_fare_7d", "double", "Mean fare, last 7 days", "dollars", DEFAULT_FARE
+        ),
+        _feature(
+            "dropoff_fare_per_mile_7d",
+            "double",
+            "Fares over miles, last 7 days",
+            "dollars per mile",
+            DEFAULT_FARE_PER_MILE,
+        ),
+        _feature(
+            "dropoff_distinct_pickups_24h",
+            "long",
+            "Different pickup locations, last 24 hours",
+            "locations",
+            0,
+        ),
+        _feature(
+            "dropoff_net_flow_1h", "long", "Trips to here less trips from here, last hour", "trips", 0
+        ),
+        *_FEATURE_TAIL,
+    ),
+    primary_key=("location_id", "known_at"),
+    time_key="known_at",
+    month="known_month",
+    computed=("computed_at",),
+    change_data_feed=True,
+)
+
+REQUEST_FEATURES = (
+    Column("trip_distance", "double", "Distance of the trip", "miles", nullable=False),
+    Column("pickup_hour", "int", "Hour of the pickup, 0 to 23", "hour", nullable=False),
+    Column("pickup_weekday", "int", "Day of the pickup, 0 Monday to 6 Sunday", "day", False),
+    Column("pickup_is_weekend", "int", "1 on Saturday and Sunday", "flag", nullable=False),
+)
+
+LABEL = "fare_amount"
+MODEL_INPUTS = (*REQUEST_FEATURES, *PICKUP_FEATURES.features, *DROPOFF_FEATURES.features)
+
+TRAINING_SET = Table(
+    "training_set",
+    "Trips of the trailing months with their features as known at the pickup.",
+    (
+        TRIP_ID,
+        Column("pickup_datetime", "timestamp", "Meter on", nullable=False),
+        Column("dropoff_datetime", "timestamp", "Meter off", nullable=False),
+        Column("pickup_location_id", "int", "Zone of the pickup", nullable=False),
+        Column("dropoff_location_id", "int", "Zone of the dropoff", nullable=False),
+        *(Column(c.name, c.type, c.comment, c.unit, nullable=False) for c in MODEL_INPUTS),
+        Column("pickup_feature_age", "long", "Age of the pickup features; null: default", "seconds"),
+        Column(
+            "dropoff_feature_age", "long", "Age of the dropoff features; null: default", "seconds"
+        ),
+        Column(LABEL, "double", "The label", "dollars", nullable=False),
+        Column("split", "string", "train, holdout, or between", nullable=False),
+        TRIP_MONTH,
+    ),
+    primary_key=("trip_id",),
+)
+
+BATCH_PREDICTIONS = Table(
+    "batch_predictions",
+    "Fares predicted for the trips of a month; one row for each trip and model version.",
+    (
+        TRIP_ID,
+        Column("predicted_fare", "double", "Predicted fare", "dollars", nullable=False),
+        Column("model_version", "string", "Version of the registered model", nullable=False),
+        Column("scored_at", "timestamp", "When it was scored (UTC)", nullable=False),
+        TRIP_MONTH,
+    ),
+    primary_key=("trip_id", "model_version"),
+    month="trip_month",
+    computed=("scored_at",),
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        RAW_TRIPS,
+        TRIPS,
+        QUARANTINED_TRIPS,
+        PICKUP_FEATURES,
+        DROPOFF_FEATURES,
+        TRAINING_SET,
+        BATCH_PREDICTIONS,
+    )
+}

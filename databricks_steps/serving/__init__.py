@@ -1,0 +1,1 @@
+"""Serving: the request contract, the scorer, online tables and the endpoint, by the official SDK."""

@@ -1,0 +1,56 @@
+"""What a registered model needs to be served: its inputs in order, and where it looks them up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from databricks_steps import schemas
+from databricks_steps.features.lookups import LOOKUPS, Lookup
+from databricks_steps.settings import Settings
+
+FILE = "feature_spec.json"
+ONNX_FILE = "model.onnx"
+FOLDER = "extra_files"  # where MLflow keeps the files that travel with a model
+
+
+@dataclass(frozen=True)
+class TableLookup:
+    """A lookup by full table name, as it is stored with the model."""
+
+    table: str
+    key: str
+    features: tuple[str, ...]
+    defaults: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Travels with the model as JSON. `inputs` is the column order of the ONNX graph's matrix."""
+
+    inputs: tuple[str, ...]
+    lookups: tuple[TableLookup, ...]
+
+    @classmethod
+    def current(cls, settings: Settings, lookups: Sequence[Lookup] = LOOKUPS) -> FeatureSpec:
+        """The spec of a model trained now."""
+        return cls(
+            tuple(column.name for column in schemas.MODEL_INPUTS),
+            tuple(
+                TableLookup(settings.table(x.table.name), x.key, x.features, x.defaults)
+                for x in lookups
+            ),
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> FeatureSpec:
+        raw = json.loads(text)
+        lookups = tuple(
+            TableLookup(x["table"], x["key"], tuple(x["features"]), x["defaults"])
+            for x in raw["lookups"]
+        )
+        return cls(tuple(raw["inputs"]), lookups)

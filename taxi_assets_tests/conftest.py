@@ -1,0 +1,40 @@
+"""Fixtures that many tests share: one Spark session, a home of one's own, the real data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from databricks_steps.platforms.embedded import session
+from databricks_steps.settings import REPOSITORY, Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """One local Spark session for the whole run, configured as the product's own."""
+    home = tmp_path_factory.mktemp("spark")
+    running = session.start(Settings(home=home, driver_memory="2g"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings with an empty home of the test's own."""
+    return Settings(home=tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real TLC files; tests that need it skip by name where it is absent."""
+    folder = Path(os.environ.get("TAXI_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real trip data: no folder {folder}; set TAXI_REAL_DATA")
+    return folder
