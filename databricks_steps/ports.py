@@ -68,23 +68,51 @@ class Tables(Protocol):
 
     def uri(self, name: str) -> str: ...
 
-    def replace(self, name: str, frame: DataFrame, months: Sequence[str] | None = None) -> Commit:
-        """Replace these months (or the whole table) by the frame, which may be empty."""
+    def replace(
+        self,
+        name: str,
+        frame: DataFrame,
+        months: Sequence[str] | None = None,
+        made_from: Mapping[str, int] | None = None,
+    ) -> Commit:
+        """Replace these months (or the whole table) by the frame, which may be empty.
+
+        `made_from` (month, or "" for all → digest of the inputs) is kept in the same commit.
+        """
         ...
 
-    def merge(self, name: str, frame: DataFrame, months: Sequence[str] | None = None) -> Commit:
+    def merge(
+        self,
+        name: str,
+        frame: DataFrame,
+        months: Sequence[str] | None = None,
+        made_from: Mapping[str, int] | None = None,
+    ) -> Commit:
         """Upsert by primary key; with `months`, rows of those months not in the frame go.
 
         Rows that differ in nothing but their `computed` columns are left as they are.
         """
         ...
 
+    def contents(self, name: str, months: Sequence[str] | None = None) -> str:
+        """A text that changes whenever rows of these months are written."""
+        ...
+
+    def made_from(self, name: str, month: str = "") -> int | None:
+        """The digest of the inputs that the month was last written with."""
+        ...
+
 
 class FeatureStore(Protocol):
     """Point-in-time lookups; on Databricks the Feature Engineering client does them."""
 
-    def look_up(self, trips: DataFrame, lookups: Sequence[Lookup]) -> DataFrame:
-        """The trips with every feature of the lookups, and its age, as known at the pickup."""
+    def look_up(
+        self, trips: DataFrame, lookups: Sequence[Lookup], months: Sequence[str] | None = None
+    ) -> DataFrame:
+        """The trips with every feature of the lookups, and its age, as known at the pickup.
+
+        `months` are the months the trips were picked up in: they bound what is read.
+        """
         ...
 
 

@@ -1,0 +1,50 @@
+"""`pickup_features`: what ended trips tell of the location they started from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from databricks_steps import schemas
+from databricks_steps.features import windows
+from databricks_steps.features.windows import DAY, HOUR, WEEK, WindowSum
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+# JFK, LaGuardia and Newark, as taxi zones and as zip codes.
+AIRPORTS = (1, 132, 138, 11430, 11371, 7114)
+
+SUMS = (
+    WindowSum("trips_1h", "trips", HOUR),
+    WindowSum("cents_1h", "cents", HOUR),
+    WindowSum("millimiles_1h", "millimiles", HOUR),
+    WindowSum("seconds_1h", "seconds", HOUR),
+    WindowSum("trips_24h", "trips", DAY),
+    WindowSum("cents_24h", "cents", DAY),
+    WindowSum("trips_7d", "trips", WEEK),
+    WindowSum("cents_7d", "cents", WEEK),
+    WindowSum("millimiles_7d", "millimiles", WEEK),
+)
+
+
+def pickup_features(trips: DataFrame, months: Sequence[str]) -> DataFrame:
+    """Trips → rows of `schemas.PICKUP_FEATURES` for these months, `computed_at` now."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    counted = windows.cells(windows.ended_between(trips, months), "pickup_location_id", flow=0)
+    sums = windows.running_sums([windows.changes(counted, SUMS)], months)
+    return sums.select(
+        "location_id",
+        "known_at",
+        F.col("trips_1h").alias("pickup_trip_count_1h"),
+        F.col("trips_24h").alias("pickup_trip_count_24h"),
+        windows.ratio("cents_1h", "trips_1h", 0.01).alias("pickup_mean_fare_1h"),
+        windows.ratio("cents_24h", "trips_24h", 0.01).alias("pickup_mean_fare_24h"),
+        windows.ratio("cents_7d", "trips_7d", 0.01).alias("pickup_mean_fare_7d"),
+        windows.ratio("cents_7d", "millimiles_7d", 10.0).alias("pickup_fare_per_mile_7d"),
+        windows.ratio("millimiles_1h", "seconds_1h", 3.6).alias("pickup_mean_speed_1h"),
+        F.col("location_id").isin(list(AIRPORTS)).cast("int").alias("pickup_is_airport"),
+        F.current_timestamp().alias("computed_at"),
+        "known_month",
+    ).select(*schemas.PICKUP_FEATURES.names)

@@ -1,0 +1,22 @@
+"""What the request itself tells: distance, hour, weekday; nothing known after the ride."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def with_request_features(trips: DataFrame) -> DataFrame:
+    """Adds `schemas.REQUEST_FEATURES` that `trip_distance` and `pickup_datetime` imply."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    weekday = F.weekday("pickup_datetime")  # 0 Monday
+    return trips.withColumns(
+        {
+            "pickup_hour": F.hour("pickup_datetime"),
+            "pickup_weekday": weekday,
+            "pickup_is_weekend": (weekday >= 5).cast("int"),
+        }
+    )

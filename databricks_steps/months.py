@@ -1,0 +1,73 @@
+"""Months as `YYYY-MM` strings: parsing ranges, neighbours, and where each begins and ends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from databricks_steps.errors import SettingsError
+
+FIRST = "2009-01"  # TLC's first published month
+_MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """`2022-01`, `2022-01:2022-03` or `2022-01,2022-03` → the months, ascending.
+
+    Raises:
+        SettingsError: not of that form, before 2009-01, or a range that ends before it starts.
+    """
+    found: set[str] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition(":")
+        last = last or first
+        if not (_MONTH.fullmatch(first) and _MONTH.fullmatch(last) and FIRST <= first <= last):
+            raise SettingsError(
+                f"Months must be written YYYY-MM or YYYY-MM:YYYY-MM, from {FIRST} on",
+                repr(text),
+                "For example 2022-01:2022-03",
+            )
+        found.update(between(first, last))
+    return tuple(sorted(found))
+
+
+def between(first: str, last: str) -> tuple[str, ...]:
+    """All months from `first` to `last`, both included."""
+    months = []
+    while first <= last:
+        months.append(first)
+        first = shift(first, 1)
+    return tuple(months)
+
+
+def shift(month: str, by: int) -> str:
+    """The month `by` months later (earlier when negative)."""
+    year, number = int(month[:4]), int(month[5:])
+    index = year * 12 + number - 1 + by
+    return f"{index // 12:04d}-{index % 12 + 1:02d}"
+
+
+def start(month: str) -> datetime:
+    """First instant of the month, New York wall clock."""
+    return datetime(int(month[:4]), int(month[5:]), 1)  # noqa: DTZ001 wall clock as published
+
+
+def end(month: str) -> datetime:
+    """First instant after the month."""
+    return start(shift(month, 1))
+
+
+def with_months_before(months: Iterable[str], reach: timedelta) -> tuple[str, ...]:
+    """The months and those that `reach` back from their first instant touches."""
+    found: set[str] = set()
+    for month in months:
+        earliest = start(month) - reach
+        found.update(between(f"{earliest:%Y-%m}", month))
+    return tuple(sorted(found))
+
+
+def trailing(months: Sequence[str], last: str, count: int) -> tuple[str, ...]:
+    """Those of `months` that are among the `count` months up to `last`."""
+    window = between(shift(last, 1 - count), last)
+    return tuple(month for month in sorted(months) if month in window)

@@ -1,0 +1,36 @@
+"""The embedded platform as one object: settings, tables, features and a session made when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from databricks_steps.platforms.embedded import session
+from databricks_steps.platforms.embedded.feature_store import DeltaFeatureStore
+from databricks_steps.platforms.embedded.tables import DeltaTables
+from databricks_steps.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+class EmbeddedPlatform:
+    """Everything a step may ask for on one machine, or on a Spark cluster that shares its storage.
+
+    `start` makes the session; assets pass their resource's own, so a run has just one.
+    """
+
+    def __init__(
+        self, settings: Settings, start: Callable[[], SparkSession] | None = None
+    ) -> None:
+        self.settings = settings
+        self._start = start or (lambda: session.start(settings))
+        self.tables = DeltaTables(settings, lambda: self.spark)
+        self.features = DeltaFeatureStore(settings, self.tables)
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        running = self._start()
+        session.require_utc(running)
+        return running

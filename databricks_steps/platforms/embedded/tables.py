@@ -1,0 +1,380 @@
+"""The Tables port over Delta (delta-rs): Spark writes data files, each write is one commit.
+
+Spark writes parquet files into a staging folder inside the table, they are renamed to their
+place, and one Delta transaction makes them visible: rows pass neither the driver nor Python.
+Killed before the commit, nothing has happened; what is left behind no reader ever sees.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from databricks_steps import schemas
+from databricks_steps.errors import SettingsError, TableError
+from databricks_steps.platforms.embedded.delta_schema import delta_schema
+from databricks_steps.ports import Commit
+from databricks_steps.settings import Settings
+
+if TYPE_CHECKING:
+    from deltalake import CommitProperties, DeltaTable
+    from deltalake.transaction import AddAction
+    from pyspark.sql import DataFrame, SparkSession
+
+STAGING = "_staging"
+STALE_STAGING_SECONDS = 24 * 3600
+_CHANGE = "_change"
+
+
+class DeltaTables:
+    """Delta tables under `TAXI_HOME/warehouse/<catalog>/<schema>/<table>`."""
+
+    def __init__(self, settings: Settings, spark: Callable[[], SparkSession]) -> None:
+        self._settings = settings
+        self._spark = spark
+
+    def uri(self, name: str) -> str:
+        return str(self._settings.table_path(_known(name).name))
+
+    def exists(self, name: str) -> bool:
+        from deltalake import DeltaTable
+
+        return bool(DeltaTable.is_deltatable(self.uri(name)))
+
+    def version(self, name: str) -> int | None:
+        return self._open(name).version() if self.exists(name) else None
+
+    def read(
+        self, name: str, months: Sequence[str] | None = None, version: int | None = None
+    ) -> DataFrame:
+        """The rows as Spark reads the files themselves; an empty frame for no files."""
+        table = _known(name)
+        uris = self._files(table, months, version) if self.exists(name) else []
+        if not uris:
+            return self._spark().createDataFrame([], table.spark())
+        reader = self._spark().read.schema(table.spark()).option("basePath", self.uri(name))
+        return reader.parquet(*uris).select(*table.names)
+
+    def months(self, name: str) -> list[str]:
+        return sorted(month for month, rows in self._rows_by_month(name).items() if rows)
+
+    def rows(self, name: str, months: Sequence[str] | None = None) -> int:
+        """Number of rows, from the table's log: no file is read."""
+        counts = self._rows_by_month(name)
+        return sum(n for month, n in counts.items() if months is None or month in months)
+
+    def contents(self, name: str, months: Sequence[str] | None = None) -> str:
+        """The names of the data files: they are never rewritten in place."""
+        table = _known(name)
+        files = self._files(table, months, None) if self.exists(name) else []
+        return " ".join(sorted(Path(uri).name for uri in files))
+
+    def made_from(self, name: str, month: str = "") -> int | None:
+        if not self.exists(name):
+            return None
+        version = self._open(name).transaction_version(_inputs_of(month))
+        return None if version is None else int(version)
+
+    def replace(
+        self,
+        name: str,
+        frame: DataFrame,
+        months: Sequence[str] | None = None,
+        made_from: Mapping[str, int] | None = None,
+    ) -> Commit:
+        """Replace these months (or the whole table) by the frame, in one commit.
+
+        Raises:
+            TableError: the frame holds a month that is not among `months`.
+        """
+        table = _known(name)
+        existed = self.exists(name)
+        with self._staged(table, frame) as stage:
+            adds = self._move(table, stage, months)
+            filters = [(table.month, "in", list(months))] if table.month and months else None
+            self._commit(table, adds, "overwrite", filters, made_from)
+        action = "replaced" if existed else "created"
+        return Commit(name, action, self._open(name).version(), _records(adds))
+
+    def merge(
+        self,
+        name: str,
+        frame: DataFrame,
+        months: Sequence[str] | None = None,
+        made_from: Mapping[str, int] | None = None,
+    ) -> Commit:
+        """Upsert by primary key; with `months`, rows of those months not in the frame go.
+
+        Only rows that differ are written, so the change data feed holds what changed and a
+        second run commits nothing.
+        """
+        table = _known(name)
+        existed = self.exists(name)
+        with self._staged(table, frame) as stage:
+            if not existed or not self.rows(name, months):
+                adds = self._move(table, stage, months)
+                self._commit(table, adds, "append", None, made_from)
+                action = "appended" if existed else "created"
+                return Commit(name, action, self._open(name).version(), _records(adds))
+            staged = self._staged_frame(table, stage)
+            with self._differences(table, staged, months) as changes:
+                if changes is None:
+                    self._remember(table, made_from)
+                    return Commit(name, "unchanged", self._open(name).version(), 0)
+                count = _merge_changes(table, self._open(name), changes, made_from)
+        return Commit(name, "merged", self._open(name).version(), count)
+
+    def _open(self, name: str, version: int | None = None) -> DeltaTable:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            return DeltaTable(self.uri(name), version=version)
+        except TableNotFoundError as error:
+            raise TableError(
+                "A table must exist before it is read", name, "Run the step that writes it"
+            ) from error
+
+    def _files(
+        self, table: schemas.Table, months: Sequence[str] | None, version: int | None
+    ) -> list[str]:
+        filters = [(table.month, "in", list(months))] if table.month and months else None
+        if months is not None and not months:
+            return []
+        opened = self._open(table.name, version)
+        return [unquote(uri.removeprefix("file://")) for uri in opened.file_uris(filters)]
+
+    def _rows_by_month(self, name: str) -> dict[str, int]:
+        """Month → rows; an unpartitioned table counts under the empty month."""
+        import pyarrow as pa
+
+        table = _known(name)
+        if not self.exists(name):
+            return {}
+        actions = pa.table(self._open(name).get_add_actions(flatten=True))
+        rows = actions.column("num_records").to_pylist()
+        column = f"partition.{table.month}"
+        months = actions.column(column).to_pylist() if table.month else [""] * len(rows)
+        counts: dict[str, int] = {}
+        for month, count in zip(months, rows, strict=True):
+            counts[month] = counts.get(month, 0) + count
+        return counts
+
+    @contextmanager
+    def _staged(self, table: schemas.Table, frame: DataFrame) -> Iterator[Path]:
+        """The frame's rows as parquet files in a folder of its own, gone afterwards."""
+        root = Path(self.uri(table.name))
+        staging = root / STAGING
+        try:
+            staging.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(
+                "TAXI_HOME must be writable",
+                f"{staging}: {error.strerror}",
+                "Set TAXI_HOME to a folder you may write to",
+            ) from error
+        _sweep(staging)
+        stage = staging / uuid.uuid4().hex
+        try:
+            columns = frame.select(*table.names)
+            if table.month:
+                # Spread by size, not one task a month: a busy month is written in parallel.
+                columns = columns.hint("rebalance", table.month)
+                columns.write.partitionBy(table.month).parquet(str(stage))
+            else:
+                columns.hint("rebalance").write.parquet(str(stage))
+            yield stage
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+    def _staged_frame(self, table: schemas.Table, stage: Path) -> DataFrame:
+        return self._spark().read.schema(table.spark()).parquet(str(stage)).select(*table.names)
+
+    def _move(
+        self, table: schemas.Table, stage: Path, months: Sequence[str] | None
+    ) -> list[AddAction]:
+        """Rename the staged files to their place in the table; one add action a file."""
+        root = Path(self.uri(table.name))
+        files = sorted(p for p in stage.rglob("*.parquet") if not p.name.startswith((".", "_")))
+        found = {path: _partition(path, table) for path in files}
+        strays = {m for m in found.values() if table.month and months and m not in months}
+        if strays:
+            raise TableError(
+                f"A write to {table.name} must hold only the months it names",
+                ", ".join(sorted(strays)),
+                "Filter the frame to its months first",
+            )
+        return [_place(path, root, table.month, found[path]) for path in files]
+
+    def _commit(
+        self,
+        table: schemas.Table,
+        adds: list[AddAction],
+        mode: str,
+        filters: list[Any] | None,
+        made_from: Mapping[str, int] | None,
+    ) -> None:
+        from deltalake.transaction import create_table_with_add_actions
+
+        partition_by = [table.month] if table.month else None
+        if self.exists(table.name):
+            self._open(table.name).create_write_transaction(
+                list(adds),
+                mode,
+                delta_schema(table),
+                partition_by,
+                filters,
+                commit_properties=_properties(made_from),
+            )
+            return
+        feed = "true" if table.change_data_feed else "false"
+        create_table_with_add_actions(
+            self.uri(table.name),
+            delta_schema(table),
+            adds,
+            mode="error",
+            partition_by=partition_by,
+            name=table.name,
+            description=table.comment,
+            configuration={"delta.enableChangeDataFeed": feed},
+            commit_properties=_properties(made_from),
+        )
+
+    def _remember(self, table: schemas.Table, made_from: Mapping[str, int] | None) -> None:
+        """Keep the digests of inputs that gave the same rows again; a commit without rows."""
+        if any(self.made_from(table.name, m) != digest for m, digest in (made_from or {}).items()):
+            self._commit(table, [], "append", None, made_from)
+
+    @contextmanager
+    def _differences(
+        self, table: schemas.Table, new: DataFrame, months: Sequence[str] | None
+    ) -> Iterator[Path | None]:
+        """A folder with the rows to upsert and to delete, or None when nothing differs."""
+        folder = Path(self.uri(table.name)) / STAGING / uuid.uuid4().hex
+        try:
+            changes = _changes(table, self.read(table.name, months), new, months is not None)
+            changes.coalesce(1).write.parquet(str(folder))
+            yield folder if _count(folder) else None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _known(name: str) -> schemas.Table:
+    if name not in schemas.TABLES:
+        raise TableError(
+            "A table must be described in schemas.py", repr(name), "Add it there, or fix the name"
+        )
+    return schemas.TABLES[name]
+
+
+def _sweep(staging: Path) -> None:
+    """Remove what a killed write left behind; younger folders may belong to a running one."""
+    oldest = time.time() - STALE_STAGING_SECONDS
+    for folder in staging.iterdir():
+        if folder.stat().st_mtime < oldest:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _partition(path: Path, table: schemas.Table) -> str:
+    return unquote(path.parent.name.partition("=")[2]) if table.month else ""
+
+
+def _place(path: Path, root: Path, column: str | None, month: str) -> AddAction:
+    import pyarrow.parquet as pq
+    from deltalake.transaction import AddAction
+
+    records = pq.read_metadata(path).num_rows
+    folder = root / f"{column}={month}" if column else root
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"part-{uuid.uuid4().hex}.parquet"
+    path.rename(target)
+    stat = target.stat()
+    return AddAction(
+        path=str(target.relative_to(root)),
+        size=stat.st_size,
+        partition_values={column: month} if column else {},
+        modification_time=int(stat.st_mtime * 1000),
+        data_change=True,
+        stats=json.dumps({"numRecords": records}),
+    )
+
+
+def _records(adds: list[AddAction]) -> int:
+    return sum(int(json.loads(add.stats)["numRecords"]) for add in adds)
+
+
+def _changes(table: schemas.Table, old: DataFrame, new: DataFrame, delete: bool) -> DataFrame:
+    """Rows of `new` that are new or differ, and with `delete` those of `old` that are gone."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    keys = list(table.primary_key)
+    compared = [n for n in table.names if n not in (*keys, *table.computed)]
+
+    def values(side: str) -> Any:
+        return F.struct(*(F.col(f"{side}.{name}") for name in compared))
+
+    joined = old.alias("old").join(new.alias("new"), keys, "full_outer")
+    is_old, is_new = (F.col(f"{side}.{table.names[-1]}").isNotNull() for side in ("old", "new"))
+    kept = is_new & (~is_old | ~values("old").eqNullSafe(values("new")))
+    gone = is_old & ~is_new if delete else F.lit(False)  # noqa: FBT003
+    picked = [
+        F.col(name)
+        if name in keys
+        else F.when(is_new, F.col(f"new.{name}")).otherwise(F.col(f"old.{name}")).alias(name)
+        for name in table.names
+    ]
+    change = F.when(is_new, "upsert").otherwise("delete").alias(_CHANGE)
+    return joined.where(kept | gone).select(*picked, change)
+
+
+def _count(folder: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
+
+
+def _inputs_of(month: str) -> str:
+    return f"made_from/{month}"
+
+
+def _properties(made_from: Mapping[str, int] | None) -> CommitProperties:
+    """Digests of inputs as Delta's transaction identifiers: atomic with the rows, kept for good."""
+    from deltalake import CommitProperties, Transaction
+
+    pairs = (made_from or {}).items()
+    return CommitProperties(
+        app_transactions=[Transaction(_inputs_of(month), digest) for month, digest in pairs]
+    )
+
+
+def _merge_changes(
+    table: schemas.Table, target: DeltaTable, changes: Path, made_from: Mapping[str, int] | None
+) -> int:
+    """Apply the changes as one Delta merge, streamed; the number of rows changed."""
+    import pyarrow.dataset as ds
+
+    dataset = ds.dataset(changes, format="parquet", exclude_invalid_files=True)
+    keys = [*table.primary_key, *([table.month] if table.month else [])]
+    columns = {name: f"s.{name}" for name in table.names}
+    metrics = (
+        target.merge(
+            dataset.scanner().to_reader(),
+            predicate=" AND ".join(f"t.{key} = s.{key}" for key in keys),
+            source_alias="s",
+            target_alias="t",
+            commit_properties=_properties(made_from),
+        )
+        .when_matched_delete(predicate=f"s.{_CHANGE} = 'delete'")
+        .when_matched_update(columns, predicate=f"s.{_CHANGE} = 'upsert'")
+        .when_not_matched_insert(columns, predicate=f"s.{_CHANGE} = 'upsert'")
+        .execute()
+    )
+    kinds = ("num_target_rows_inserted", "num_target_rows_updated", "num_target_rows_deleted")
+    return sum(int(metrics[kind]) for kind in kinds)

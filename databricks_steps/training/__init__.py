@@ -1,0 +1,1 @@
+"""Training: the training set, the forest, how it is judged, and who is champion."""
