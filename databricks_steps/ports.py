@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -130,3 +131,7 @@ class Platform(Protocol):
 
     @property
     def spark(self) -> SparkSession: ...
+
+    def tracked_run(self) -> AbstractContextManager[str]:
+        """An MLflow run to log to; gives its id, and ends it as finished or failed."""
+        ...

@@ -67,9 +67,7 @@ def cells(trips: DataFrame, location: str, flow: int) -> DataFrame:
 
     ended = F.col("dropoff_datetime")
     duration = F.unix_seconds(ended) - F.unix_seconds(F.col("pickup_datetime"))
-    return trips.groupBy(
-        F.col(location).alias("location_id"), grid_cell(ended).alias("cell")
-    ).agg(
+    return trips.groupBy(F.col(location).alias("location_id"), grid_cell(ended).alias("cell")).agg(
         F.count(F.lit(1)).alias("trips"),
         F.sum(F.round(F.col("fare_amount") * 100).cast("long")).alias("cents"),
         F.sum(F.round(F.col("trip_distance") * 1000).cast("long")).alias("millimiles"),
@@ -145,15 +143,12 @@ def running_sums(frames: Sequence[DataFrame], months: Sequence[str]) -> DataFram
     )
     past = Window.partitionBy("location_id").orderBy("at").rowsBetween(Window.unboundedPreceding, 0)
     known_at = F.timestamp_seconds("at")
-    return (
-        moments.select(
-            "location_id",
-            known_at.alias("known_at"),
-            F.date_format(known_at, "yyyy-MM").alias("known_month"),
-            *(F.sum(n).over(past).alias(n) for n in names),
-        )
-        .where(F.col("known_month").isin(list(months)))
-    )
+    return moments.select(
+        "location_id",
+        known_at.alias("known_at"),
+        F.date_format(known_at, "yyyy-MM").alias("known_month"),
+        *(F.sum(n).over(past).alias(n) for n in names),
+    ).where(F.col("known_month").isin(list(months)))
 
 
 def ratio(above: str, below: str, factor: float) -> Column:

@@ -18,7 +18,7 @@ ONNX_OPSET = {"": 18, "ai.onnx.ml": 3}
 
 
 def fit(train: pd.DataFrame, forest: Forest) -> Pipeline:
-    """A fitted pipeline: picks the inputs by name (whatever else a frame holds), then the forest."""
+    """A fitted pipeline: picks the inputs by name, whatever else a frame holds; then the forest."""
     from sklearn.compose import ColumnTransformer
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.pipeline import Pipeline

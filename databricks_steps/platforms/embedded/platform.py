@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from databricks_steps.platforms.embedded import session
 from databricks_steps.platforms.embedded.feature_store import DeltaFeatureStore
 from databricks_steps.platforms.embedded.tables import DeltaTables
 from databricks_steps.settings import Settings
+from databricks_steps.training import registry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -18,14 +20,19 @@ if TYPE_CHECKING:
 class EmbeddedPlatform:
     """Everything a step may ask for on one machine, or on a Spark cluster that shares its storage.
 
-    `start` makes the session; assets pass their resource's own, so a run has just one.
+    `start` makes the session and `tracked_run` the MLflow run; assets pass their resources'
+    own, so a Dagster run has just one of each.
     """
 
     def __init__(
-        self, settings: Settings, start: Callable[[], SparkSession] | None = None
+        self,
+        settings: Settings,
+        start: Callable[[], SparkSession] | None = None,
+        tracked_run: Callable[[], AbstractContextManager[str]] | None = None,
     ) -> None:
         self.settings = settings
         self._start = start or (lambda: session.start(settings))
+        self.tracked_run = tracked_run or (lambda: registry.tracked_run(settings))
         self.tables = DeltaTables(settings, lambda: self.spark)
         self.features = DeltaFeatureStore(settings, self.tables)
 

@@ -85,7 +85,9 @@ def require_java() -> None:
     """Refuse a machine without Java, or with one Spark 4 cannot run on."""
     home = java_home()
     java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
-    remedy = f"Install Java {OLDEST_JAVA} or newer (Debian: apt-get install openjdk-17-jre-headless)"
+    remedy = (
+        f"Install Java {OLDEST_JAVA} or newer (Debian: apt-get install openjdk-17-jre-headless)"
+    )
     if java is None or not Path(java).exists():
         raise SettingsError("Spark needs Java", f"none found at {java or 'PATH'}", remedy)
     answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)

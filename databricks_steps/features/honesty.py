@@ -1,0 +1,165 @@
+"""Whether feature rows can be trusted: unique keys, and no knowledge of the future.
+
+Nothing here uses the way features are computed: the brute force reads the definitions anew.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from databricks_steps import schemas
+from databricks_steps.features.lookups import LOOKUPS, Lookup
+from databricks_steps.features.pickup import AIRPORTS
+from databricks_steps.features.point_in_time import with_features
+from databricks_steps.ports import Verdict
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+SAMPLE = 200  # trips
+TOLERANCE = 1e-6
+
+
+def key_unique(rows: DataFrame, table: schemas.Table) -> Verdict:
+    """No two rows share the primary key, and no part of it is null."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    keys = list(table.primary_key)
+    missing = F.lit(False)  # noqa: FBT003
+    for key in keys:
+        missing = missing | F.col(key).isNull()
+    grouped = rows.groupBy(*keys).count()
+    bad = grouped.where((F.col("count") > 1) | missing).orderBy(*keys).limit(3).collect()
+    shown = "; ".join(", ".join(f"{k}={row[k]}" for k in keys) for row in bad)
+    reason = f"a key is null or occurs twice: {shown}" if bad else "every key occurs once"
+    return Verdict("key_unique", not bad, reason)
+
+
+def no_future_knowledge(
+    trips: DataFrame,
+    rows: DataFrame,
+    table: schemas.Table,
+    lookback: timedelta,
+    sampled: DataFrame | None = None,
+) -> Verdict:
+    """What a sample of trips looks up equals what the trips ended by then tell.
+
+    `sampled` are the trips to look up for (default: `SAMPLE` of `trips`, by hash).
+    """
+    from pyspark.sql import functions as F  # noqa: N812
+
+    lookup = next(x for x in LOOKUPS if x.table.name == table.name)
+    asked = trips if sampled is None else sampled
+    sample = asked.orderBy(F.xxhash64("trip_id")).limit(SAMPLE).cache()
+    try:
+        looked_up = with_features(sample, rows, lookup, lookback)
+        expected = recomputed(sample, trips, lookup)
+        pairs = looked_up.select("trip_id", *lookup.features).join(expected, "trip_id", "left")
+        found = pairs.collect()
+    finally:
+        sample.unpersist()
+    wrong = [
+        f"trip {row['trip_id']}: {name} is {row[name]}, trips ended by then give {truth}"
+        for row in found
+        for name in lookup.features
+        if abs(float(row[name]) - (truth := float(row[f"true_{name}"]))) > TOLERANCE
+    ]
+    reason = (
+        f"{len(wrong)} values differ; {wrong[0]}"
+        if wrong
+        else f"{len(found)} trips looked up exactly what the trips ended by then tell"
+    )
+    figures = {"trips_compared": len(found), "values_that_differ": len(wrong)}
+    return Verdict("no_future_knowledge", not wrong and bool(found), reason, figures)
+
+
+def recomputed(sample: DataFrame, trips: DataFrame, lookup: Lookup) -> DataFrame:
+    """`trip_id` and `true_<feature>` by brute force, from trips that ended before the pickup."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    pickup = F.col("pickup_datetime")
+    quarter = F.floor(F.minute(pickup) / 15).cast("int") * 15
+    instant = F.date_trunc("hour", pickup) + F.make_dt_interval(mins=quarter)
+    asked = F.broadcast(
+        sample.select("trip_id", F.col(lookup.key).alias("at_location"), instant.alias("at"))
+    )
+    here = (
+        "pickup_location_id" if lookup.table is schemas.PICKUP_FEATURES else ("dropoff_location_id")
+    )
+    ended = _ended(asked, trips, here)
+    if lookup.table is schemas.PICKUP_FEATURES:
+        truth = _pickup_truth(ended)
+    else:
+        left = _ended(asked, trips, "pickup_location_id").groupBy("trip_id")
+        leaving = left.agg(F.count(F.when(_within("1 HOUR"), 1)).alias("leaving"))
+        truth = _dropoff_truth(ended).join(leaving, "trip_id", "left")
+        flow = F.coalesce("true_dropoff_net_flow_1h", F.lit(0)) - F.coalesce("leaving", F.lit(0))
+        truth = (
+            asked.join(leaving, "trip_id", "left")
+            .join(truth.drop("leaving"), "trip_id", "left")
+            .withColumn("true_dropoff_net_flow_1h", flow)
+        )
+    if lookup.table is schemas.PICKUP_FEATURES:
+        truth = asked.join(truth, "trip_id", "left").withColumn(
+            "true_pickup_is_airport", F.col("at_location").isin(list(AIRPORTS)).cast("int")
+        )
+    columns = [
+        F.coalesce(F.col(f"true_{name}"), F.lit(default)).cast("double").alias(f"true_{name}")
+        for name, default in lookup.defaults.items()
+    ]
+    return truth.select("trip_id", *columns)
+
+
+def _ended(asked: DataFrame, trips: DataFrame, here: str) -> DataFrame:
+    """Each asked instant with the trips of its location that ended in the week before it."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    other = trips.select(
+        F.col(here).alias("_here"),
+        F.col("pickup_location_id").alias("_origin"),
+        F.col("pickup_datetime").alias("_started"),
+        F.col("dropoff_datetime").alias("_ended"),
+        F.round("fare_amount", 2).alias("_fare"),
+        F.round("trip_distance", 3).alias("_miles"),
+    )
+    week = F.expr("INTERVAL 7 DAYS")
+    by_then = (F.col("_ended") < F.col("at")) & (F.col("_ended") >= F.col("at") - week)
+    return asked.join(other, (F.col("_here") == F.col("at_location")) & by_then)
+
+
+def _within(span: str) -> Column:
+    from pyspark.sql import functions as F  # noqa: N812
+
+    return F.col("_ended") >= F.col("at") - F.expr(f"INTERVAL {span}")
+
+
+def _pickup_truth(ended: DataFrame) -> DataFrame:
+    from pyspark.sql import functions as F  # noqa: N812
+
+    hour, day = _within("1 HOUR"), _within("24 HOURS")
+    seconds = F.unix_seconds("_ended") - F.unix_seconds("_started")
+    speed = F.sum(F.when(hour, F.col("_miles"))) / (F.sum(F.when(hour, seconds)) / 3600)
+    return ended.groupBy("trip_id").agg(
+        F.count(F.when(hour, 1)).alias("true_pickup_trip_count_1h"),
+        F.count(F.when(day, 1)).alias("true_pickup_trip_count_24h"),
+        F.avg(F.when(hour, F.col("_fare"))).alias("true_pickup_mean_fare_1h"),
+        F.avg(F.when(day, F.col("_fare"))).alias("true_pickup_mean_fare_24h"),
+        F.avg("_fare").alias("true_pickup_mean_fare_7d"),
+        (F.sum("_fare") / F.sum("_miles")).alias("true_pickup_fare_per_mile_7d"),
+        speed.alias("true_pickup_mean_speed_1h"),
+    )
+
+
+def _dropoff_truth(ended: DataFrame) -> DataFrame:
+    from pyspark.sql import functions as F  # noqa: N812
+
+    day = _within("24 HOURS")
+    return ended.groupBy("trip_id").agg(
+        F.count(F.when(_within("30 MINUTES"), 1)).alias("true_dropoff_trip_count_30m"),
+        F.count(F.when(day, 1)).alias("true_dropoff_trip_count_24h"),
+        F.avg("_fare").alias("true_dropoff_mean_fare_7d"),
+        (F.sum("_fare") / F.sum("_miles")).alias("true_dropoff_fare_per_mile_7d"),
+        F.countDistinct(F.when(day, F.col("_origin"))).alias("true_dropoff_distinct_pickups_24h"),
+        F.count(F.when(_within("1 HOUR"), 1)).alias("true_dropoff_net_flow_1h"),
+    )

@@ -1,0 +1,226 @@
+"""Every step: its function, the tables it reads, the tables it writes; the same on any platform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from databricks_steps import digests, schemas, scoring
+from databricks_steps.errors import TableError
+from databricks_steps.features import dropoff, honesty, lookups, pickup, point_in_time, windows
+from databricks_steps.features import request as request_features
+from databricks_steps.months import trailing, with_months_before
+from databricks_steps.ports import Outcome, Platform
+from databricks_steps.settings import Settings
+from databricks_steps.training import candidate, dataset, fit, registry
+from databricks_steps.training.honesty import no_label_leak
+from databricks_steps.trips import ingest
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+Months = Sequence[str] | None
+
+
+def raw_trips(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
+    return ingest.raw_trips(platform, months, platform.settings.source)
+
+
+def trips(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
+    return ingest.trips(platform, months)
+
+
+def pickup_features(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
+    return _features(platform, schemas.PICKUP_FEATURES, pickup, months, force)
+
+
+def dropoff_features(
+    platform: Platform, months: Months, force: bool = False
+) -> tuple[Outcome, ...]:
+    return _features(platform, schemas.DROPOFF_FEATURES, dropoff, months, force)
+
+
+def training_set(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
+    """The trailing months up to the last of `months`, with features looked up point in time."""
+    settings, tables = platform.settings, platform.tables
+    chosen = training_months(platform, months)
+    made_from = digests.digest(
+        tables.contents("trips", chosen),
+        *_feature_contents(platform, chosen),
+        (settings.holdout_share, settings.lookback_days),
+        digests.code(dataset, point_in_time, request_features, lookups),
+    )
+    commit = None
+    if force or tables.made_from("training_set") != made_from:
+        looked_up = platform.features.look_up(tables.read("trips", chosen), lookups.LOOKUPS, chosen)
+        rows = dataset.with_split(
+            request_features.with_request_features(looked_up), settings.holdout_share
+        )
+        frame = rows.select(*schemas.TRAINING_SET.names)
+        commit = tables.replace("training_set", frame, made_from={"": made_from})
+    figures = {"months": ", ".join(chosen), "skipped": commit is None}
+    return (Outcome("training_set", tables.rows("training_set"), figures, commit),)
+
+
+def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
+    """A candidate version; the one at hand when inputs, parameters and code are the same."""
+    settings, tables = platform.settings, platform.tables
+    chosen = training_months(platform, months)
+    rows = _required(platform, "training_set")
+    made_from = digests.digest(
+        tables.made_from("training_set"),
+        settings.forest,
+        digests.code(candidate, fit, dataset),
+        *registry.requirements(),
+    )
+    registry.client(settings)
+    found = None if force else registry.made_from(settings, made_from)
+    if found is not None:
+        model = candidate.known(settings, found, rows)
+    else:
+        lookback = timedelta(days=settings.lookback_days)
+        leak = no_label_leak(tables.read("trips", chosen), chosen, lookback, settings.holdout_share)
+        tags = {registry.MADE_FROM: str(made_from), "months": ",".join(chosen)}
+        with platform.tracked_run():
+            model = candidate.train(settings, rows, tags, (leak,))
+    registry.point(settings, registry.CANDIDATE, model.version.number)
+    figures = {
+        **model.figures,
+        "model_version": model.version.number,
+        "mlflow_run_id": model.version.run_id,
+        "skipped": found is not None,
+    }
+    rows_used = int(model.figures.get("train_rows", 0))
+    return (Outcome("fare_model", rows_used, figures, verdicts=model.verdicts),)
+
+
+def batch_predictions(
+    platform: Platform, months: Months, force: bool = False
+) -> tuple[Outcome, ...]:
+    """Fares of the months' trips (default: the latest month) by the champion."""
+    settings, tables = platform.settings, platform.tables
+    chosen = list(months or _trip_months(platform)[-1:])
+    champion = registry.require(settings, registry.CHAMPION)
+    files = registry.folder(settings, champion.number)
+    inputs = (champion.number, digests.code(scoring), *_feature_contents(platform, chosen))
+    digest = {m: digests.digest(tables.contents("trips", [m]), *inputs) for m in chosen}
+    stale = [m for m in chosen if force or tables.made_from("batch_predictions", m) != digest[m]]
+    commit = None
+    if stale:
+        looked_up = platform.features.look_up(tables.read("trips", stale), lookups.LOOKUPS, stale)
+        scored = scoring.with_predicted_fares(
+            request_features.with_request_features(looked_up), files
+        )
+        commit = tables.merge(
+            "batch_predictions",
+            scoring.predictions(scored, champion.number),
+            made_from={m: digest[m] for m in stale},
+        )
+    by_champion = tables.read("batch_predictions", chosen).where(
+        f"model_version = '{champion.number}'"
+    )
+    predicted = by_champion.count()
+    verdicts = (
+        scoring.rows_conserved(tables.rows("trips", chosen), predicted),
+        scoring.no_null_predictions(by_champion),
+    )
+    figures = {
+        "months": ", ".join(chosen),
+        "model_version": champion.number,
+        "skipped": commit is None,
+    }
+    return (Outcome("batch_predictions", predicted, figures, commit, verdicts),)
+
+
+def training_months(platform: Platform, months: Months) -> tuple[str, ...]:
+    """The trailing months that hold trips, up to the last of `months` or of all."""
+    held = _trip_months(platform)
+    return trailing(held, max(months) if months else held[-1], platform.settings.trailing_months)
+
+
+def _trip_months(platform: Platform) -> list[str]:
+    held = platform.tables.months("trips")
+    if not held:
+        raise TableError("Trips are needed", "the table trips is empty", "Ingest a month first")
+    return held
+
+
+def _required(platform: Platform, name: str) -> DataFrame:
+    if not platform.tables.rows(name):
+        raise TableError(f"{name} is needed", "it holds no rows", "Run without --skip-features")
+    return platform.tables.read(name)
+
+
+def _feature_contents(platform: Platform, months: Sequence[str]) -> list[str]:
+    read = with_months_before(months, timedelta(days=platform.settings.lookback_days))
+    return [platform.tables.contents(x.table.name, read) for x in lookups.LOOKUPS]
+
+
+def _features(
+    platform: Platform, table: schemas.Table, module: ModuleType, months: Months, force: bool
+) -> tuple[Outcome, ...]:
+    """Merge the months whose trips, or the code, changed since they were last computed."""
+    settings, tables = platform.settings, platform.tables
+    held = _trip_months(platform)
+    chosen = [month for month in held if months is None or month in months]
+    if not chosen:
+        wanted = ", ".join(months or ())
+        raise TableError(f"{table.name} needs trips", f"none in {wanted}", "Ingest the month first")
+    source = digests.code(module, windows)
+    digest = {
+        month: digests.digest(
+            tables.contents("trips", with_months_before([month], windows.REACH)), source
+        )
+        for month in chosen
+    }
+    stale = [m for m in chosen if force or tables.made_from(table.name, m) != digest[m]]
+    read = tables.read("trips", with_months_before(chosen, windows.REACH))
+    commit = None
+    if stale:
+        rows = getattr(module, table.name)(read, stale)
+        commit = tables.merge(table.name, rows, stale, {m: digest[m] for m in stale})
+    lookback = timedelta(days=settings.lookback_days)
+    written = tables.read(table.name, chosen)
+    before = tables.read(table.name, with_months_before(chosen, lookback))
+    asked = read.where(read["trip_month"].isin(chosen))
+    verdicts = (
+        honesty.key_unique(written, table),
+        honesty.no_future_knowledge(read, before, table, lookback, asked),
+    )
+    skipped = ", ".join(m for m in chosen if m not in stale)
+    figures = {"months": ", ".join(chosen), "skipped_months": skipped}
+    return (Outcome(table.name, tables.rows(table.name, chosen), figures, commit, verdicts),)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: its function, and the tables (or models) it reads and writes."""
+
+    run: Callable[[Platform, Months, bool], tuple[Outcome, ...]]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
+STEPS: dict[str, Step] = {
+    "raw_trips": Step(raw_trips, (), ("raw_trips",)),
+    "trips": Step(trips, ("raw_trips",), ("trips", "quarantined_trips")),
+    "pickup_features": Step(pickup_features, ("trips",), ("pickup_features",)),
+    "dropoff_features": Step(dropoff_features, ("trips",), ("dropoff_features",)),
+    "training_set": Step(
+        training_set, ("trips", "pickup_features", "dropoff_features"), ("training_set",)
+    ),
+    "fare_model": Step(fare_model, ("training_set", "trips"), ("fare_model",)),
+    "batch_predictions": Step(
+        batch_predictions,
+        ("trips", "pickup_features", "dropoff_features", "champion_model"),
+        ("batch_predictions",),
+    ),
+}
+
+
+def with_source(settings: Settings, source: str | None) -> Settings:
+    """Settings that read trips from another source."""
+    return settings if source is None else replace(settings, source=source)

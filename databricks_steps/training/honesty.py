@@ -1,0 +1,94 @@
+"""Whether the model can be trusted: with shuffled fares it must know nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from databricks_steps import schemas
+from databricks_steps.features.dropoff import dropoff_features
+from databricks_steps.features.lookups import LOOKUPS
+from databricks_steps.features.pickup import pickup_features
+from databricks_steps.features.point_in_time import with_features
+from databricks_steps.features.request import with_request_features
+from databricks_steps.ports import Verdict
+from databricks_steps.training.dataset import INPUTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pyspark.sql import DataFrame
+
+SAMPLE = 30_000  # trips
+LIMIT = 0.05  # of R² around 0
+_LEAF = 200  # coarse on purpose: the forest must not fit the noise of the sample
+_TREES = 20
+
+
+def no_label_leak(
+    trips: DataFrame, months: Sequence[str], lookback: timedelta, holdout_share: float
+) -> Verdict:
+    """Fares shuffled among a sample before features are made leave a holdout R² of about zero.
+
+    Shuffling the label alone would not show a feature that carries the trip's own fare.
+    """
+    shuffled = with_shuffled_fares(sample(trips, SAMPLE)).cache()
+    try:
+        made = {
+            "pickup_features": pickup_features(shuffled, months),
+            "dropoff_features": dropoff_features(shuffled, months),
+        }
+        looked_up = shuffled
+        for lookup in LOOKUPS:
+            looked_up = with_features(looked_up, made[lookup.table.name], lookup, lookback)
+        names = ["pickup_datetime", "trip_id", *INPUTS, schemas.LABEL]
+        frame = with_request_features(looked_up).select(*names).toPandas()
+    finally:
+        shuffled.unpersist()
+    r2 = holdout_r2(frame, holdout_share)
+    sentence = f"with shuffled fares the holdout R² is {r2:.3f}; allowed is within ±{LIMIT}"
+    return Verdict(
+        "no_label_leak",
+        abs(r2) <= LIMIT,
+        sentence,
+        {"r2_of_shuffled_fares": r2, "limit": LIMIT, "trips": len(frame)},
+    )
+
+
+def sample(trips: DataFrame, most: int) -> DataFrame:
+    """At most about `most` trips, chosen by hash: the same ones every time."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    total = trips.count()
+    if total <= most:
+        return trips
+    return trips.where(F.pmod(F.xxhash64("trip_id"), F.lit(total)) < most)
+
+
+def with_shuffled_fares(trips: DataFrame) -> DataFrame:
+    """The trips with their fares dealt out anew among them, in a fixed random order."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F  # noqa: N812
+
+    def ranked(salt: int) -> DataFrame:
+        order = Window.orderBy(F.xxhash64("trip_id", F.lit(salt)), "trip_id")
+        return trips.withColumn("_rank", F.row_number().over(order))
+
+    fares = ranked(1).select("_rank", F.col(schemas.LABEL).alias("_fare"))
+    dealt = ranked(2).join(fares, "_rank").withColumn(schemas.LABEL, F.col("_fare"))
+    return dealt.select(*trips.columns)
+
+
+def holdout_r2(frame: pd.DataFrame, holdout_share: float) -> float:
+    """R² of a coarse forest on the last share of the rows by pickup time."""
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.metrics import r2_score
+
+    ordered = frame.sort_values(["pickup_datetime", "trip_id"])
+    cut = int(len(ordered) * (1 - holdout_share))
+    train, holdout = ordered.iloc[:cut], ordered.iloc[cut:]
+    forest = RandomForestRegressor(
+        _TREES, min_samples_leaf=_LEAF, max_features=0.5, random_state=0, n_jobs=-1
+    )
+    forest.fit(train[list(INPUTS)], train[schemas.LABEL])
+    return float(r2_score(holdout[schemas.LABEL], forest.predict(holdout[list(INPUTS)])))

@@ -1,0 +1,173 @@
+"""Models in MLflow: where they are tracked, how a version is registered, found and loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from databricks_steps.errors import ModelError
+from databricks_steps.serving import feature_spec
+from databricks_steps.serving.feature_spec import FeatureSpec
+from databricks_steps.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from sklearn.pipeline import Pipeline
+
+CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+MADE_FROM = "made_from"
+CHECKS = "checks"  # version tag: passed or failed
+VERDICTS = "verdicts.json"
+# All a forest saved by skops holds besides numpy and scikit-learn's own public types.
+TRUSTED = ["sklearn.tree._tree.Tree"]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version: its number as text, run, metrics and tags."""
+
+    number: str
+    run_id: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def client(settings: Settings) -> MlflowClient:
+    """A client of the embedded tracking store and registry; makes the experiment when missing."""
+    import mlflow
+
+    settings.home.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(settings.mlflow_uri)
+    mlflow.set_registry_uri(settings.mlflow_uri)
+    found = mlflow.MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
+    if found.get_experiment_by_name(settings.experiment) is None:
+        found.create_experiment(settings.experiment, settings.artifacts.as_uri())
+    return found
+
+
+@contextmanager
+def tracked_run(settings: Settings) -> Iterator[str]:
+    """A new MLflow run in the project's experiment, active for the block; gives its id."""
+    import mlflow
+
+    client(settings)
+    mlflow.set_experiment(settings.experiment)
+    with mlflow.start_run(run_name="fare_model") as run:
+        yield run.info.run_id
+
+
+def log_version(
+    settings: Settings,
+    pipeline: Pipeline,
+    graph: bytes,
+    example: pd.DataFrame,
+    tags: Mapping[str, str],
+) -> Version:
+    """Log the pipeline with its ONNX graph and lookups to the active run, and register it.
+
+    Saved with skops, so that loading it runs no code that the file brings.
+    """
+    import mlflow
+    from mlflow.models import infer_signature
+
+    spec = FeatureSpec.current(settings)
+    with TemporaryDirectory() as folder:
+        files = {feature_spec.ONNX_FILE: graph, feature_spec.FILE: spec.to_json().encode()}
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        logged = mlflow.sklearn.log_model(
+            pipeline,
+            name="fare_model",
+            signature=infer_signature(example, pipeline.predict(example)),
+            input_example=example,
+            # Named here: inferring them would start a process and load the model again.
+            pip_requirements=requirements(),
+            serialization_format="skops",
+            skops_trusted_types=TRUSTED,
+            extra_files=[str(Path(folder) / name) for name in files],
+            metadata={"feature_lookups": json.loads(spec.to_json())["lookups"]},
+        )
+    return _register(settings, logged.model_uri, tags)
+
+
+def version(settings: Settings, alias: str) -> Version | None:
+    """The version an alias points to; None when there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client(settings).get_model_version_by_alias(settings.registered_model, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise ModelError(
+            "The model registry must answer",
+            f"{settings.mlflow_uri}: {error.message.splitlines()[0]}",
+            "Check TAXI_HOME, or restore mlflow.db",
+        ) from error
+    return _version(settings, found)
+
+
+def require(settings: Settings, alias: str) -> Version:
+    """The version an alias points to.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found = version(settings, alias)
+    if found is None:
+        name = f"{settings.registered_model}@{alias}"
+        raise ModelError("A trained model is needed", f"no {name}", "Run without --skip-training")
+    return found
+
+
+def made_from(settings: Settings, digest: int) -> Version | None:
+    """The newest version that was made from the same inputs."""
+    found = client(settings).search_model_versions(
+        f"name = '{settings.registered_model}' AND tags.{MADE_FROM} = '{digest}'"
+    )
+    newest = max(found, key=lambda v: int(v.version), default=None)
+    return None if newest is None else _version(settings, newest)
+
+
+def point(settings: Settings, alias: str, number: str) -> None:
+    client(settings).set_registered_model_alias(settings.registered_model, alias, number)
+
+
+def tag(settings: Settings, number: str, key: str, value: str) -> None:
+    client(settings).set_model_version_tag(settings.registered_model, number, key, value)
+
+
+def folder(settings: Settings, number: str) -> Path:
+    """The files of a version on this machine."""
+    import mlflow
+
+    client(settings)
+    uri = f"models:/{settings.registered_model}/{number}"
+    return Path(mlflow.artifacts.download_artifacts(uri))
+
+
+def _register(settings: Settings, model_uri: str, tags: Mapping[str, str]) -> Version:
+    import mlflow
+
+    logged = mlflow.register_model(
+        model_uri, settings.registered_model, tags=dict(tags), await_registration_for=None
+    )
+    return _version(settings, logged)
+
+
+def _version(settings: Settings, found: Any) -> Version:
+    run = client(settings).get_run(found.run_id)
+    return Version(str(found.version), found.run_id, dict(run.data.metrics), dict(found.tags))
+
+
+def requirements() -> list[str]:
+    from importlib.metadata import version as installed
+
+    names = ("mlflow", "numpy", "pandas", "scikit-learn", "skops")
+    return [f"{name}=={installed(name)}" for name in names]
