@@ -1,1 +1,1 @@
-"""Serving: the request contract, the scorer, online tables and the endpoint, by the official SDK."""
+"""Serving: the request contract, the scorer, and online tables and endpoint by the SDK."""

@@ -1,0 +1,294 @@
+"""The request contract: the fields of a fare request, what each may hold, and the errors.
+
+Bytes go in, arrays ready for scoring come out, without a data frame between. What happens with the
+arrays (lookups, scoring) is not here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from databricks_steps import schemas
+from databricks_steps.errors import ServingError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_ROWS = 10_000
+MAX_LOCATION = 99_999  # zones end at 265, but zip codes may stand in for them
+MAX_MILES = 100.0
+FIRST_PICKUP = datetime(2009, 1, 1)  # noqa: DTZ001 - New York wall clock, as the trips
+LAST_PICKUP = datetime(2100, 1, 1)  # noqa: DTZ001
+FIELDS = ("pickup_location_id", "dropoff_location_id", "trip_distance", "pickup_datetime")
+FORMS = ("dataframe_records", "dataframe_split", "instances", "inputs")
+
+_AT_PICKUP = {"vendor_id", "passenger_count", "trip_type"}
+IGNORED = frozenset(
+    {column.name for column in schemas.PUBLISHED} - {*FIELDS} - _AT_PICKUP | {"trip_id"}
+)
+LOOKED_UP = frozenset(
+    column.name
+    for table in (schemas.PICKUP_FEATURES, schemas.DROPOFF_FEATURES)
+    for column in table.features
+)
+_ENVELOPE = frozenset({*FORMS, "params", "extra_params", "client_request_id"})
+_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.\d{1,6})?", re.ASCII)
+
+Columns = dict[str, Sequence[Any]]
+
+
+class RequestError(ServingError):
+    """A request breaks the contract; `code` is the error code of the answer."""
+
+    def __init__(
+        self, rule: str, value: object, remedy: str, code: str = "INVALID_PARAMETER_VALUE"
+    ) -> None:
+        super().__init__(rule, value, remedy)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class FareRequest:
+    """One valid request, by column; every array has one value for each row."""
+
+    pickup_location_id: NDArray[np.int64]
+    dropoff_location_id: NDArray[np.int64]
+    trip_distance: NDArray[np.float64]
+    pickup_datetime: tuple[datetime, ...]
+    client_request_id: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.pickup_datetime)
+
+    def keys(self, name: str) -> NDArray[np.int64]:
+        """The values of a lookup key."""
+        return self.pickup_location_id if name == FIELDS[0] else self.dropoff_location_id
+
+    def features(self) -> dict[str, NDArray[Any]]:
+        """What the model takes from the request itself, in the order of `REQUEST_FEATURES`."""
+        weekday = np.array([at.weekday() for at in self.pickup_datetime])
+        values = (
+            self.trip_distance,
+            np.array([at.hour for at in self.pickup_datetime]),
+            weekday,
+            (weekday >= 5).astype(np.int64),
+        )
+        return dict(zip((c.name for c in schemas.REQUEST_FEATURES), values, strict=True))
+
+
+def parse(body: bytes) -> FareRequest:
+    """The request in a body, in any of MLflow's JSON forms.
+
+    Raises:
+        RequestError: the body breaks the contract; the message names field, row, value and range.
+    """
+    return read(_json(body))
+
+
+def read(payload: object) -> FareRequest:
+    """The request in a parsed payload; see `parse`."""
+    if not isinstance(payload, dict):
+        raise _malformed("The body must be a JSON object", payload, _one_form())
+    forms = [name for name in FORMS if name in payload]
+    if len(forms) != 1:
+        raise _malformed("The body must hold exactly one form of rows", forms, _one_form())
+    for name in payload:
+        if name not in _ENVELOPE:
+            raise _malformed("Unknown key beside the rows", name, f"Known: {sorted(_ENVELOPE)}")
+    for name in ("params", "extra_params"):
+        if not isinstance(payload.get(name, {}), dict):
+            raise _malformed(f"{name} must be an object", payload[name], "Leave it out")
+    client_id = payload.get("client_request_id")
+    if client_id is not None and not _is_id(client_id):
+        raise _malformed(
+            "client_request_id must be a printable text of at most 256 characters",
+            client_id,
+            "Leave it out",
+        )
+    form, rows = forms[0], payload[forms[0]]
+    if form == "dataframe_split":
+        columns = _from_split(rows)
+    elif form == "inputs" and isinstance(rows, dict):
+        columns = _from_columns(rows)
+    else:
+        columns = _from_records(form, rows)
+    return FareRequest(
+        _checked(columns, "pickup_location_id", _location, np.int64, _LOCATION),
+        _checked(columns, "dropoff_location_id", _location, np.int64, _LOCATION),
+        _checked(columns, "trip_distance", _miles, np.float64, _MILES),
+        tuple(_values(columns, "pickup_datetime", _time, _PICKUP)),
+        client_id,
+    )
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= 256 and value.isprintable()
+
+
+def _json(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as strict:
+        # NaN and Infinity are no JSON, but Python's own encoder writes them: read on, so that
+        # the answer names the field they stand in.
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            raise _malformed("The body must be JSON", str(strict)[:120], _one_form()) from None
+
+
+def _from_records(form: str, rows: object) -> Columns:
+    if not isinstance(rows, list):
+        raise _malformed(f"{form} must be a list of objects", rows, _one_form())
+    _count(form, len(rows))
+    for index, record in enumerate(rows):
+        if not isinstance(record, dict):
+            raise _malformed(f"Row {index} of {form} must be an object", record, _one_form())
+    names = rows[0].keys()
+    for index, record in enumerate(rows):
+        if index == 0 or record.keys() != names:
+            _known(record.keys(), index)
+    return {name: [record[name] for record in rows] for name in FIELDS}
+
+
+def _from_split(split: object) -> Columns:
+    if not isinstance(split, dict) or not {"columns", "data"} <= split.keys() <= {
+        "columns",
+        "data",
+        "index",
+    }:
+        raise _malformed("dataframe_split must hold columns and data", split, _one_form())
+    names, data = split["columns"], split["data"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _malformed("columns of dataframe_split must be a list of names", names, _one_form())
+    if len(set(names)) != len(names):
+        raise _malformed("columns of dataframe_split must be unique", names, "Send each once")
+    if not isinstance(data, list):
+        raise _malformed("data of dataframe_split must be a list of rows", data, _one_form())
+    _count("dataframe_split", len(data))
+    index = split.get("index")
+    if index is not None and (not isinstance(index, list) or len(index) != len(data)):
+        raise _malformed("index of dataframe_split must be as long as data", index, "Leave it out")
+    for row, values in enumerate(data):
+        if not isinstance(values, list) or len(values) != len(names):
+            raise _malformed(
+                f"Row {row} of dataframe_split must be a list of {len(names)} values",
+                values,
+                "Send one value for each column",
+            )
+    _known(names, 0)
+    places = {name: names.index(name) for name in FIELDS}
+    return {name: [row[place] for row in data] for name, place in places.items()}
+
+
+def _from_columns(columns: dict[str, Any]) -> Columns:
+    for name, values in columns.items():
+        if not isinstance(values, list):
+            raise _malformed(f"inputs: {_shown(name)} must be a list", values, _one_form())
+    _known(columns.keys(), 0)
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise _malformed("inputs: all columns must be equally long", lengths, "Send whole rows")
+    _count("inputs", len(columns[FIELDS[0]]))
+    return {name: columns[name] for name in FIELDS}
+
+
+def _count(form: str, rows: int) -> None:
+    if not 1 <= rows <= MAX_ROWS:
+        raise RequestError(
+            f"{form} must hold 1 to {MAX_ROWS:,} rows", rows, "Split the rows over several requests"
+        )
+
+
+def _known(names: Any, row: int) -> None:
+    """Every field needed and none that the contract does not know."""
+    for name in names:
+        if name in FIELDS or name in IGNORED:
+            continue
+        if name in LOOKED_UP:
+            raise RequestError(
+                f"Row {row}: a looked-up feature may not be sent", name, "Remove it: the online "
+                "tables answer it by location"
+            )  # fmt: skip
+        raise RequestError(
+            f"Row {row}: unknown field", _shown(name), f"Send {', '.join(FIELDS)} and nothing else"
+        )
+    for name in FIELDS:
+        if name not in names:
+            raise RequestError(f"Row {row}: a field is missing", name, f"Send {', '.join(FIELDS)}")
+
+
+_LOCATION = f"a whole number from 1 to {MAX_LOCATION}"
+_MILES = f"a number above 0 and at most {MAX_MILES:g} (miles)"
+_PICKUP = (
+    "a New York wall-clock time as text, YYYY-MM-DD HH:MM:SS without an offset, "
+    f"from {FIRST_PICKUP:%Y-%m-%d} until {LAST_PICKUP:%Y-%m-%d}"
+)
+
+
+def _location(value: object) -> int | None:
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        number = int(value)
+        return number if 1 <= number <= MAX_LOCATION else None
+    return None
+
+
+def _miles(value: object) -> float | None:
+    if type(value) is float or type(value) is int:
+        return value if 0 < value <= MAX_MILES else None
+    return None
+
+
+def _time(value: object) -> datetime | None:
+    parts = _TIME.fullmatch(value) if isinstance(value, str) else None
+    if parts is None:
+        return None
+    year, month, day, hour, minute, second = parts.groups()
+    try:
+        at = datetime(  # noqa: DTZ001 - New York wall clock, as the trips
+            int(year), int(month), int(day), int(hour), int(minute), int(second)
+        )
+    except ValueError:
+        return None
+    return at if FIRST_PICKUP <= at < LAST_PICKUP else None
+
+
+def _values(columns: Columns, name: str, convert: Callable[[object], Any], rule: str) -> list[Any]:
+    values = [convert(value) for value in columns[name]]
+    if None in values:
+        row = values.index(None)
+        raise RequestError(
+            f"Row {row}: {name} must be {rule}", _shown(columns[name][row]), "Correct the value"
+        )
+    return values
+
+
+def _checked(
+    columns: Columns, name: str, convert: Callable[[object], Any], kind: type, rule: str
+) -> NDArray[Any]:
+    return np.array(_values(columns, name, convert, rule), dtype=kind)
+
+
+def _shown(value: object) -> str:
+    """A value as the sender wrote it, cut to what a message can carry."""
+    try:
+        text = json.dumps(value, ensure_ascii=True)
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _malformed(rule: str, value: object, remedy: str) -> RequestError:
+    return RequestError(rule, _shown(value), remedy, code="BAD_REQUEST")
+
+
+def _one_form() -> str:
+    return f"Send one of {', '.join(FORMS)}"

@@ -1,0 +1,91 @@
+"""Runs the embedded workspace in the foreground: `python -m databricks_steps.workspace`."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO
+
+import uvicorn
+
+from databricks_steps.errors import ServingError, TaxiError
+from databricks_steps.settings import LOOPBACK, Settings
+from databricks_steps.workspace import process
+from databricks_steps.workspace.app import create_app
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until told to stop; 0 after a clean stop."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        settings = _settings(arguments)
+        settings.home.mkdir(parents=True, exist_ok=True)
+        with process.lock_file(settings).open("a") as lock:  # held until this process ends
+            _hold(lock, settings)
+            _serve(settings)
+    except (TaxiError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _settings(arguments: list[str]) -> Settings:
+    parser = argparse.ArgumentParser(prog="python -m databricks_steps.workspace")
+    parser.add_argument("--home", type=Path, help="instead of TAXI_HOME")
+    parser.add_argument("--port", type=int, help="instead of TAXI_PORT")
+    options = parser.parse_args(arguments)
+    settings = Settings.from_environment()
+    return replace(settings, home=options.home or settings.home, port=options.port or settings.port)
+
+
+def _hold(lock: IO[str], settings: Settings) -> None:
+    deadline = time.monotonic() + 2  # a look at the status holds it for a moment
+    while not _locked(lock):
+        if time.monotonic() > deadline:
+            raise ServingError(
+                "A home has one workspace", f"{settings.home} has one running", "Stop it first"
+            )
+        time.sleep(0.01)
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _serve(settings: Settings) -> None:
+    state = {
+        "pid": os.getpid(),
+        "port": settings.port,
+        "started_at": datetime.now(timezone.utc).isoformat(),
+    }
+    file = process.state_file(settings)
+    file.write_text(json.dumps(state), encoding="utf-8")
+    try:
+        uvicorn.run(
+            create_app(settings),
+            host=LOOPBACK,
+            port=settings.port,
+            access_log=False,
+            server_header=False,
+            log_config=None,
+            timeout_graceful_shutdown=10,
+            timeout_keep_alive=75,
+        )
+    finally:
+        file.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

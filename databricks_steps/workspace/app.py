@@ -1,0 +1,76 @@
+"""Assembly of the embedded workspace: routes, guard and query path over one home."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, FastAPI
+
+from databricks_steps.settings import Settings
+from databricks_steps.workspace import (
+    auth,
+    errors,
+    feature_store,
+    online_tables,
+    serving_endpoints,
+    state,
+)
+from databricks_steps.workspace.capture import Capture
+from databricks_steps.workspace.endpoints import Endpoints
+from databricks_steps.workspace.invocations import Invocations
+from databricks_steps.workspace.online_tables import OnlineTables
+from databricks_steps.workspace.state import State
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The workspace as one ASGI application; its state is opened here and closed at shutdown."""
+    secret = auth.token(settings.token_file)
+    memory = State(state.database(settings))
+    tables = OnlineTables(online_tables.database(settings))
+    endpoints = Endpoints(settings, memory, tables)
+    capture = Capture(settings, memory)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(endpoints.restore)
+        capture.start()
+        yield
+        await asyncio.to_thread(capture.stop)
+        memory.close()
+
+    app = FastAPI(
+        title="Embedded workspace",
+        description="The subset of the Databricks REST API that the project uses.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    errors.install(app)
+    app.include_router(_own_routes(secret, capture))
+    app.include_router(serving_endpoints.routes(endpoints))
+    app.include_router(feature_store.routes(settings, memory))
+    app.include_router(feature_store.own_routes(tables))
+    app.add_middleware(auth.Guard, secret=secret)
+    return Invocations(app, secret, endpoints, capture)
+
+
+def _own_routes(secret: str, capture: Capture) -> APIRouter:
+    router = APIRouter(tags=["embedded only"])
+
+    @router.get("/health")
+    def health(nonce: str = "") -> dict[str, Any]:
+        """Alive; with a nonce, also proof of being the workspace that knows the token."""
+        return {"status": "ok", "pid": os.getpid(), "proof": auth.proof(secret, nonce[:200])}
+
+    @router.post("/api/2.0/taxi/payloads/flush")
+    def flush() -> dict[str, int]:
+        """Write what was captured to its table now instead of within a minute."""
+        return {"payloads": capture.flush()}
+
+    return router

@@ -1,0 +1,121 @@
+"""Routes of `/api/2.0/feature-store`: online stores, and publishing feature tables to them."""
+
+from __future__ import annotations
+
+import re
+import threading
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
+
+from databricks_steps.settings import Settings
+from databricks_steps.workspace import errors, online_tables, publish
+from databricks_steps.workspace.online_tables import OnlineTables
+from databricks_steps.workspace.state import State
+
+KIND = "online_store"
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]{0,62}")
+
+
+class OnlineStore(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    capacity: Literal["CU_1", "CU_2", "CU_4", "CU_8"]
+    read_replica_count: int = 0
+
+
+class PublishSpec(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    online_store: str
+    online_table_name: str
+    publish_mode: Literal["TRIGGERED", "CONTINUOUS", "SNAPSHOT"] = "TRIGGERED"
+
+
+class PublishTable(BaseModel):
+    publish_spec: PublishSpec
+
+
+def routes(settings: Settings, state: State) -> APIRouter:
+    """The feature store's routes over this home."""
+    router = APIRouter(prefix="/api/2.0/feature-store", tags=["feature store"])
+    publishing = threading.Lock()  # one publish at a time; the database would make them wait too
+
+    @router.post("/online-stores")
+    def create_store(store: OnlineStore) -> dict[str, Any]:
+        if not _NAME.fullmatch(store.name):
+            raise errors.invalid(
+                "An online store's name has letters, digits, - and _",
+                repr(store.name[:80]),
+                "Choose another",
+            )
+        if state.get(KIND, store.name) is not None:
+            raise errors.ApiError(
+                "RESOURCE_ALREADY_EXISTS",
+                "An online store's name is free",
+                f"{store.name} exists",
+                "Use it",
+            )
+        now = datetime.now(timezone.utc).isoformat()
+        document = store.model_dump() | {
+            "state": "AVAILABLE",
+            "creator": "token",
+            "creation_time": now,
+        }
+        state.put(KIND, store.name, document)
+        return document
+
+    @router.get("/online-stores")
+    def list_stores() -> dict[str, Any]:
+        return {"online_stores": list(state.all(KIND).values())}
+
+    @router.get("/online-stores/{name}")
+    def get_store(name: str) -> dict[str, Any]:
+        return _store(state, name)
+
+    @router.delete("/online-stores/{name}")
+    def delete_store(name: str) -> dict[str, Any]:
+        _store(state, name)
+        with publishing:
+            publish.unpublish(settings, name)
+            state.drop(KIND, name)
+        return {}
+
+    @router.post("/tables/{source}/publish")
+    def publish_table(source: str, body: PublishTable) -> dict[str, Any]:
+        spec = body.publish_spec
+        _store(state, spec.online_store)
+        with publishing:
+            done = publish.publish(settings, source, spec.online_table_name, spec.online_store)
+        return {"online_table_name": done.name, "pipeline_id": done.pipeline_id}
+
+    return router
+
+
+def own_routes(tables: OnlineTables) -> APIRouter:
+    """What Databricks has no route for: what the last publish of each online table did."""
+    router = APIRouter(prefix="/api/2.0/taxi", tags=["embedded only"])
+
+    @router.get("/online-tables")
+    def listed() -> dict[str, Any]:
+        shown = [online_tables.as_json(table) for table in tables.published().values()]
+        return {"online_tables": shown}
+
+    @router.get("/online-tables/{name}")
+    def get(name: str) -> dict[str, Any]:
+        table = tables.published().get(name)
+        if table is None:
+            raise errors.missing("Online table", name[:120], "Publish the feature table")
+        return dict(online_tables.as_json(table))
+
+    return router
+
+
+def _store(state: State, name: str) -> dict[str, Any]:
+    document = state.get(KIND, name)
+    if document is None:
+        raise errors.missing("Online store", name[:120], "Create it first")
+    return document

@@ -1,0 +1,225 @@
+"""The online tables: the latest features of every location in SQLite, and their lookup.
+
+`TAXI_HOME/online.db` holds one table for each published online table and a registry of what was
+published from where. How values get there is in `publish`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from databricks_steps.serving.feature_spec import TableLookup
+from databricks_steps.settings import Settings
+from databricks_steps.workspace import errors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+REGISTRY = """
+CREATE TABLE IF NOT EXISTS _registry (
+    name TEXT PRIMARY KEY, source TEXT NOT NULL, store TEXT NOT NULL, delta_id TEXT NOT NULL,
+    version INTEGER NOT NULL, rows INTEGER NOT NULL, mode TEXT NOT NULL, changed INTEGER NOT NULL,
+    published_at TEXT NOT NULL, pipeline_id TEXT NOT NULL, columns TEXT NOT NULL
+) WITHOUT ROWID
+"""
+_AMONG = "WHERE t.location_id IN (SELECT value FROM json_each(?))"
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}(\.[A-Za-z0-9_-]{1,100}){2}")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is published under one online name, and what the last publish did.
+
+    `mode` is `full`, `incremental` or `unchanged`; `changed` the rows it wrote or removed.
+    """
+
+    name: str
+    source: str
+    store: str
+    delta_id: str
+    version: int
+    rows: int
+    mode: str
+    changed: int
+    published_at: str
+    pipeline_id: str
+    columns: tuple[str, ...]
+
+    @classmethod
+    def from_row(cls, row: Sequence[object]) -> Published:
+        return cls(*row[:-1], tuple(json.loads(str(row[-1]))))  # type: ignore[call-arg,arg-type]
+
+
+def database(settings: Settings) -> Path:
+    return settings.home / "online.db"
+
+
+def full_name(text: str) -> str:
+    """A three-level name that is safe as a path and as an SQL name.
+
+    Raises:
+        ApiError: it is not.
+    """
+    if not _NAME.fullmatch(text):
+        raise errors.invalid(
+            "A table's name has three levels of letters, digits, _ and -",
+            repr(text[:120]),
+            "Send catalog.schema.table",
+        )
+    return text
+
+
+def registered(connection: sqlite3.Connection, name: str) -> Published | None:
+    row = connection.execute("SELECT * FROM _registry WHERE name = ?", (name,)).fetchone()
+    return None if row is None else Published.from_row(row)
+
+
+class OnlineTables:
+    """Reads the online tables; each thread has its own connection, and none can write."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._local = threading.local()
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(
+                f"{self._file.absolute().as_uri()}?mode=ro", uri=True, timeout=10
+            )
+            self._local.connection = connection
+        return connection
+
+    def published(self) -> dict[str, Published]:
+        """Online name → what is published there."""
+        try:
+            rows = self._connection().execute("SELECT * FROM _registry ORDER BY name").fetchall()
+        except sqlite3.OperationalError:  # nothing was ever published
+            return {}
+        return {row[0]: Published.from_row(row) for row in rows}
+
+    def by_source(self, source: str) -> Published:
+        """The online table of a feature table, the one published last.
+
+        Raises:
+            ApiError: there is none.
+        """
+        found = [table for table in self.published().values() if table.source == source]
+        if not found:
+            raise errors.missing(
+                f"The online table of {source}", "not published", "Publish the feature table"
+            )
+        return max(found, key=lambda table: table.published_at)
+
+    def rows(self, name: str) -> dict[int, dict[str, float | int | None]]:
+        """Location → its features and `known_at`, for checks against the feature table."""
+        table = self.published().get(full_name(name))
+        if table is None:
+            raise errors.missing("Online table", name, "Publish the feature table")
+        cursor = self._connection().execute(f'SELECT * FROM "{name}" ORDER BY location_id')
+        names = [column[0] for column in cursor.description]
+        return {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in cursor}
+
+    def lookup(self, wanted: TableLookup) -> Lookup:
+        return Lookup(self, wanted)
+
+    def select(self, sql: str, parameter: object) -> list[tuple[float | None, ...]]:
+        return self._connection().execute(sql, (parameter,)).fetchall()
+
+
+class Lookup:
+    """One prepared lookup: locations in, features out, defaults where a feature is unknown."""
+
+    def __init__(self, tables: OnlineTables, wanted: TableLookup) -> None:
+        self._tables = tables
+        self._wanted = wanted
+        self._defaults = np.array([wanted.defaults[name] for name in wanted.features], dtype=float)
+        self._sql: tuple[str, str] | None = None
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return self._wanted.features
+
+    @property
+    def key(self) -> str:
+        return self._wanted.key
+
+    def __call__(self, locations: NDArray[np.int64]) -> NDArray[np.float64]:
+        """One row of features for each location.
+
+        One statement answers the whole batch, so that no publish can fall in between.
+
+        Raises:
+            ApiError: the table is not published, or lacks a feature of the model.
+        """
+        try:
+            found = self._found(locations)
+        except sqlite3.OperationalError:  # published anew under another name or with other columns
+            self._sql = None
+            try:
+                found = self._found(locations)
+            except sqlite3.OperationalError as error:
+                raise self._unusable(error) from error
+        return np.where(np.isnan(found), self._defaults, found)
+
+    def _found(self, locations: NDArray[np.int64]) -> NDArray[np.float64]:
+        one, many = self._sql or self._prepare()
+        answer = np.full((len(locations), len(self._defaults)), np.nan)
+        if len(locations) == 1:
+            rows = self._tables.select(one, int(locations[0]))
+            if rows:
+                answer[0] = rows[0]
+            return answer
+        keys, places = np.unique(locations, return_inverse=True)
+        rows = self._tables.select(many, json.dumps(keys.tolist()))
+        if rows:
+            values = np.array(rows, dtype=float)
+            by_key = np.full((len(keys), len(self._defaults)), np.nan)
+            by_key[np.searchsorted(keys, values[:, 0])] = values[:, 1:]
+            answer = by_key[places]
+        return answer
+
+    def _prepare(self) -> tuple[str, str]:
+        table = self._tables.by_source(self._wanted.table).name
+        # Qualified names: SQLite reads a bare quoted name that is no column as a text.
+        columns = ", ".join(f't."{name}"' for name in self._wanted.features)
+        self._sql = (
+            f'SELECT {columns} FROM "{table}" t WHERE t.location_id = ?',
+            f'SELECT t.location_id, {columns} FROM "{table}" t {_AMONG}',
+        )
+        return self._sql
+
+    def _unusable(self, error: sqlite3.OperationalError) -> errors.ApiError:
+        return errors.ApiError(
+            "BAD_REQUEST",
+            "The online table must hold every feature of the model",
+            f"{self._wanted.table}: {error}",
+            "Publish the feature table the model was trained with",
+        )
+
+
+def lookups(tables: OnlineTables, wanted: Sequence[TableLookup]) -> tuple[Lookup, ...]:
+    return tuple(tables.lookup(table) for table in wanted)
+
+
+def as_json(table: Published) -> Mapping[str, object]:
+    """For the workspace's own route; Databricks has none like it."""
+    return {
+        "name": table.name,
+        "source_table_name": table.source,
+        "online_store": table.store,
+        "version": table.version,
+        "rows": table.rows,
+        "mode": table.mode,
+        "changed_rows": table.changed,
+        "published_at": table.published_at,
+    }
