@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from databricks_steps.features.lookups import Lookup
 
 
+Action = Literal["created", "replaced", "appended", "merged", "unchanged"]
+
+
 @dataclass(frozen=True)
 class Commit:
     """What one write did. `version` is the table's version afterwards."""
 
     table: str
-    action: Literal["created", "replaced", "appended", "merged", "unchanged"]
+    action: Action
     version: int
     rows: int
 

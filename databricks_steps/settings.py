@@ -130,3 +130,13 @@ def _port(text: str) -> int:
 def java_home() -> str | None:
     """The JAVA_HOME that Spark's own start script would use."""
     return os.environ.get("JAVA_HOME") or None
+
+
+def spark_environment(python: str) -> None:
+    """Where Spark's launcher and workers look: this Python, this machine's loopback address.
+
+    Workers would otherwise run whichever `python3` is first on PATH.
+    """
+    os.environ["PYSPARK_PYTHON"] = python
+    os.environ["PYSPARK_DRIVER_PYTHON"] = python
+    os.environ.setdefault("SPARK_LOCAL_IP", LOOPBACK)

@@ -26,7 +26,7 @@ def key_unique(rows: DataFrame, table: schemas.Table) -> Verdict:
     from pyspark.sql import functions as F  # noqa: N812
 
     keys = list(table.primary_key)
-    missing = F.lit(False)  # noqa: FBT003
+    missing = F.lit(False)
     for key in keys:
         missing = missing | F.col(key).isNull()
     grouped = rows.groupBy(*keys).count()

@@ -38,7 +38,7 @@ def with_features(
     )
     age = F.unix_micros(pickup) - F.unix_micros(F.col("_row.known_at"))
     limit = int(lookback / timedelta(microseconds=1))
-    fresh = F.coalesce(age <= F.lit(limit), F.lit(False))  # noqa: FBT003
+    fresh = F.coalesce(age <= F.lit(limit), F.lit(False))
     columns = {c.name: c.type for c in lookup.table.features}
     features = [
         F.coalesce(F.when(fresh, F.col(f"_row.{name}")), F.lit(lookup.defaults[name]))
@@ -59,12 +59,12 @@ def _known_rows(keyed: DataFrame, rows: DataFrame, lookup: Lookup) -> DataFrame:
         keyed.select(F.col(lookup.key).alias("_location_id"), F.col("_cell").alias("_at"))
         .where("_location_id IS NOT NULL AND _at IS NOT NULL")
         .distinct()
-        .withColumn("_asked", F.lit(True))  # noqa: FBT003
+        .withColumn("_asked", F.lit(True))
     )
     known = rows.select(
         F.col("location_id").alias("_location_id"),
         F.unix_seconds("known_at").alias("_at"),
-        F.lit(False).alias("_asked"),  # noqa: FBT003
+        F.lit(False).alias("_asked"),
         F.struct("known_at", *lookup.features).alias("_row"),
     )
     # A row stamped at the very instant asked for comes first: it is already known then.

@@ -44,7 +44,7 @@ def ended_between(trips: DataFrame, months: Sequence[str]) -> DataFrame:
     from pyspark.sql import functions as F  # noqa: N812
 
     at = F.col("dropoff_datetime")
-    spans = F.lit(False)  # noqa: FBT003
+    spans = F.lit(False)
     for month in months:
         spans = spans | ((at >= F.lit(start(month) - REACH)) & (at < F.lit(end(month))))
     return trips.where(spans)

@@ -47,7 +47,8 @@ def onnx_predict(graph: bytes, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    return session.run(None, {ONNX_INPUT: matrix(frame)})[0].reshape(-1).astype("float64")
+    fares: np.ndarray[Any, Any] = session.run(None, {ONNX_INPUT: matrix(frame)})[0]
+    return fares.reshape(-1).astype("float64")
 
 
 def parity(pipeline: Pipeline, graph: bytes, frame: pd.DataFrame) -> float:

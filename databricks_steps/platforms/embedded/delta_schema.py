@@ -15,7 +15,7 @@ def delta_schema(table: schemas.Table) -> Schema:
     from deltalake import Field, Schema
     from deltalake.schema import ArrayType, PrimitiveType
 
-    kinds = {
+    kinds: dict[str, PrimitiveType | ArrayType] = {
         "int": PrimitiveType("integer"),
         "array<string>": ArrayType(PrimitiveType("string"), contains_null=True),
     }
@@ -23,5 +23,5 @@ def delta_schema(table: schemas.Table) -> Schema:
     for column in table.columns:
         kind = kinds.get(column.type) or PrimitiveType(column.type)
         comment = f"{column.comment} [{column.unit}]" if column.unit else column.comment
-        fields.append(Field(column.name, kind, column.nullable, {"comment": comment}))
+        fields.append(Field(column.name, kind, nullable=column.nullable, metadata={"comment": comment}))
     return Schema(fields)

@@ -1,4 +1,4 @@
-"""The Spark session of the embedded platform: its configuration, and the checks before it starts."""
+"""The Spark session of the embedded platform: its configuration, and what must hold before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from databricks_steps.errors import SettingsError
-from databricks_steps.settings import LOOPBACK, Settings, java_home
+from databricks_steps.settings import LOOPBACK, Settings, java_home, spark_environment
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -43,8 +43,6 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.shuffle.partitions": "8",
         "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
         "spark.sql.warehouse.dir": str(settings.home / "spark-warehouse"),
-        "spark.pyspark.python": sys.executable,
-        "spark.pyspark.driver.python": sys.executable,
         "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -XX:+UseParallelGC",
     }
     if not settings.spark_master.startswith("local"):
@@ -60,7 +58,7 @@ def start(settings: Settings) -> SparkSession:
     """
     from pyspark.sql import SparkSession
 
-    require_java()
+    prepare()
     builder = SparkSession.builder
     for key, value in spark_conf(settings).items():
         builder = builder.config(key, value)
@@ -68,6 +66,16 @@ def start(settings: Settings) -> SparkSession:
     session.sparkContext.setLogLevel("ERROR")
     require_utc(session)
     return session
+
+
+def prepare() -> None:
+    """What must hold before a session starts, whoever starts it.
+
+    Raises:
+        SettingsError: no Java, or a Java too old.
+    """
+    require_java()
+    spark_environment(sys.executable)
 
 
 def require_utc(session: SparkSession) -> None:

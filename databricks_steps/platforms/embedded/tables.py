@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from databricks_steps import schemas
 from databricks_steps.errors import SettingsError, TableError
 from databricks_steps.platforms.embedded.delta_schema import delta_schema
-from databricks_steps.ports import Commit
+from databricks_steps.ports import Action, Commit
 from databricks_steps.settings import Settings
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class DeltaTables:
             adds = self._move(table, stage, months)
             filters = [(table.month, "in", list(months))] if table.month and months else None
             self._commit(table, adds, "overwrite", filters, made_from)
-        action = "replaced" if existed else "created"
+        action: Action = "replaced" if existed else "created"
         return Commit(name, action, self._open(name).version(), _records(adds))
 
     def merge(
@@ -121,7 +121,7 @@ class DeltaTables:
             if not existed or not self.rows(name, months):
                 adds = self._move(table, stage, months)
                 self._commit(table, adds, "append", None, made_from)
-                action = "appended" if existed else "created"
+                action: Action = "appended" if existed else "created"
                 return Commit(name, action, self._open(name).version(), _records(adds))
             staged = self._staged_frame(table, stage)
             with self._differences(table, staged, months) as changes:
@@ -323,7 +323,7 @@ def _changes(table: schemas.Table, old: DataFrame, new: DataFrame, delete: bool)
     joined = old.alias("old").join(new.alias("new"), keys, "full_outer")
     is_old, is_new = (F.col(f"{side}.{table.names[-1]}").isNotNull() for side in ("old", "new"))
     kept = is_new & (~is_old | ~values("old").eqNullSafe(values("new")))
-    gone = is_old & ~is_new if delete else F.lit(False)  # noqa: FBT003
+    gone = is_old & ~is_new if delete else F.lit(False)
     picked = [
         F.col(name)
         if name in keys

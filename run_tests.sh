@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Sets up .venv when needed, then runs the quality gates and the tests.
+# With arguments: pytest alone, with those arguments.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/set_up.sh"
+set_up
+cd "$ROOT"
+export PATH="$VENV/bin:$PATH"
+if [ $# -eq 0 ]; then
+  ruff check .
+  ruff format --check .
+  mypy
+  lint-imports
+fi
+exec python -m pytest "$@"

@@ -1,0 +1,1 @@
+"""Assets, one module a group: which step makes which table, from which others, on which months."""

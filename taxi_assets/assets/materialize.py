@@ -1,0 +1,107 @@
+"""From a step's outcome to what Dagster records: how every launched asset is materialized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from databricks_steps import schemas
+from databricks_steps.ports import Outcome, Platform, Verdict
+from databricks_steps.steps import STEPS
+from taxi_assets.partitions import run_months
+
+OWNERS = ["team:taxi-ml"]
+# Steps that compute on Spark run where the step launcher says; `local` has none.
+LAUNCHED = {"platform", "step_launcher"}
+
+
+class StepConfig(dg.Config):
+    """Options of a materialization."""
+
+    force: bool = False
+    """Compute again even where inputs and code are the same as last time."""
+
+
+def materialized(
+    context: dg.AssetExecutionContext, step: str, force: bool = False
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Run a step for the run's months and tell Dagster what came of it."""
+    platform: Platform = context.resources.platform
+    months = context.partition_keys if context.has_partition_key_range else None
+    if months is None:
+        months = run_months(dict(context.run.tags))
+    for outcome in STEPS[step].run(platform, months, force):
+        _log(context, outcome)
+        yield dg.MaterializeResult(
+            asset_key=outcome.name,
+            metadata=metadata(outcome, platform),
+            check_results=[check_result(v, outcome.name) for v in outcome.verdicts],
+        )
+
+
+def metadata(outcome: Outcome, platform: Platform) -> dict[str, Any]:
+    """Row count, table and figures, named as Dagster's UI knows them."""
+    found: dict[str, Any] = {"dagster/row_count": outcome.rows}
+    if outcome.name in schemas.TABLES:
+        found["dagster/uri"] = platform.tables.uri(outcome.name)
+        found["table_version"] = platform.tables.version(outcome.name)
+    if outcome.commit is not None:
+        found["commit"] = f"{outcome.commit.action}, {outcome.commit.rows:,} rows"
+    return found | {k: shown(v) for k, v in outcome.figures.items()}
+
+
+def shown(value: Any) -> Any:
+    """A figure as metadata: mappings and lists as JSON, everything else as it is."""
+    if isinstance(value, Mapping):
+        return dg.MetadataValue.json({str(k): v for k, v in value.items()})
+    if isinstance(value, (list, tuple)):
+        return dg.MetadataValue.json(list(value))
+    return value
+
+
+def check_result(verdict: Verdict, asset: str) -> dg.AssetCheckResult:
+    """A verdict of a step as the result of the asset check of that name."""
+    figures = {k: shown(v) for k, v in verdict.figures.items()}
+    return dg.AssetCheckResult(
+        check_name=verdict.check,
+        asset_key=asset,
+        passed=verdict.passed,
+        description=verdict.reason,
+        metadata=figures,
+    )
+
+
+def blocking(asset: str, checks: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
+    """Check name → description, as blocking checks evaluated in the asset's own step."""
+    return [
+        dg.AssetCheckSpec(name, asset=asset, description=text, blocking=True)
+        for name, text in checks.items()
+    ]
+
+
+def table_metadata(name: str) -> dict[str, Any]:
+    """The columns of a table, as Dagster's UI shows them before anything is materialized."""
+    table = schemas.TABLES[name]
+    columns = [
+        dg.TableColumn(
+            c.name,
+            c.type,
+            description=f"{c.comment} [{c.unit}]" if c.unit else c.comment,
+            constraints=dg.TableColumnConstraints(
+                nullable=c.nullable, other=["primary key"] if c.name in table.primary_key else None
+            ),
+        )
+        for c in table.columns
+    ]
+    return {"dagster/column_schema": dg.TableSchema(columns=columns)}
+
+
+def described(name: str) -> str:
+    return schemas.TABLES[name].comment
+
+
+def _log(context: dg.AssetExecutionContext, outcome: Outcome) -> None:
+    figures: Sequence[str] = [f"{k}={v}" for k, v in outcome.figures.items()]
+    context.log.info("%s: %d rows; %s", outcome.name, outcome.rows, ", ".join(figures))

@@ -1,0 +1,80 @@
+"""Serving: feature tables published online, and the endpoint on the champion's version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+
+from databricks_steps import schemas
+from databricks_steps.ports import Platform
+from databricks_steps.serving.endpoint import ensure_endpoint
+from databricks_steps.serving.online import ensure_online_store, publish
+from databricks_steps.training import registry
+from taxi_assets.assets.features import dropoff_features, pickup_features
+from taxi_assets.assets.materialize import OWNERS
+from taxi_assets.assets.training import champion_model
+from taxi_assets.resources.workspace import Workspace
+
+GROUP = "serving"
+
+
+def _published(workspace: Workspace, table: schemas.Table) -> dg.MaterializeResult[Any]:
+    ensure_online_store(workspace.client, workspace.settings)
+    done = publish(workspace.client, workspace.settings, table)
+    return dg.MaterializeResult(
+        metadata={
+            "online_table": done.online_table,
+            "source": done.source,
+            "seconds": round(done.seconds, 3),
+        }
+    )
+
+
+def _online(
+    table: schemas.Table, source: dg.AssetsDefinition
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    return dg.asset(
+        name=f"{table.name}_online",
+        deps=[source],
+        group_name=GROUP,
+        kinds={"databricks", "sqlite"},
+        owners=OWNERS,
+        description=f"{table.name} in the online store: the latest row of each location.",
+        required_resource_keys={"workspace"},
+    )
+
+
+@_online(schemas.PICKUP_FEATURES, pickup_features)
+def pickup_features_online(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+    return _published(context.resources.workspace, schemas.PICKUP_FEATURES)
+
+
+@_online(schemas.DROPOFF_FEATURES, dropoff_features)
+def dropoff_features_online(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+    return _published(context.resources.workspace, schemas.DROPOFF_FEATURES)
+
+
+@dg.asset(
+    deps=[champion_model, pickup_features_online, dropoff_features_online],
+    group_name=GROUP,
+    kinds={"databricks", "onnx"},
+    owners=OWNERS,
+    description="The endpoint that answers fares, looking features up by location.",
+    required_resource_keys={"workspace", "platform"},
+)
+def serving_endpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+    workspace: Workspace = context.resources.workspace
+    platform: Platform = context.resources.platform
+    champion = registry.require(platform.settings, registry.CHAMPION)
+    state = ensure_endpoint(workspace.client, workspace.settings, champion.number)
+    return dg.MaterializeResult(
+        metadata={
+            "endpoint": state.name,
+            "url": dg.MetadataValue.url(state.url),
+            "model_version": state.version,
+            "state": state.state,
+            "action": state.action,
+        }
+    )

@@ -1,0 +1,173 @@
+"""Asset checks that need no step of their own: online tables and the endpoint.
+
+Checks that need Spark are evaluated in their asset's step; see `check_specs` in assets/.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from databricks_steps import schemas
+from databricks_steps.ports import Platform
+from databricks_steps.serving import endpoint
+from databricks_steps.serving.verification import (
+    differences,
+    feature_age,
+    parity_requests,
+)
+from databricks_steps.training import registry
+from taxi_assets.assets.serving import (
+    dropoff_features_online,
+    pickup_features_online,
+    serving_endpoint,
+)
+from taxi_assets.resources.workspace import Workspace
+
+PARITY = 0.01  # dollars
+PARITY_TRIPS = 300
+LATENCY_REQUESTS = 50
+LATENCY_LIMIT = 50.0  # milliseconds, median over loopback
+RESOURCES = {"platform", "workspace"}
+Result = dg.AssetCheckResult
+
+
+def _online_checks(asset: dg.AssetsDefinition, table: schemas.Table) -> list[Any]:
+    @dg.asset_check(
+        asset=asset,
+        name="matches_offline",
+        description="The online table holds the latest offline row of each location, no other",
+        blocking=True,
+        required_resource_keys=RESOURCES,
+    )
+    def matches_offline(context: dg.AssetCheckExecutionContext) -> Result:
+        platform: Platform = context.resources.platform
+        workspace: Workspace = context.resources.workspace
+        compared, wrong = differences(workspace.client, platform, table)
+        reason = f"{len(wrong)} differ: {'; '.join(wrong[:3])}" if wrong else "all are the same"
+        return Result(
+            passed=not wrong,
+            description=f"{compared:,} locations compared; {reason}",
+            metadata={"locations": compared, "differences": len(wrong)},
+        )
+
+    @dg.asset_check(
+        asset=asset,
+        name="feature_age",
+        description="The newest online row is as new as the newest offline row",
+        required_resource_keys=RESOURCES,
+    )
+    def age(context: dg.AssetCheckExecutionContext) -> Result:
+        platform: Platform = context.resources.platform
+        workspace: Workspace = context.resources.workspace
+        online, offline = feature_age(workspace.client, platform, table)
+        return Result(
+            passed=online == offline,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"newest row online {online}, offline {offline}",
+            metadata={"newest_online": str(online), "newest_offline": str(offline)},
+        )
+
+    return [matches_offline, age]
+
+
+def _requests(context: dg.AssetCheckExecutionContext, file: Path) -> Result:
+    workspace: Workspace = context.resources.workspace
+    payload = json.loads(file.read_text(encoding="utf-8"))
+    fares = endpoint.query(workspace.client, workspace.settings, payload)
+    asked = len(payload["dataframe_records"])
+    return Result(
+        passed=len(fares) == asked and all(0 < fare < 1000 for fare in fares),
+        description=f"{asked} rows asked, fares {', '.join(f'{fare:.2f}' for fare in fares)}",
+        metadata={"predictions": dg.MetadataValue.json(fares)},
+    )
+
+
+@dg.asset_check(
+    asset=serving_endpoint,
+    description="The endpoint is READY and no update is under way",
+    required_resource_keys=RESOURCES,
+)
+def ready(context: dg.AssetCheckExecutionContext) -> Result:
+    workspace: Workspace = context.resources.workspace
+    state = workspace.client.serving_endpoints.get(workspace.settings.endpoint).state
+    found = state.as_dict() if state else {}
+    passed = found == {"ready": "READY", "config_update": "NOT_UPDATING"}
+    return Result(passed=passed, description=", ".join(f"{k}: {v}" for k, v in found.items()))
+
+
+@dg.asset_check(
+    asset=serving_endpoint,
+    description="The endpoint answers test_single_prediction.json",
+    required_resource_keys=RESOURCES,
+)
+def single_prediction(context: dg.AssetCheckExecutionContext) -> Result:
+    return _requests(context, endpoint.SINGLE_FILE)
+
+
+@dg.asset_check(
+    asset=serving_endpoint,
+    description="The endpoint answers test_batch_predictions.json",
+    required_resource_keys=RESOURCES,
+)
+def batch_predictions_request(context: dg.AssetCheckExecutionContext) -> Result:
+    return _requests(context, endpoint.BATCH_FILE)
+
+
+@dg.asset_check(
+    asset=serving_endpoint,
+    description="Trips sent to the endpoint get the fare that the offline path computes",
+    blocking=True,
+    required_resource_keys=RESOURCES,
+)
+def train_serve_parity(context: dg.AssetCheckExecutionContext) -> Result:
+    platform: Platform = context.resources.platform
+    workspace: Workspace = context.resources.workspace
+    champion = registry.require(platform.settings, registry.CHAMPION)
+    files = registry.folder(platform.settings, champion.number)
+    payload, expected = parity_requests(platform, files, PARITY_TRIPS)
+    served = endpoint.query(workspace.client, workspace.settings, payload)
+    gaps = [abs(a - b) for a, b in zip(served, expected, strict=True)]
+    return Result(
+        passed=bool(gaps) and max(gaps) <= PARITY,
+        description=f"{len(gaps)} trips, largest difference {max(gaps):.4f} dollars",
+        metadata={"trips": len(gaps), "largest_difference_dollars": max(gaps)},
+    )
+
+
+@dg.asset_check(
+    asset=serving_endpoint,
+    description=f"The median answer takes at most {LATENCY_LIMIT:g} ms",
+    required_resource_keys=RESOURCES,
+)
+def latency(context: dg.AssetCheckExecutionContext) -> Result:
+    workspace: Workspace = context.resources.workspace
+    payload = json.loads(endpoint.SINGLE_FILE.read_text(encoding="utf-8"))
+    taken = []
+    for _ in range(LATENCY_REQUESTS):
+        started = time.perf_counter()
+        endpoint.query(workspace.client, workspace.settings, payload)
+        taken.append((time.perf_counter() - started) * 1000)
+    median = statistics.median(taken)
+    return Result(
+        passed=median <= LATENCY_LIMIT,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"median {median:.1f} ms over {LATENCY_REQUESTS} requests",
+        metadata={"median_ms": median, "slowest_ms": max(taken)},
+    )
+
+
+CHECKS = [
+    *_online_checks(pickup_features_online, schemas.PICKUP_FEATURES),
+    *_online_checks(dropoff_features_online, schemas.DROPOFF_FEATURES),
+    ready,
+    single_prediction,
+    batch_predictions_request,
+    train_serve_parity,
+    latency,
+]

@@ -1,0 +1,164 @@
+"""The command line: `taxi-assets run | dev | serve | stop | query | status`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from databricks_steps.errors import SettingsError, TaxiError
+from databricks_steps.settings import LOOPBACK, REPOSITORY
+from taxi_assets.resources.targets import TARGETS, Target, export, target
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _one_line_errors(command: Command) -> Command:
+    """Expected errors as one line and exit code 1; anything else is a bug and shows its trace."""
+
+    @wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except TaxiError as error:
+            click.secho(f"error: {error}", err=True, fg="red")
+            sys.exit(1)
+
+    return guarded  # type: ignore[return-value]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="taxi-assets")
+def main() -> None:
+    """New York taxi trips to a served, checked fare model."""
+
+
+@main.command()
+@click.option(
+    "--source",
+    metavar="S",
+    help="demo (default), a file or folder of TLC files, tlc:green, tlc:yellow, or a table name.",
+)
+@click.option("--months", metavar="M", help="2022-01, 2022-01:2022-03; default: all of the source.")
+@click.option("--skip-features", is_flag=True, help="Use the trips and features at hand.")
+@click.option("--force-features", is_flag=True, help="Compute features anew even if unchanged.")
+@click.option("--skip-training", is_flag=True, help="Deploy the champion at hand.")
+@click.option("--target", "target_name", type=click.Choice(TARGETS), help="Where steps run.")
+@click.option("--json", "as_json", is_flag=True, help="Print last_run.json on standard output.")
+@_one_line_errors
+def run(
+    source: str | None,
+    months: str | None,
+    skip_features: bool,
+    force_features: bool,
+    skip_training: bool,
+    target_name: str | None,
+    as_json: bool,
+) -> None:
+    """Run the pipeline: trips, features, training, serving, predictions."""
+    from databricks_steps.months import parse
+    from taxi_assets import pipeline, quiet, reports
+    from taxi_assets.stages import progress
+
+    if skip_features and force_features:
+        raise SettingsError(
+            "Features are skipped or forced", "--skip-features --force-features", "Give one"
+        )
+    chosen = target(target_name)
+    if source is not None:
+        chosen = Target(chosen.name, replace(chosen.settings, source=_absolute(source)))
+    quiet.settle(chosen.settings)
+    options = pipeline.Options(
+        parse(months) if months else None, skip_features, force_features, skip_training
+    )
+    progress.reset(lambda line: click.echo(line, err=as_json))
+    report = pipeline.run(chosen, options)
+    click.echo(json.dumps(report, indent=2) if as_json else reports.summary(report))
+
+
+@main.command()
+@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
+@_one_line_errors
+def dev(port: int) -> None:
+    """Start `dagster dev` on TAXI_HOME: assets, runs and checks in the browser."""
+    from taxi_assets import instance
+
+    settings = target().settings
+    export({"DAGSTER_HOME": str(instance.dagster_home(settings))})
+    workspace = REPOSITORY / "workspace.yaml"
+    where = ["-w", str(workspace)] if workspace.exists() else ["-m", "taxi_assets.definitions"]
+    command = [sys.executable, "-m", "dagster", "dev", *where, "-h", LOOPBACK, "-p", str(port)]
+    sys.exit(subprocess.run(command, cwd=_root(), check=False).returncode)
+
+
+@main.command()
+@_one_line_errors
+def serve() -> None:
+    """Start the embedded workspace; the endpoint answers as it did before."""
+    from databricks_steps.workspace import process
+
+    settings = target().settings
+    host = process.ensure_running(settings)
+    click.echo(f"{host}  token in {settings.token_file}")
+
+
+@main.command()
+@_one_line_errors
+def stop() -> None:
+    """Stop the embedded workspace."""
+    from databricks_steps.workspace import process
+
+    click.echo("stopped" if process.stop(target().settings) else "was not running")
+
+
+@main.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@_one_line_errors
+def query(file: Path) -> None:
+    """Send a request, a JSON file, to the endpoint and print the fares."""
+    from databricks_steps.serving import endpoint
+    from taxi_assets.resources.workspace import Workspace
+
+    try:
+        payload = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SettingsError(
+            "A request must be a JSON file", f"{file}: {error}", "Correct it"
+        ) from (error)
+    settings = target().settings
+    fares = endpoint.query(Workspace(settings).client, settings, payload)
+    click.echo(json.dumps({"predictions": fares}))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@_one_line_errors
+def status(as_json: bool) -> None:
+    """What this TAXI_HOME holds: months, rows, champion, endpoint."""
+    from taxi_assets import quiet, reports
+
+    settings = target().settings
+    quiet.settle(settings)
+    found = reports.status(settings)
+    click.echo(json.dumps(found, indent=2) if as_json else reports.status_text(found))
+
+
+def _absolute(source: str) -> str:
+    """A path as an absolute one: steps may run in another folder. Other sources as they are."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() or source.startswith((".", "/", "~")) else source
+
+
+def _root() -> Path:
+    return REPOSITORY if (REPOSITORY / "workspace.yaml").exists() else Path.cwd()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Everything Dagster loads: `build_defs(target)` is the only assembly."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from taxi_assets import checks, jobs, stages
+from taxi_assets.assets import features, predictions, serving, training, trips
+from taxi_assets.resources.mlflow import mlflow_runs
+from taxi_assets.resources.platform import platform, pyspark
+from taxi_assets.resources.targets import Target, target
+from taxi_assets.resources.workspace import workspace
+
+
+def build_defs(chosen: Target | None = None) -> dg.Definitions:
+    """The definitions of a target (default: the one the environment names)."""
+    settings = (chosen or target()).settings
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules([trips, features, training, serving, predictions]),
+        asset_checks=checks.CHECKS,
+        jobs=jobs.JOBS,
+        resources={
+            "platform": platform(settings),
+            "pyspark": pyspark(settings),
+            "mlflow": mlflow_runs(settings),
+            "workspace": workspace(settings),
+            "step_launcher": dg.ResourceDefinition.none_resource(),
+        },
+        # One process and one Spark session a run: a JVM for each step would cost seconds each.
+        executor=dg.in_process_executor,
+        loggers={"stages": stages.stage_logger, "console": dg.colored_console_logger},
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,82 @@
+"""Dagster's own storage under TAXI_HOME, one run at a time, and runs that a kill left open."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from databricks_steps.errors import SettingsError
+from databricks_steps.settings import Settings
+
+PID_TAG = "taxi_assets/pid"
+CONFIG = """\
+# Dagster's instance of this TAXI_HOME; everything else is Dagster's default (SQLite).
+telemetry:
+  enabled: false
+"""
+
+
+def dagster_home(settings: Settings) -> Path:
+    """DAGSTER_HOME of this TAXI_HOME, made when missing.
+
+    Raises:
+        SettingsError: it cannot be written.
+    """
+    home = settings.home / "dagster"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        config = home / "dagster.yaml"
+        if not config.exists():
+            config.write_text(CONFIG, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            "TAXI_HOME must be a folder that can be written",
+            f"{settings.home}: {error.strerror}",
+            "Set TAXI_HOME to another folder",
+        ) from error
+    return home
+
+
+def instance(settings: Settings) -> dg.DagsterInstance:
+    return dg.DagsterInstance.from_config(str(dagster_home(settings)))
+
+
+@contextmanager
+def only_run(settings: Settings) -> Iterator[None]:
+    """Hold the run lock of this home; it goes with the process, however that ends.
+
+    Raises:
+        SettingsError: another run holds it.
+    """
+    dagster_home(settings)
+    path = settings.home / "run.lock"
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise SettingsError(
+                "Only one run at a time may use a TAXI_HOME",
+                f"process {lock.read().strip() or 'unknown'} holds {path}",
+                "Wait for it, or set TAXI_HOME to another folder",
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def close_killed_runs(found: dg.DagsterInstance) -> int:
+    """Mark runs of the command line that never ended as failed; call it under the run lock."""
+    open_runs = found.get_runs(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    )
+    killed = [run for run in open_runs if PID_TAG in run.tags]
+    for run in killed:
+        found.report_run_failed(run, "The process that ran it was killed")
+    return len(killed)

@@ -1,0 +1,161 @@
+"""The main job from the command line: which assets, which months, what came out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from databricks_steps.trips.sources import months_of
+
+from databricks_steps.errors import ModelError, TableError, TaxiError
+from databricks_steps.platforms.embedded.session import require_java
+from databricks_steps.settings import Settings
+from databricks_steps.training import registry
+from taxi_assets import instance, reports
+from taxi_assets.definitions import build_defs
+from taxi_assets.jobs import fare_pipeline
+from taxi_assets.partitions import RANGE_TAGS
+from taxi_assets.resources.targets import Target
+from taxi_assets.resources.workspace import Workspace
+from taxi_assets.stages import progress
+
+TRIPS = ("raw_trips", "trips", "quarantined_trips")
+FEATURES = ("pickup_features", "dropoff_features")
+TRAINING = ("training_set", "fare_model", "champion_model")
+SERVING = ("pickup_features_online", "dropoff_features_online", "serving_endpoint")
+PREDICTIONS = ("batch_predictions",)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for. `months` None: every month the source holds."""
+
+    months: tuple[str, ...] | None = None
+    skip_features: bool = False
+    force_features: bool = False
+    skip_training: bool = False
+
+
+class PipelineError(TaxiError):
+    """A stage or a blocking check failed."""
+
+
+def run(target: Target, options: Options) -> dict[str, Any]:
+    """Run the main job; the contents of `last_run.json`, which is written in any case.
+
+    Raises:
+        TaxiError: something needed is missing, a stage failed, or a blocking check did.
+    """
+    settings, started = target.settings, time.monotonic()
+    with instance.only_run(settings):
+        _preflight(settings, options)
+        months = _months(settings, options)
+        progress.say(
+            f"{settings.source if not options.skip_features else 'tables at hand'}, "
+            f"{months[0]} to {months[-1]}, in {settings.home}"
+        )
+        report: dict[str, Any] = {"status": "failed", "source": settings.source}
+        report["months"] = list(months)
+        try:
+            _materialize(target, options, months)
+            report["status"] = "success"
+        except TaxiError as error:
+            report["error"] = str(error)
+            raise
+        finally:
+            report |= reports.results(settings, months, progress)
+            report["seconds"] = round(time.monotonic() - started, 1)
+            reports.write(settings, report)
+    return report
+
+
+def _preflight(settings: Settings, options: Options) -> None:
+    """Everything that can be known to be missing before a minute of work."""
+    require_java()
+    tables = reports.logs(settings)
+    if options.skip_features:
+        empty = [name for name in ("trips", *FEATURES) if not tables.rows(name)]
+        if empty:
+            raise TableError(
+                "--skip-features needs features", f"{empty[0]} is empty", "Run without it once"
+            )
+    if options.skip_training and registry.version(settings, registry.CHAMPION) is None:
+        name = f"{settings.registered_model}@{registry.CHAMPION}"
+        raise ModelError("--skip-training needs a model", f"no {name}", "Run without it once")
+    Workspace(settings).client  # noqa: B018 the port may be taken: better known now than later
+
+
+def _months(settings: Settings, options: Options) -> tuple[str, ...]:
+    if options.skip_features:
+        held = reports.logs(settings).months("trips")
+        chosen = [m for m in held if options.months is None or m in options.months]
+        if not chosen:
+            raise TableError(
+                "--skip-features needs trips of the months",
+                ", ".join(options.months or ()),
+                f"The table trips holds {', '.join(held)}",
+            )
+        return tuple(chosen)
+    return months_of(settings, options.months)
+
+
+def _materialize(target: Target, options: Options, months: Sequence[str]) -> None:
+    first: list[str] = []
+    if not options.skip_features:
+        first += [*TRIPS, *FEATURES]
+    if not options.skip_training:
+        first += TRAINING
+    first += SERVING
+    forced = FEATURES if options.force_features else ()
+    config = {name: {"config": {"force": True}} for name in forced if name in first}
+    job = build_defs(target).resolve_job_def(fare_pipeline.name)
+    with instance.instance(target.settings) as found:
+        instance.close_killed_runs(found)
+        _execute(job, found, first, months, config)
+        # Predictions are for the latest month alone; the earlier ones taught the model.
+        _execute(job, found, PREDICTIONS, months[-1:], {})
+
+
+def _execute(
+    job: dg.JobDefinition,
+    found: dg.DagsterInstance,
+    assets: Sequence[str],
+    months: Sequence[str],
+    config: Mapping[str, Any],
+) -> None:
+    tags = {RANGE_TAGS[0]: months[0], RANGE_TAGS[1]: months[-1]}
+    result = job.execute_in_process(
+        instance=found,
+        asset_selection=[dg.AssetKey(name) for name in assets],
+        tags={**tags, instance.PID_TAG: str(os.getpid())},
+        run_config={"loggers": {"stages": {}}, "ops": dict(config)},
+        raise_on_error=False,
+    )
+    if not result.success:
+        raise _failure(result)
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> TaxiError:
+    """The one message of a failed run: the failed check, or what the failed step said."""
+    if progress.failures:
+        return PipelineError(
+            "A blocking check failed", progress.failures[0], "See it in taxi-assets dev"
+        )
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            message = error.message.strip() if error else "no reason given"
+            kind, _, text = message.partition(": ")
+            ours = kind.startswith("databricks_steps.errors.")
+            return PipelineError(
+                f"Stage {event.step_key} failed",
+                text if ours else message.splitlines()[0],
+                "See the run in taxi-assets dev",
+            )
+    return PipelineError("The run failed", result.run_id, "See the run in taxi-assets dev")

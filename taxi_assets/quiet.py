@@ -1,0 +1,26 @@
+"""What libraries say on their own, kept off the terminal; warnings and errors stay."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+from databricks_steps.settings import Settings
+from taxi_assets.resources.targets import export
+
+
+def settle(settings: Settings) -> None:
+    """Call once, before the libraries are imported."""
+    export(
+        {
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "MLFLOW_LOGGING_LEVEL": "WARNING",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
+            "MPLCONFIGDIR": str(settings.home / "matplotlib"),
+        }
+    )
+    # Inputs are never null: the lookups fill every feature with its default.
+    warnings.filterwarnings("ignore", message=".*Inferred schema contains integer column.*")
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)

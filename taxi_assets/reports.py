@@ -1,0 +1,138 @@
+"""What came out of a run and what a home holds: last_run.json, the summary, the status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from databricks_steps import schemas
+from databricks_steps.platforms.embedded.tables import DeltaTables
+from databricks_steps.settings import Settings
+from databricks_steps.training import registry
+from taxi_assets.resources.workspace import Workspace
+from taxi_assets.stages import Progress
+
+LAST_RUN = "last_run.json"
+
+
+def logs(settings: Settings) -> DeltaTables:
+    """The tables for what their logs tell: months, rows, versions. Reading rows needs Spark."""
+
+    def no_spark() -> Any:
+        raise AssertionError("a table's log is read without Spark")
+
+    return DeltaTables(settings, no_spark)
+
+
+def results(settings: Settings, months: Sequence[str], seen: Progress) -> dict[str, Any]:
+    tables = logs(settings)
+    found: dict[str, Any] = {"tables": {}}
+    for name, table in schemas.TABLES.items():
+        if tables.exists(name):
+            found["tables"][name] = tables.rows(name, list(months) if table.month else None)
+    champion = registry.version(settings, registry.CHAMPION)
+    if champion is not None:
+        metrics = {name: champion.metrics.get(name) for name in ("rmse", "mae", "r2")}
+        found["model"] = {
+            "name": settings.registered_model,
+            "version": champion.number,
+            "alias": registry.CHAMPION,
+            "metrics": metrics,
+        }
+    found["endpoint"] = endpoint_state(settings)
+    scored = tables.rows("batch_predictions", months[-1:])
+    found["batch_predictions"] = {"rows": scored}
+    return found | {"checks": dict(seen.checks), "stages": list(seen.stages)}
+
+
+def endpoint_state(settings: Settings) -> dict[str, Any] | None:
+    """Name, address, version and state of the endpoint; None when there is none."""
+    from databricks.sdk.errors import NotFound
+
+    from databricks_steps.workspace import process
+
+    if not process.status(settings).running:
+        return None
+    try:
+        found = Workspace(settings).client.serving_endpoints.get(settings.endpoint)
+    except NotFound:
+        return None
+    entities = (found.config.served_entities if found.config else None) or []
+    return {
+        "name": settings.endpoint,
+        "url": f"{settings.host}/serving-endpoints/{settings.endpoint}/invocations",
+        "version": entities[0].entity_version if entities else None,
+        "state": found.state.ready.value if found.state and found.state.ready else None,
+    }
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """What a home holds, read from the tables' logs, the registry and the endpoint."""
+    tables = logs(settings)
+    held = {
+        name: {"rows": tables.rows(name), "months": tables.months(name) if table.month else []}
+        for name, table in schemas.TABLES.items()
+        if tables.exists(name)
+    }
+    champion = registry.version(settings, registry.CHAMPION) if held else None
+    model = None
+    if champion is not None:
+        model = {"version": champion.number, "metrics": dict(champion.metrics)}
+    endpoint = endpoint_state(settings)
+    return {"home": str(settings.home), "tables": held, "champion": model, "endpoint": endpoint}
+
+
+def status_text(found: Mapping[str, Any]) -> str:
+    """The status for people."""
+    lines = [f"home      {found['home']}"]
+    for name, table in found["tables"].items():
+        months = f"{table['months'][0]} to {table['months'][-1]}" if table["months"] else ""
+        lines.append(f"  {name:<20}{table['rows']:>14,} rows  {months}".rstrip())
+    if not found["tables"]:
+        lines.append("  no tables yet: ./run_mlops.sh makes them")
+    model, endpoint = found["champion"], found["endpoint"]
+    lines.append(
+        f"champion  version {model['version']}, {_measures(model['metrics'])}"
+        if model
+        else "champion  none yet"
+    )
+    lines.append(
+        f"endpoint  {endpoint['state']}, version {endpoint['version']}, {endpoint['url']}"
+        if endpoint
+        else "endpoint  not running: taxi-assets serve starts it"
+    )
+    return "\n".join(lines)
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """The end of a run for people: what came out, and what to do with it."""
+    model, endpoint, checks = (report.get(key) or {} for key in ("model", "endpoint", "checks"))
+    names = ("raw_trips", "trips", "quarantined_trips")
+    raw, valid, quarantined = (report["tables"][name] for name in names)
+    scored = report["batch_predictions"]["rows"]
+    single = "databricks_steps/serving/config/test_single_prediction.json"
+    return "\n".join(
+        (
+            f"status: {report['status']} in {report['seconds']} s",
+            f"trips        {raw:,} raw = {valid:,} valid + {quarantined:,} quarantined",
+            f"model        {model['name']}, version {model['version']}, {model['alias']}",
+            f"             {_measures(model['metrics'])} on the holdout",
+            f"endpoint     {endpoint['state']}, version {endpoint['version']}, {endpoint['url']}",
+            f"predictions  {scored:,} rows for {report['months'][-1]}",
+            f"checks       {', '.join(f'{count} {name}' for name, count in checks.items())}",
+            f"next         taxi-assets query {single}; taxi-assets dev; taxi-assets stop",
+        )
+    )
+
+
+def _measures(metrics: Mapping[str, float]) -> str:
+    return f"RMSE {metrics['rmse']:.2f}, MAE {metrics['mae']:.2f} dollars, R² {metrics['r2']:.3f}"
+
+
+def write(settings: Settings, report: Mapping[str, Any]) -> None:
+    """Write last_run.json in one step: a reader sees the old one or the new."""
+    path = settings.home / LAST_RUN
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
