@@ -111,6 +111,10 @@ def own_routes(tables: OnlineTables) -> APIRouter:
             raise errors.missing("Online table", name[:120], "Publish the feature table")
         return dict(online_tables.as_json(table))
 
+    @router.get("/online-tables/{name}/rows")
+    def rows(name: str) -> dict[str, Any]:
+        return {"rows": tables.rows(name)}
+
     return router
 
 

@@ -191,7 +191,8 @@ def _changes(delta: Any, since: int, columns: Sequence[str]) -> Changes | None:
     """What changed after a version; None when the feed cannot say, and all must be read."""
     import pyarrow as pa
 
-    if delta.version() < since:
+    feed_on = delta.metadata().configuration.get("delta.enableChangeDataFeed") == "true"
+    if delta.version() < since or not feed_on:
         return None
     wanted = [KEY, TIME, *columns, "_change_type", "_commit_version"]
     try:
