@@ -43,6 +43,7 @@ def create_app(settings: Settings) -> ASGIApp:
         capture.start()
         yield
         await asyncio.to_thread(capture.stop)
+        endpoints.close()
         memory.close()
 
     app = FastAPI(

@@ -70,6 +70,7 @@ class Endpoints:
 
     def __init__(self, settings: Settings, state: State, tables: OnlineTables) -> None:
         self._settings, self._state, self._tables = settings, state, tables
+        self._registry = models.Registry(settings)
         self._endpoints: dict[str, Endpoint] = {}
         self._lock = threading.Lock()
 
@@ -98,6 +99,9 @@ class Endpoints:
                     )
             if document.get("pending_config"):
                 self._start(endpoint)
+
+    def close(self) -> None:
+        self._registry.close()
 
     def create(self, name: str, document: Document, config: Document) -> Endpoint:
         with self._lock:
@@ -170,7 +174,7 @@ class Endpoints:
         """Load the pending configuration beside what serves, then let it take over."""
         pending = endpoint.document["pending_config"]
         try:
-            loaded = self._load(pending, self._fetch)
+            loaded = self._load(pending, self._registry.fetch)
         except Exception as error:  # whatever breaks a load must not break what serves
             expected = isinstance(error, TaxiError)
             message = str(error) if expected else "The model could not be loaded; see the log"
@@ -188,9 +192,6 @@ class Endpoints:
 
     def _save(self, endpoint: Endpoint) -> None:
         self._state.put(KIND, endpoint.document["name"], endpoint.document)
-
-    def _fetch(self, name: str, version: str) -> Path:
-        return models.fetch(self._settings, name, version)
 
     def _folder(self, name: str, version: str) -> Path:
         return models.folder(self._settings, name, version)

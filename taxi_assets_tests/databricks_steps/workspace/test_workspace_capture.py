@@ -1,4 +1,4 @@
-"""Payload capture: the rows in the table, once each, through stops, crashes and half-done flushes."""
+"""Payload capture: the rows in the table, once each, through stops and crashes."""
 
 from __future__ import annotations
 

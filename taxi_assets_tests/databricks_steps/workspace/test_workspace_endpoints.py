@@ -98,7 +98,7 @@ def test_online_stores_live_and_end(workspace: Workspace) -> None:
 def test_an_endpoint_without_published_tables_says_so(workspace: Workspace) -> None:
     api = workspace.client.serving_endpoints
     api.create_and_wait("early", config=config(workspace, v1=100), timeout=MINUTE)
-    with pytest.raises(NotFound, match="online table of p03.e2e_demo_simon.pickup_features"):
+    with pytest.raises(NotFound, match=r"online table of p03.e2e_demo_simon.pickup_features"):
         fare(workspace, "early")
     api.delete("early")
     with pytest.raises(ResourceDoesNotExist, match="early"):
@@ -233,11 +233,11 @@ def test_versions_swap_and_tables_are_published_under_load(served: Workspace) ->
 
     def load() -> None:
         mine = online.workspace_client(settings.host, served.token)
-        while not stop.is_set():
-            try:
+        try:
+            while not stop.is_set():
                 answers.extend(endpoint.query(mine, settings, {"instances": [TRIP, TRIP]}))
-            except ServingError as error:
-                failures.append(str(error))
+        except ServingError as error:
+            failures.append(str(error))
 
     threads = [threading.Thread(target=load) for _ in range(4)]
     for thread in threads:

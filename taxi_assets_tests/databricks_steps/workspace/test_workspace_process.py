@@ -1,4 +1,4 @@
-"""Starting, finding and stopping the workspace: once per home, and clear words when it cannot be."""
+"""Starting, finding and stopping the workspace: one a home, and clear words when it cannot."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_many_starters_make_one_workspace_which_stops_cleanly(own: Settings) -> 
 
 
 def test_a_port_in_use_is_named(own: Settings) -> None:
-    with socket.create_server(("127.0.0.1", own.port)):
-        with pytest.raises(ServingError, match=rf"port {own.port} is in use.*TAXI_PORT"):
-            process.ensure_running(own)
+    refused = pytest.raises(ServingError, match=rf"port {own.port} is in use.*TAXI_PORT")
+    with socket.create_server(("127.0.0.1", own.port)), refused:
+        process.ensure_running(own)
     assert process.status(own).running is False
 
 
