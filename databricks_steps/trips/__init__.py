@@ -1,0 +1,1 @@
+"""Trips: found and read (sources, files, normalize), judged (clean), generated (demo), ingested."""
