@@ -21,6 +21,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """One local Spark session for the whole run, configured as the product's own."""
     home = tmp_path_factory.mktemp("spark")
     running = session.start(Settings(home=home, driver_memory="2g"))
+    running.conf.set("spark.sql.shuffle.partitions", "2")  # small frames: fewer, larger tasks
     yield running
     running.stop()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
 from databricks_steps.features import windows
-from databricks_steps.features.windows import DAY, HALF_HOUR, HOUR, WEEK, WindowSum
+from databricks_steps.features.windows import DAY, HALF_HOUR, HOUR, MICRO, WEEK, WindowSum
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -17,8 +17,8 @@ SUMS = (
     WindowSum("flow_1h", "flow", HOUR),
     WindowSum("trips_24h", "trips", DAY),
     WindowSum("trips_7d", "trips", WEEK),
-    WindowSum("cents_7d", "cents", WEEK),
-    WindowSum("millimiles_7d", "millimiles", WEEK),
+    WindowSum("microdollars_7d", "microdollars", WEEK),
+    WindowSum("micromiles_7d", "micromiles", WEEK),
 )
 OUTFLOW = (WindowSum("flow_1h", "flow", HOUR),)
 
@@ -41,8 +41,8 @@ def dropoff_features(trips: DataFrame, months: Sequence[str]) -> DataFrame:
         "known_at",
         F.col("trips_30m").alias("dropoff_trip_count_30m"),
         F.col("trips_24h").alias("dropoff_trip_count_24h"),
-        windows.ratio("cents_7d", "trips_7d", 0.01).alias("dropoff_mean_fare_7d"),
-        windows.ratio("cents_7d", "millimiles_7d", 10.0).alias("dropoff_fare_per_mile_7d"),
+        windows.ratio("microdollars_7d", "trips_7d", MICRO).alias("dropoff_mean_fare_7d"),
+        windows.ratio("microdollars_7d", "micromiles_7d").alias("dropoff_fare_per_mile_7d"),
         F.col("origins_24h").alias("dropoff_distinct_pickups_24h"),
         F.col("flow_1h").alias("dropoff_net_flow_1h"),
         F.current_timestamp().alias("computed_at"),

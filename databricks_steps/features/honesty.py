@@ -15,7 +15,7 @@ from databricks_steps.features.point_in_time import with_features
 from databricks_steps.ports import Verdict
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column, DataFrame, Row
 
 SAMPLE = 200  # trips
 TOLERANCE = 1e-6
@@ -55,7 +55,8 @@ def no_future_knowledge(
     try:
         looked_up = with_features(sample, rows, lookup, lookback)
         expected = recomputed(sample, trips, lookup)
-        pairs = looked_up.select("trip_id", *lookup.features).join(expected, "trip_id", "left")
+        columns = ("trip_id", lookup.key, lookup.age, *lookup.features)
+        pairs = looked_up.select(*columns).join(expected, "trip_id", "left")
         found = pairs.collect()
     finally:
         sample.unpersist()
@@ -63,7 +64,7 @@ def no_future_knowledge(
         f"trip {row['trip_id']}: {name} is {row[name]}, trips ended by then give {truth}"
         for row in found
         for name in lookup.features
-        if abs(float(row[name]) - (truth := float(row[f"true_{name}"]))) > TOLERANCE
+        if abs(float(row[name]) - (truth := _truth(row, name, lookup))) > TOLERANCE
     ]
     reason = (
         f"{len(wrong)} values differ; {wrong[0]}"
@@ -72,6 +73,14 @@ def no_future_knowledge(
     )
     figures = {"trips_compared": len(found), "values_that_differ": len(wrong)}
     return Verdict("no_future_knowledge", not wrong and bool(found), reason, figures)
+
+
+def _truth(row: Row, name: str, lookup: Lookup) -> float:
+    if name != "pickup_is_airport":
+        return float(row[f"true_{name}"])
+    # Said of the location, not by trips; the default where no row was known.
+    known = row[lookup.age] is not None
+    return float(row[lookup.key] in AIRPORTS) if known else lookup.defaults[name]
 
 
 def recomputed(sample: DataFrame, trips: DataFrame, lookup: Lookup) -> DataFrame:
@@ -84,29 +93,24 @@ def recomputed(sample: DataFrame, trips: DataFrame, lookup: Lookup) -> DataFrame
     asked = F.broadcast(
         sample.select("trip_id", F.col(lookup.key).alias("at_location"), instant.alias("at"))
     )
-    here = (
-        "pickup_location_id" if lookup.table is schemas.PICKUP_FEATURES else ("dropoff_location_id")
-    )
-    ended = _ended(asked, trips, here)
     if lookup.table is schemas.PICKUP_FEATURES:
-        truth = _pickup_truth(ended)
+        truth = asked.join(
+            _pickup_truth(_ended(asked, trips, "pickup_location_id")), "trip_id", "left"
+        )
     else:
+        arrived = _dropoff_truth(_ended(asked, trips, "dropoff_location_id"))
         left = _ended(asked, trips, "pickup_location_id").groupBy("trip_id")
         leaving = left.agg(F.count(F.when(_within("1 HOUR"), 1)).alias("leaving"))
-        truth = _dropoff_truth(ended).join(leaving, "trip_id", "left")
-        flow = F.coalesce("true_dropoff_net_flow_1h", F.lit(0)) - F.coalesce("leaving", F.lit(0))
+        flow = F.coalesce("arriving", F.lit(0)) - F.coalesce("leaving", F.lit(0))
         truth = (
-            asked.join(leaving, "trip_id", "left")
-            .join(truth.drop("leaving"), "trip_id", "left")
+            asked.join(arrived, "trip_id", "left")
+            .join(leaving, "trip_id", "left")
             .withColumn("true_dropoff_net_flow_1h", flow)
-        )
-    if lookup.table is schemas.PICKUP_FEATURES:
-        truth = asked.join(truth, "trip_id", "left").withColumn(
-            "true_pickup_is_airport", F.col("at_location").isin(list(AIRPORTS)).cast("int")
         )
     columns = [
         F.coalesce(F.col(f"true_{name}"), F.lit(default)).cast("double").alias(f"true_{name}")
         for name, default in lookup.defaults.items()
+        if f"true_{name}" in truth.columns
     ]
     return truth.select("trip_id", *columns)
 
@@ -120,8 +124,8 @@ def _ended(asked: DataFrame, trips: DataFrame, here: str) -> DataFrame:
         F.col("pickup_location_id").alias("_origin"),
         F.col("pickup_datetime").alias("_started"),
         F.col("dropoff_datetime").alias("_ended"),
-        F.round("fare_amount", 2).alias("_fare"),
-        F.round("trip_distance", 3).alias("_miles"),
+        F.col("fare_amount").alias("_fare"),
+        F.col("trip_distance").alias("_miles"),
     )
     week = F.expr("INTERVAL 7 DAYS")
     by_then = (F.col("_ended") < F.col("at")) & (F.col("_ended") >= F.col("at") - week)
@@ -161,5 +165,5 @@ def _dropoff_truth(ended: DataFrame) -> DataFrame:
         F.avg("_fare").alias("true_dropoff_mean_fare_7d"),
         (F.sum("_fare") / F.sum("_miles")).alias("true_dropoff_fare_per_mile_7d"),
         F.countDistinct(F.when(day, F.col("_origin"))).alias("true_dropoff_distinct_pickups_24h"),
-        F.count(F.when(_within("1 HOUR"), 1)).alias("true_dropoff_net_flow_1h"),
+        F.count(F.when(_within("1 HOUR"), 1)).alias("arriving"),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
 from databricks_steps.features import windows
-from databricks_steps.features.windows import DAY, HOUR, WEEK, WindowSum
+from databricks_steps.features.windows import DAY, HOUR, MICRO, WEEK, WindowSum
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -17,14 +17,14 @@ AIRPORTS = (1, 132, 138, 11430, 11371, 7114)
 
 SUMS = (
     WindowSum("trips_1h", "trips", HOUR),
-    WindowSum("cents_1h", "cents", HOUR),
-    WindowSum("millimiles_1h", "millimiles", HOUR),
+    WindowSum("microdollars_1h", "microdollars", HOUR),
+    WindowSum("micromiles_1h", "micromiles", HOUR),
     WindowSum("seconds_1h", "seconds", HOUR),
     WindowSum("trips_24h", "trips", DAY),
-    WindowSum("cents_24h", "cents", DAY),
+    WindowSum("microdollars_24h", "microdollars", DAY),
     WindowSum("trips_7d", "trips", WEEK),
-    WindowSum("cents_7d", "cents", WEEK),
-    WindowSum("millimiles_7d", "millimiles", WEEK),
+    WindowSum("microdollars_7d", "microdollars", WEEK),
+    WindowSum("micromiles_7d", "micromiles", WEEK),
 )
 
 
@@ -39,11 +39,11 @@ def pickup_features(trips: DataFrame, months: Sequence[str]) -> DataFrame:
         "known_at",
         F.col("trips_1h").alias("pickup_trip_count_1h"),
         F.col("trips_24h").alias("pickup_trip_count_24h"),
-        windows.ratio("cents_1h", "trips_1h", 0.01).alias("pickup_mean_fare_1h"),
-        windows.ratio("cents_24h", "trips_24h", 0.01).alias("pickup_mean_fare_24h"),
-        windows.ratio("cents_7d", "trips_7d", 0.01).alias("pickup_mean_fare_7d"),
-        windows.ratio("cents_7d", "millimiles_7d", 10.0).alias("pickup_fare_per_mile_7d"),
-        windows.ratio("millimiles_1h", "seconds_1h", 3.6).alias("pickup_mean_speed_1h"),
+        windows.ratio("microdollars_1h", "trips_1h", MICRO).alias("pickup_mean_fare_1h"),
+        windows.ratio("microdollars_24h", "trips_24h", MICRO).alias("pickup_mean_fare_24h"),
+        windows.ratio("microdollars_7d", "trips_7d", MICRO).alias("pickup_mean_fare_7d"),
+        windows.ratio("microdollars_7d", "micromiles_7d").alias("pickup_fare_per_mile_7d"),
+        windows.ratio("micromiles_1h", "seconds_1h", MICRO / 3600).alias("pickup_mean_speed_1h"),
         F.col("location_id").isin(list(AIRPORTS)).cast("int").alias("pickup_is_airport"),
         F.current_timestamp().alias("computed_at"),
         "known_month",

@@ -4,7 +4,7 @@ A trip that ended in cell `c` (a quarter of an hour) counts in the row stamped `
 `w` when `k - w <= c` and the cell is over at `k`. So each cell brings `+x` at `c + 15 min` and
 `-x` at `c + 15 min + w`, and a running sum over these changes is the windowed sum at every
 instant where it changes. Rows are `1 + number of windows` a cell, however long the windows are.
-Sums are of whole numbers (trips, cents, thousandths of a mile, seconds), so that a month gives
+Sums are of whole numbers (trips, microdollars, micromiles, seconds), so that a month gives
 the same rows whichever month the running sum started from.
 """
 
@@ -27,7 +27,7 @@ HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 WEEK = timedelta(days=7)
 REACH = WEEK + GRID  # how far before a month its first row looks
-MEASURES = ("trips", "cents", "millimiles", "seconds", "flow")
+MICRO = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def cells(trips: DataFrame, location: str, flow: int) -> DataFrame:
     duration = F.unix_seconds(ended) - F.unix_seconds(F.col("pickup_datetime"))
     return trips.groupBy(F.col(location).alias("location_id"), grid_cell(ended).alias("cell")).agg(
         F.count(F.lit(1)).alias("trips"),
-        F.sum(F.round(F.col("fare_amount") * 100).cast("long")).alias("cents"),
-        F.sum(F.round(F.col("trip_distance") * 1000).cast("long")).alias("millimiles"),
+        F.sum(F.round(F.col("fare_amount") * MICRO).cast("long")).alias("microdollars"),
+        F.sum(F.round(F.col("trip_distance") * MICRO).cast("long")).alias("micromiles"),
         F.sum(duration).alias("seconds"),
         (F.count(F.lit(1)) * flow).alias("flow"),
     )
@@ -151,8 +151,8 @@ def running_sums(frames: Sequence[DataFrame], months: Sequence[str]) -> DataFram
     ).where(F.col("known_month").isin(list(months)))
 
 
-def ratio(above: str, below: str, factor: float) -> Column:
-    """`above / below * factor`; null where `below` is zero."""
+def ratio(above: str, below: str, scale: float = 1) -> Column:
+    """`above / (below * scale)`; null where `below` is zero."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    return F.when(F.col(below) > 0, F.col(above) * factor / F.col(below))
+    return F.when(F.col(below) > 0, F.col(above) / (F.col(below) * scale))

@@ -1,0 +1,190 @@
+"""Feature rows and lookups against the brute-force oracle: every value, every row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from feature_oracle import ROWS, Trip, known
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from databricks_steps import schemas
+from databricks_steps.features.dropoff import dropoff_features
+from databricks_steps.features.lookups import LOOKUPS, Lookup
+from databricks_steps.features.pickup import pickup_features
+from databricks_steps.features.point_in_time import with_features
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+WEEK = timedelta(days=7)
+MADE = {"pickup_features": pickup_features, "dropoff_features": dropoff_features}
+NOON = datetime(2022, 2, 10, 12)
+COLUMNS = (
+    "trip_id string, pickup_datetime timestamp, dropoff_datetime timestamp, "
+    "pickup_location_id int, dropoff_location_id int, fare_amount double, trip_distance double, "
+    "trip_month string"
+)
+
+
+def frame(spark: SparkSession, trips: list[Trip]) -> DataFrame:
+    rows = [
+        (str(i), t.pickup, t.dropoff, t.origin, t.target, t.fare, t.miles, f"{t.pickup:%Y-%m}")
+        for i, t in enumerate(trips)
+    ]
+    return spark.createDataFrame(rows, COLUMNS)
+
+
+def trip(end: datetime, origin: int = 7, target: int = 9, fare: float = 10.0) -> Trip:
+    return Trip(end - timedelta(minutes=12), end, origin, target, fare, 2.5)
+
+
+# Whole quarters of an hour are as likely as any other instant: boundaries are where bugs are.
+_instants = st.one_of(
+    st.integers(0, 4 * 24 * 12).map(lambda n: datetime(2022, 1, 25) + n * timedelta(minutes=15)),
+    st.integers(0, 12 * 86_400).map(lambda n: datetime(2022, 1, 25) + timedelta(seconds=n)),
+    st.integers(0, 86_400).map(lambda n: datetime(2022, 3, 13) + timedelta(seconds=n)),
+)
+_trips = st.builds(
+    lambda end, minutes, origin, target, cents, hundredths: Trip(
+        end - timedelta(minutes=minutes), end, origin, target, cents / 100, hundredths / 100
+    ),
+    _instants,
+    st.integers(1, 240),
+    st.sampled_from([1, 7, 9, 264]),
+    st.sampled_from([1, 7, 9, 264]),
+    st.integers(250, 25_000),
+    st.integers(5, 10_000),
+)
+MONTHS = ["2022-01", "2022-02", "2022-03"]
+
+
+def _in_world(location: int | None, number: int) -> int:
+    return (location or 0) + 1000 * number
+
+
+def approximately(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v if v is None else pytest.approx(v, rel=1e-9) for k, v in row.items()}
+
+
+@settings(
+    max_examples=4,
+    phases=[Phase.explicit, Phase.generate],  # a Spark run for each shrink would take minutes
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(st.lists(st.lists(_trips, min_size=1, max_size=30), min_size=15, max_size=25))
+def test_rows_and_lookups_equal_the_oracle(spark: SparkSession, worlds: list[list[Trip]]) -> None:
+    """Each world has locations of its own, so that one Spark run tries many."""
+    trips = [
+        replace(t, origin=_in_world(t.origin, n), target=_in_world(t.target, n))
+        for n, world in enumerate(worlds)
+        for t in world
+    ]
+    given_trips = frame(spark, trips).cache()
+    for lookup in LOOKUPS:
+        table = lookup.table
+        rows = MADE[table.name](given_trips, MONTHS).cache()
+        for row in rows.collect():
+            truth = ROWS[table.name](trips, row["location_id"], row["known_at"])
+            assert {name: row[name] for name in lookup.features} == approximately(truth), row
+        looked_up = with_features(given_trips, rows, lookup, WEEK)
+        for row in looked_up.collect():
+            truth = known(trips, table, row[lookup.key], row["pickup_datetime"])
+            assert {name: row[name] for name in lookup.features} == approximately(truth), row
+
+
+def looked_up(
+    spark: SparkSession, lookup: Lookup, trips: list[Trip], at: datetime, location: int | None = 7
+) -> dict[str, Any]:
+    """What one trip from `location` to `location` at `at` looks up."""
+    rows = MADE[lookup.table.name](frame(spark, trips), ["2022-01", "2022-02", "2022-03"])
+    asked = frame(spark, [Trip(at, at + timedelta(minutes=9), location, location, 9.0, 1.0)])
+    row = with_features(asked, rows, lookup, WEEK).first()
+    assert row is not None
+    return {name: row[name] for name in (*lookup.features, lookup.age)}
+
+
+PICKUP, DROPOFF = LOOKUPS
+
+
+def test_a_trip_is_not_known_at_the_instant_it_ends(spark: SparkSession) -> None:
+    ended = [trip(NOON)]
+    assert looked_up(spark, PICKUP, ended, NOON)["pickup_trip_count_1h"] == 0
+    before = looked_up(spark, PICKUP, ended, NOON + timedelta(minutes=14, seconds=59))
+    assert (before["pickup_trip_count_1h"], before["pickup_feature_age"]) == (0, None)
+    then = looked_up(spark, PICKUP, ended, NOON + timedelta(minutes=15))
+    assert (then["pickup_trip_count_1h"], then["pickup_feature_age"]) == (1, 0)
+
+
+def test_a_trip_leaves_the_window_when_it_is_over(spark: SparkSession) -> None:
+    ended = [trip(NOON)]
+    at = NOON + timedelta(hours=1)
+    assert looked_up(spark, PICKUP, ended, at)["pickup_trip_count_1h"] == 1
+    later = looked_up(spark, PICKUP, ended, at + timedelta(minutes=15))
+    assert later["pickup_trip_count_1h"] == 0
+    assert later["pickup_mean_fare_1h"] == schemas.DEFAULT_FARE
+    assert later["pickup_mean_fare_24h"] == 10.0
+
+
+def test_the_lookback_ends_to_the_microsecond(spark: SparkSession) -> None:
+    last_change = NOON + WEEK + timedelta(minutes=15)  # the trip leaves the 7-day window
+    within = looked_up(spark, PICKUP, [trip(NOON)], last_change + WEEK)
+    assert within["pickup_feature_age"] == 7 * 86_400
+    beyond = looked_up(spark, PICKUP, [trip(NOON)], last_change + WEEK + timedelta(microseconds=1))
+    assert beyond["pickup_feature_age"] is None
+    assert {n: beyond[n] for n in PICKUP.features} == PICKUP.defaults
+
+
+@pytest.mark.parametrize("location", [None, 265])
+def test_a_null_key_and_an_unknown_zone_get_the_defaults(
+    spark: SparkSession, location: int | None
+) -> None:
+    for lookup in LOOKUPS:
+        found = looked_up(spark, lookup, [trip(NOON)], NOON + timedelta(hours=1), location)
+        assert {n: found[n] for n in lookup.features} == lookup.defaults
+        assert found[lookup.age] is None
+
+
+def test_distinct_pickups_count_a_location_once_until_its_last_trip_leaves(
+    spark: SparkSession,
+) -> None:
+    again = NOON + timedelta(hours=20)
+    ended = [trip(NOON, 1, 7), trip(again, 1, 7), trip(again, 2, 7)]
+
+    def distinct(hours: float) -> int:
+        at = NOON + timedelta(hours=hours)
+        return int(looked_up(spark, DROPOFF, ended, at)["dropoff_distinct_pickups_24h"])
+
+    assert [distinct(1), distinct(21), distinct(25), distinct(44), distinct(44.25)] == [
+        1,
+        2,
+        2,
+        2,
+        0,
+    ]
+
+
+def test_no_trips_make_no_rows(spark: SparkSession) -> None:
+    for name, make in MADE.items():
+        made = make(frame(spark, []), ["2022-02"])
+        assert made.columns == list(schemas.TABLES[name].names)
+        assert made.collect() == []
+
+
+def test_months_in_any_order_and_at_once_give_the_same_rows(spark: SparkSession) -> None:
+    edge = datetime(2022, 2, 1)
+    ends = [edge + timedelta(minutes=m) for m in (-9000, -1441, -60, -15, -1, 0, 1, 15, 700)]
+    trips = frame(spark, [trip(e, 7 + i % 2, 9, 5.0 + i) for i, e in enumerate(ends)]).cache()
+    for name, make in MADE.items():
+        kept = [n for n in schemas.TABLES[name].names if n != "computed_at"]
+
+        def rows(months: list[str], make: Any = make, kept: list[str] = kept) -> set[Any]:
+            return {tuple(r) for r in make(trips, months).select(*kept).collect()}
+
+        at_once = rows(["2022-01", "2022-02"])
+        assert at_once == rows(["2022-02"]) | rows(["2022-01"])
+        assert at_once
