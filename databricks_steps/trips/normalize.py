@@ -6,14 +6,17 @@ column's name goes to `unreadable`. Times stay New York wall clock, as published
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
+from databricks_steps.months import FIRST
 from databricks_steps.trips import values
-from databricks_steps.trips.files import SourceColumn, TripFile
+from databricks_steps.trips.files import HASH_DIGITS, SourceColumn, TripFile
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -53,12 +56,37 @@ def pickup_months(spark: SparkSession, file: TripFile) -> tuple[str, ...]:
     """Months that hold at least a thousandth of the file's rows by pickup; the fullest first."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    published = _published(_scan(spark, file), file)
     month = F.date_format("pickup_datetime", "yyyy-MM").alias("month")
-    counted = published.groupBy(month).agg(F.count(F.lit(1)).alias("rows")).collect()
+    with exact_names(spark):
+        published = _published(_scan(spark, file), file)
+        counted = published.groupBy(month).agg(F.count(F.lit(1)).alias("rows")).collect()
     total = sum(row["rows"] for row in counted)
-    found = [r for r in counted if r["month"] and r["rows"] >= total * LEAST_SHARE]
+    least = max(total * LEAST_SHARE, 1)
+    found = [r for r in counted if (r["month"] or "") >= FIRST and r["rows"] >= least]
     return tuple(r["month"] for r in sorted(found, key=lambda r: (-r["rows"], r["month"])))
+
+
+@contextmanager
+def exact_names(spark: SparkSession) -> Iterator[None]:
+    """Read columns by their exact names: some files have both `airport_fee` and `Airport_fee`."""
+    before = spark.conf.get("spark.sql.caseSensitive")
+    spark.conf.set("spark.sql.caseSensitive", "true")
+    try:
+        yield
+    finally:
+        spark.conf.set("spark.sql.caseSensitive", before or "false")
+
+
+def rows_hash(spark: SparkSession, file: TripFile) -> str:
+    """16 digits that change when a row of the table does; the order of rows does not matter."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    # A sum, not an exclusive or: two copies of a row must count.
+    total = F.sum(F.pmod(_HASH, F.lit((1 << 40) - 87))).alias("total")
+    with exact_names(spark):
+        hashed = _published(_scan(spark, file), file).select(_hash().alias(_HASH))
+        row = hashed.agg(F.count(F.lit(1)).alias("rows"), total).collect()[0]
+    return hashlib.sha256(f"{row['rows']} {row['total']}".encode()).hexdigest()[:HASH_DIGITS]
 
 
 def with_trip_ids(rows: DataFrame) -> DataFrame:

@@ -1,0 +1,239 @@
+"""The steps `raw_trips` and `trips`: what changed is replaced month by month, the rest skipped.
+
+A month holds exactly what its source holds; demo and real trips never stand side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from databricks_steps import digests, schemas
+from databricks_steps.errors import SourceError, TableError
+from databricks_steps.ports import Commit, Outcome, Platform, Tables, Verdict
+from databricks_steps.trips import clean, columns, demo, files, normalize, reading, sources, values
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+RAW, VALID, QUARANTINED = "raw_trips", "trips", "quarantined_trips"
+_EMPTIED = 0  # what an emptied month was made from: nothing
+
+
+def raw_trips(
+    platform: Platform,
+    months: Sequence[str] | None,
+    source: str | None = None,
+    force: bool = False,
+) -> tuple[Outcome, ...]:
+    """The months (default: all) of the source, as published; months at hand are skipped.
+
+    Raises:
+        SourceError: the source cannot be read, lacks a month, or would mix demo with real trips.
+    """
+    text = source or platform.settings.source
+    found = sources.source(text, months, platform.settings, lambda: platform.spark)
+    emptied: list[str] = []
+    commit = None
+    stale = _stale_months(platform.tables, found, force)
+    if stale:
+        emptied = _emptied_demo_months(platform, found)
+        found, stale, commit = _replaced(platform, found, emptied, force)
+    tables = platform.tables
+    figures = {
+        "source": text,
+        "rows_by_month": {month: tables.rows(RAW, [month]) for month in found.months},
+        "files": [file.name for file in found.files],
+        "refused_files": {file.name: file.problem for file in found.refused},
+        "skipped_months": [month for month in found.months if month not in stale],
+        "emptied_demo_months": emptied,
+    }
+    rows = tables.rows(RAW, found.months)
+    return (Outcome(RAW, rows, figures, commit or _unchanged(tables, RAW)),)
+
+
+def trips(
+    platform: Platform, months: Sequence[str] | None, force: bool = False
+) -> tuple[Outcome, Outcome]:
+    """Valid and quarantined trips of the months (default: all); months up to date are skipped.
+
+    Raises:
+        TableError: none of the months has been ingested.
+    """
+    tables = platform.tables
+    chosen = _ingested(tables, months)
+    code = digests.code(clean)
+    digest = {m: digests.digest(tables.contents(RAW, [m]), code) for m in chosen}
+    stale = [
+        month
+        for month in chosen
+        if force or any(tables.made_from(t, month) != digest[month] for t in (VALID, QUARANTINED))
+    ]
+    commits = {name: _unchanged(tables, name) for name in (VALID, QUARANTINED)}
+    if stale:
+        made_from = {month: digest[month] for month in stale}
+        checked = clean.with_broken_rules(tables.read(RAW, stale))
+        quarantined = clean.quarantined_trips(checked)
+        commits[QUARANTINED] = tables.replace(QUARANTINED, quarantined, stale, made_from)
+        commits[VALID] = tables.replace(VALID, clean.valid_trips(checked), stale, made_from)
+    skipped = [month for month in chosen if month not in stale]
+    outcomes = {
+        name: Outcome(
+            name,
+            tables.rows(name, chosen),
+            {
+                "rows_by_month": {month: tables.rows(name, [month]) for month in chosen},
+                "skipped_months": skipped,
+            },
+            commits[name],
+        )
+        for name in (VALID, QUARANTINED)
+    }
+    verdicts = (rows_conserved(tables, chosen), schema_contract(tables.read(VALID, chosen)))
+    by_rule = {"rows_by_rule": rows_by_rule(tables.read(QUARANTINED, chosen))}
+    quarantine = outcomes[QUARANTINED]
+    return (
+        replace(outcomes[VALID], verdicts=verdicts),
+        replace(quarantine, figures={**quarantine.figures, **by_rule}),
+    )
+
+
+def rows_conserved(tables: Tables, months: Sequence[str]) -> Verdict:
+    """rows(raw_trips) = rows(trips) + rows(quarantined_trips), month by month."""
+    counts = {
+        month: {name: tables.rows(name, [month]) for name in (RAW, VALID, QUARANTINED)}
+        for month in months
+    }
+    off = [m for m, rows in counts.items() if rows[RAW] != rows[VALID] + rows[QUARANTINED]]
+    total = sum(rows[RAW] for rows in counts.values())
+    reason = (
+        f"Rows differ in {', '.join(off)}: "
+        + "; ".join(", ".join(f"{k} {n:,}" for k, n in counts[m].items()) for m in off)
+        if off
+        else f"All {total:,} raw trips are valid or quarantined"
+    )
+    return Verdict("rows_conserved", not off, reason, counts)
+
+
+def schema_contract(written: DataFrame) -> Verdict:
+    """Columns and types are those of `schemas.TRIPS`, and required columns hold no null."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    wanted = {field.name: field.dataType for field in schemas.TRIPS.spark()}
+    found = {field.name: field.dataType for field in written.schema}
+    faults = [f"{name} is missing" for name in wanted if name not in found]
+    faults += [f"{name} is not in the contract" for name in found if name not in wanted]
+    faults += [
+        f"{name} is {found[name].simpleString()}, not {kind.simpleString()}"
+        for name, kind in wanted.items()
+        if name in found and found[name] != kind
+    ]
+    required = [c.name for c in schemas.TRIPS.columns if not c.nullable and c.name in found]
+    nulls = written.agg(*(F.count_if(F.col(c).isNull()).alias(c) for c in required)).collect()[0]
+    counts = {name: nulls[name] for name in required if nulls[name]}
+    faults += [f"{name} is null in {count:,} rows" for name, count in counts.items()]
+    reason = "; ".join(faults) or f"{len(wanted)} columns as in schemas.py; none required is null"
+    return Verdict("schema_contract", not faults, reason, {"nulls": counts})
+
+
+def rows_by_rule(quarantined: DataFrame) -> dict[str, int]:
+    """Rule → trips that broke it; a trip counts under each of its rules."""
+    counted = quarantined.selectExpr("explode(rules) AS rule").groupBy("rule").count().collect()
+    found = {row["rule"]: row["count"] for row in counted}
+    return {rule.name: found[rule.name] for rule in clean.RULES if rule.name in found}
+
+
+def _ingested(tables: Tables, months: Sequence[str] | None) -> list[str]:
+    """Those of the months that were ingested; one that its source left without rows counts."""
+    held = tables.months(RAW)
+    if months is not None:
+        held = [m for m in months if m in held or tables.made_from(RAW, m)]
+    if not held:
+        wanted = ", ".join(months or ()) or "any month"
+        raise TableError("raw_trips is needed first", f"no rows of {wanted}", "Ingest the month")
+    return held
+
+
+def _digests(found: sources.Source) -> dict[str, int]:
+    """Month → digest of what it is made from: its files, and the code that reads them."""
+    code = digests.code(columns, files, normalize, values)
+    return {
+        month: digests.digest(code, *sorted((f.name, f.hash) for f in found.of(month)))
+        for month in found.months
+    }
+
+
+def _stale_months(tables: Tables, found: sources.Source, force: bool) -> list[str]:
+    digest = _digests(found)
+    return [m for m in found.months if force or tables.made_from(RAW, m) != digest[m]]
+
+
+def _replaced(
+    platform: Platform, found: sources.Source, emptied: Sequence[str], force: bool
+) -> tuple[sources.Source, list[str], Commit | None]:
+    """Write the stale months and empty those of demo trips, in one commit.
+
+    A file that turns out to be damaged while its rows are read is refused, and the rest written.
+    """
+    stale = _stale_months(platform.tables, found, force)
+    months = sorted({*stale, *emptied})
+    if not months:
+        return found, stale, None
+    digest = _digests(found)
+    made_from: Mapping[str, int] = {m: digest.get(m, _EMPTIED) for m in months}
+    read = [file for file in found.files if set(file.months) & set(stale)]
+    try:
+        with normalize.exact_names(platform.spark):
+            frame = normalize.raw_trips(platform.spark, read, stale)
+            commit = platform.tables.replace(RAW, frame, months, made_from)
+    except reading.failures():
+        problems = {file: reading.problem(platform.spark, file) for file in read}
+        damaged = [replace(file, problem=text) for file, text in problems.items() if text]
+        if not damaged:
+            raise
+        return _replaced(platform, found.without(damaged), emptied, force)
+    return found, stale, commit
+
+
+def _emptied_demo_months(platform: Platform, found: sources.Source) -> list[str]:
+    """Months of demo trips, emptied in every table made from raw trips as real ones come in.
+
+    raw_trips itself is left to the commit that brings the real trips.
+
+    Raises:
+        SourceError: demo trips would come in where real ones are.
+    """
+    tables = platform.tables
+    stored = _months_by_kind(tables)
+    if found.is_demo:
+        if stored["real"]:
+            raise SourceError(
+                "Demo and real trips never mix",
+                f"raw_trips holds real trips of {', '.join(stored['real'])}",
+                "Name the source of the real trips with --source, or set another TAXI_HOME",
+            )
+        return []
+    months = stored["demo"]
+    for table in schemas.TABLES.values():
+        if table.month and table.name != RAW and months and tables.rows(table.name, months):
+            nothing = tables.read(table.name, [])
+            tables.replace(table.name, nothing, months, dict.fromkeys(months, _EMPTIED))
+    return months
+
+
+def _months_by_kind(tables: Tables) -> dict[str, list[str]]:
+    """The months of demo trips and of real trips that raw_trips holds."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    found: dict[str, list[str]] = {"demo": [], "real": []}
+    if tables.months(RAW):
+        is_demo = F.col("source_file").startswith(demo.PREFIX).alias("is_demo")
+        rows: list[Any] = tables.read(RAW).select("trip_month", is_demo).distinct().collect()
+        for row in sorted(rows):
+            found["demo" if row["is_demo"] else "real"].append(row["trip_month"])
+    return found
+
+
+def _unchanged(tables: Tables, name: str) -> Commit:
+    return Commit(name, "unchanged", tables.version(name) or 0, 0)
