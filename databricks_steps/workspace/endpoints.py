@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from databricks_steps.errors import TaxiError
+from databricks_steps import schemas
+from databricks_steps.errors import ModelError, TaxiError
+from databricks_steps.serving.feature_spec import FeatureSpec
 from databricks_steps.serving.scorer import Scorer
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import errors, models
@@ -38,6 +40,7 @@ class ServedModel:
     entity_version: str
     scorer: Scorer
     lookups: tuple[Lookup, ...]
+    order: tuple[int, ...]  # the model's inputs among the request's and the lookups' features
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,7 @@ class Endpoints:
                 version,
                 scorer,
                 lookups(self._tables, scorer.spec.lookups),
+                _order(scorer.spec),
             )
         routes = [r for r in config["traffic_config"]["routes"] if r["traffic_percentage"]]
         bounds = [0]
@@ -216,6 +220,20 @@ class Endpoints:
         return Serving(
             tuple(loaded[route["served_model_name"]] for route in routes), tuple(bounds[1:])
         )
+
+
+def _order(spec: FeatureSpec) -> tuple[int, ...]:
+    names = [column.name for column in schemas.REQUEST_FEATURES]
+    for lookup in spec.lookups:
+        names += lookup.features
+    unknown = set(spec.inputs) - set(names)
+    if unknown:
+        raise ModelError(
+            "Every input of a served model is looked up or requested",
+            sorted(unknown),
+            "Train and log it again",
+        )
+    return tuple(names.index(name) for name in spec.inputs)
 
 
 def payload_table(document: Document) -> str | None:

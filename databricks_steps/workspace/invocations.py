@@ -12,7 +12,6 @@ import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 import numpy as np
 import orjson
@@ -68,7 +67,7 @@ class Invocations:
             answer = _refused(*refused, request_id=str(uuid.uuid4()))
         else:
             try:
-                answer = await self._query(unquote(path[1]), receive, started)
+                answer = await self._query(path[1], receive, started)
             except ConnectionError:
                 return
         await _send(send, answer)
@@ -136,14 +135,15 @@ def _answer(endpoint: Endpoint, body: bytes, request_id: str) -> Answer:
 
 def matrix(request: FareRequest, served: ServedModel) -> NDArray[np.float32]:
     """The model's inputs for every row: what the request says, and what the lookups answer."""
-    values = request.features()
+    if len(request) == 1:  # the common case; arrays of one element would cost more than the lookup
+        row = [values.item() for values in request.features().values()]
+        for lookup in served.lookups:
+            row += lookup.one(request.keys(lookup.key).item())
+        return np.array([[row[place] for place in served.order]], dtype=np.float32)
+    columns = [*request.features().values()]
     for lookup in served.lookups:
-        found = lookup(request.keys(lookup.key))
-        values |= {name: found[:, place] for place, name in enumerate(lookup.features)}
-    filled = np.empty((len(request), len(served.scorer.spec.inputs)), dtype=np.float32)
-    for place, name in enumerate(served.scorer.spec.inputs):
-        filled[:, place] = values[name]
-    return filled
+        columns.extend(lookup.many(request.keys(lookup.key)).T)
+    return np.column_stack([columns[place] for place in served.order]).astype(np.float32)
 
 
 def _not_ready(endpoint: Endpoint) -> errors.ApiError:

@@ -142,7 +142,7 @@ class Lookup:
     def __init__(self, tables: OnlineTables, wanted: TableLookup) -> None:
         self._tables = tables
         self._wanted = wanted
-        self._defaults = np.array([wanted.defaults[name] for name in wanted.features], dtype=float)
+        self._defaults = [float(wanted.defaults[name]) for name in wanted.features]
         self._sql: tuple[str, str] | None = None
 
     @property
@@ -153,40 +153,41 @@ class Lookup:
     def key(self) -> str:
         return self._wanted.key
 
-    def __call__(self, locations: NDArray[np.int64]) -> NDArray[np.float64]:
-        """One row of features for each location.
-
-        One statement answers the whole batch, so that no publish can fall in between.
+    def one(self, location: int) -> list[float]:
+        """The features of one location.
 
         Raises:
             ApiError: the table is not published, or lacks a feature of the model.
         """
-        try:
-            found = self._found(locations)
-        except sqlite3.OperationalError:  # published anew under another name or with other columns
-            self._sql = None
-            try:
-                found = self._found(locations)
-            except sqlite3.OperationalError as error:
-                raise self._unusable(error) from error
-        return np.where(np.isnan(found), self._defaults, found)
+        rows = self._select(0, location)
+        if not rows:
+            return self._defaults
+        return [
+            default if value is None else value
+            for value, default in zip(rows[0], self._defaults, strict=True)
+        ]
 
-    def _found(self, locations: NDArray[np.int64]) -> NDArray[np.float64]:
-        one, many = self._sql or self._prepare()
-        answer = np.full((len(locations), len(self._defaults)), np.nan)
-        if len(locations) == 1:
-            rows = self._tables.select(one, int(locations[0]))
-            if rows:
-                answer[0] = rows[0]
-            return answer
+    def many(self, locations: NDArray[np.int64]) -> NDArray[np.float64]:
+        """One row of features for each location; raises as `one` does.
+
+        One statement answers the whole batch, so that no publish can fall in between.
+        """
         keys, places = np.unique(locations, return_inverse=True)
-        rows = self._tables.select(many, json.dumps(keys.tolist()))
+        rows = self._select(1, json.dumps(keys.tolist()))
+        by_key = np.full((len(keys), len(self._defaults)), np.nan)
         if rows:
             values = np.array(rows, dtype=float)
-            by_key = np.full((len(keys), len(self._defaults)), np.nan)
             by_key[np.searchsorted(keys, values[:, 0])] = values[:, 1:]
-            answer = by_key[places]
-        return answer
+        return np.where(np.isnan(by_key), self._defaults, by_key)[places]
+
+    def _select(self, which: int, parameter: object) -> list[tuple[float | None, ...]]:
+        try:
+            return self._tables.select((self._sql or self._prepare())[which], parameter)
+        except sqlite3.OperationalError:  # published anew under another name or with other columns
+            try:
+                return self._tables.select(self._prepare()[which], parameter)
+            except sqlite3.OperationalError as error:
+                raise self._unusable(error) from error
 
     def _prepare(self) -> tuple[str, str]:
         table = self._tables.by_source(self._wanted.table).name

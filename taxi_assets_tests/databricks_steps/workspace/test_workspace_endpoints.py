@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -267,6 +269,15 @@ def test_a_restart_loses_nothing_and_needs_no_registry(start: Callable[[], Works
     serve(workspace)
     api, name = workspace.client.serving_endpoints, workspace.settings.endpoint
     before, answer = api.get(name), fare(workspace, name)
+    api.create("begun", config=config(workspace, v2=100))
+    process_id = process.status(workspace.settings).pid
+    assert process_id is not None
+    os.kill(process_id, signal.SIGKILL)
+    while process.status(workspace.settings).running:
+        time.sleep(0.05)
+    process.ensure_running(workspace.settings)  # and it goes on with the load it had begun
+    api.wait_get_serving_endpoint_not_updating("begun", timeout=MINUTE)
+    assert fare(workspace, "begun") != pytest.approx(answer, abs=0.5)
     online_before = OnlineTables(online_tables.database(workspace.settings)).published()
     assert process.stop(workspace.settings)
     for file in workspace.settings.home.glob("mlflow.db*"):

@@ -190,9 +190,10 @@ def test_null_features_stay_null_and_the_lookup_answers_the_default(source: Sour
     wanted = TableLookup(source.name, "pickup_location_id", names, dict.fromkeys(names, 15.0))
     lookup = OnlineTables(online_tables.database(source.settings)).lookup(wanted)
     known = shown["pickup_mean_fare_7d"]
-    assert lookup(np.array([5])).tolist() == [[15.0, known]]
-    assert lookup(np.array([404])).tolist() == [[15.0, 15.0]]
-    assert lookup(np.array([404, 5, 404])).tolist() == [[15.0, 15.0], [15.0, known], [15.0, 15.0]]
+    assert lookup.one(5) == [15.0, known]
+    assert lookup.one(404) == [15.0, 15.0]
+    assert lookup.many(np.array([404, 5, 404])).tolist() == [[15, 15], [15, known], [15, 15]]
+    assert lookup.many(np.array([404, 405])).tolist() == [[15, 15], [15, 15]]
 
 
 def test_what_cannot_be_published_is_refused(source: Source) -> None:
@@ -245,7 +246,7 @@ def readers(source: Source) -> Iterator[list[set[tuple[float, ...]]]]:
 
     def read(answers: set[tuple[float, ...]]) -> None:
         while not stop.is_set():
-            answers.add(tuple(lookup(np.array([1, 2, 3]))[:, 2].tolist()))
+            answers.add(tuple(lookup.many(np.array([1, 2, 3]))[:, 2].tolist()))
 
     threads = [threading.Thread(target=read, args=(answers,)) for answers in seen]
     for thread in threads:

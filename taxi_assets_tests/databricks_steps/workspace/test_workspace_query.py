@@ -16,6 +16,7 @@ from databricks_steps import schemas
 from databricks_steps.serving import endpoint, online
 from databricks_steps.workspace import online_tables
 from databricks_steps.workspace.online_tables import OnlineTables
+from taxi_assets_tests.databricks_steps.serving.test_request import REFUSED
 from taxi_assets_tests.databricks_steps.workspace.homes import INPUTS, Workspace
 
 TUESDAY = {
@@ -186,6 +187,16 @@ def test_unknown_paths_and_endpoints_are_answered_in_databricks_form(served: Wor
     assert refusal(missing) == (404, "RESOURCE_DOES_NOT_EXIST")
     assert "none" in missing.json()["message"]
     assert requests.get(path, headers=headers, timeout=10).status_code in (404, 405)
+
+
+def test_every_refusal_of_the_contract_is_a_400_with_its_message(served: Workspace) -> None:
+    bodies = [(json.dumps(payload), message) for payload, message in REFUSED]
+    answers = [(post(served, body), message) for body, message in bodies if len(body) < 1_000_000]
+    assert len(answers) >= 60
+    for answer, message in answers:
+        assert answer.status_code == 400
+        assert message in answer.json()["message"]
+        assert set(answer.json()) == {"error_code", "message"}
 
 
 def test_hostile_bodies_never_break_the_server(served: Workspace) -> None:
