@@ -132,7 +132,11 @@ def _table(name: str, spark: Callable[[], SparkSession]) -> TripFile:
         SourceError: this platform has no such table, or it lacks columns.
     """
     session = spark()
-    if not session.catalog.tableExists(name):
+    try:
+        exists = session.catalog.tableExists(name)
+    except reading.failures():  # the catalog itself is not there
+        exists = False
+    if not exists:
         raise SourceError(
             "A table of trips must exist in the platform's catalog",
             name,
