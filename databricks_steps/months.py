@@ -48,6 +48,17 @@ def shift(month: str, by: int) -> str:
     return f"{index // 12:04d}-{index % 12 + 1:02d}"
 
 
+def spans(months: Iterable[str]) -> list[tuple[str, ...]]:
+    """The months in runs without a gap: each is one range of partitions."""
+    found: list[tuple[str, ...]] = []
+    for month in sorted(set(months)):
+        if found and shift(found[-1][-1], 1) == month:
+            found[-1] = (*found[-1], month)
+        else:
+            found.append((month,))
+    return found
+
+
 def start(month: str) -> datetime:
     """First instant of the month, New York wall clock."""
     return datetime(int(month[:4]), int(month[5:]), 1)  # noqa: DTZ001 wall clock as published

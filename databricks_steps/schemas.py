@@ -98,7 +98,9 @@ def _published() -> tuple[Column, ...]:
 
 PUBLISHED = _published()
 
-TRIP_ID = Column("trip_id", "string", "Stable id: month, hash of what was published", nullable=False)
+TRIP_ID = Column(
+    "trip_id", "string", "Stable id: month, hash of what was published", nullable=False
+)
 TRIP_MONTH = Column("trip_month", "string", "Month of the file, YYYY-MM", nullable=False)
 SOURCE = (
     Column("source_file", "string", "Name of the file the row came from", nullable=False),
@@ -183,7 +185,9 @@ PICKUP_FEATURES = Table(
         _feature(
             "pickup_mean_fare_24h", "double", "Mean fare, last 24 hours", "dollars", DEFAULT_FARE
         ),
-        _feature("pickup_mean_fare_7d", "double", "Mean fare, last 7 days", "dollars", DEFAULT_FARE),
+        _feature(
+            "pickup_mean_fare_7d", "double", "Mean fare, last 7 days", "dollars", DEFAULT_FARE
+        ),
         _feature(
             "pickup_fare_per_mile_7d",
             "double",
@@ -233,7 +237,11 @@ DROPOFF_FEATURES = Table(
             0,
         ),
         _feature(
-            "dropoff_net_flow_1h", "long", "Trips to here less trips from here, last hour", "trips", 0
+            "dropoff_net_flow_1h",
+            "long",
+            "Trips to here less trips from here, last hour",
+            "trips",
+            0,
         ),
         *_FEATURE_TAIL,
     ),
@@ -264,7 +272,9 @@ TRAINING_SET = Table(
         Column("pickup_location_id", "int", "Zone of the pickup", nullable=False),
         Column("dropoff_location_id", "int", "Zone of the dropoff", nullable=False),
         *(Column(c.name, c.type, c.comment, c.unit, nullable=False) for c in MODEL_INPUTS),
-        Column("pickup_feature_age", "long", "Age of the pickup features; null: default", "seconds"),
+        Column(
+            "pickup_feature_age", "long", "Age of the pickup features; null: default", "seconds"
+        ),
         Column(
             "dropoff_feature_age", "long", "Age of the dropoff features; null: default", "seconds"
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -14,7 +14,6 @@ from databricks_steps.features import dropoff, honesty, lookups, pickup, point_i
 from databricks_steps.features import request as request_features
 from databricks_steps.months import trailing, with_months_before
 from databricks_steps.ports import Outcome, Platform
-from databricks_steps.settings import Settings
 from databricks_steps.training import candidate, dataset, fit, registry
 from databricks_steps.training.honesty import no_label_leak
 from databricks_steps.trips import ingest
@@ -26,11 +25,11 @@ Months = Sequence[str] | None
 
 
 def raw_trips(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
-    return ingest.raw_trips(platform, months, platform.settings.source)
+    return ingest.raw_trips(platform, months, force=force)
 
 
 def trips(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
-    return ingest.trips(platform, months)
+    return ingest.trips(platform, months, force)
 
 
 def pickup_features(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
@@ -61,7 +60,7 @@ def training_set(platform: Platform, months: Months, force: bool = False) -> tup
         )
         frame = rows.select(*schemas.TRAINING_SET.names)
         commit = tables.replace("training_set", frame, made_from={"": made_from})
-    figures = {"months": ", ".join(chosen), "skipped": commit is None}
+    figures = {"months": list(chosen), "skipped": commit is None}
     return (Outcome("training_set", tables.rows("training_set"), figures, commit),)
 
 
@@ -128,9 +127,9 @@ def batch_predictions(
         scoring.no_null_predictions(by_champion),
     )
     figures = {
-        "months": ", ".join(chosen),
+        "months": chosen,
         "model_version": champion.number,
-        "skipped": commit is None,
+        "skipped_months": [m for m in chosen if m not in stale],
     }
     return (Outcome("batch_predictions", predicted, figures, commit, verdicts),)
 
@@ -190,8 +189,8 @@ def _features(
         honesty.key_unique(written, table),
         honesty.no_future_knowledge(read, before, table, lookback, asked),
     )
-    skipped = ", ".join(m for m in chosen if m not in stale)
-    figures = {"months": ", ".join(chosen), "skipped_months": skipped}
+    skipped = [m for m in chosen if m not in stale]
+    figures = {"months": chosen, "skipped_months": skipped}
     return (Outcome(table.name, tables.rows(table.name, chosen), figures, commit, verdicts),)
 
 
@@ -219,8 +218,3 @@ STEPS: dict[str, Step] = {
         ("batch_predictions",),
     ),
 }
-
-
-def with_source(settings: Settings, source: str | None) -> Settings:
-    """Settings that read trips from another source."""
-    return settings if source is None else replace(settings, source=source)

@@ -3,8 +3,6 @@
 Checks that need Spark are evaluated in their asset's step; see `check_specs` in assets/.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import time

@@ -64,8 +64,7 @@ def run(
 ) -> None:
     """Run the pipeline: trips, features, training, serving, predictions."""
     from databricks_steps.months import parse
-    from taxi_assets import pipeline, quiet, reports
-    from taxi_assets.stages import progress
+    from taxi_assets import quiet
 
     if skip_features and force_features:
         raise SettingsError(
@@ -75,6 +74,9 @@ def run(
     if source is not None:
         chosen = Target(chosen.name, replace(chosen.settings, source=_absolute(source)))
     quiet.settle(chosen.settings)
+    from taxi_assets import pipeline, reports
+    from taxi_assets.stages import progress
+
     options = pipeline.Options(
         parse(months) if months else None, skip_features, force_features, skip_training
     )

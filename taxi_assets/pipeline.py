@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from databricks_steps.trips.sources import months_of
 
 from databricks_steps.errors import ModelError, TableError, TaxiError
+from databricks_steps.months import spans
+from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.platforms.embedded.session import require_java
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry
+from databricks_steps.trips.sources import source
 from taxi_assets import instance, reports
 from taxi_assets.definitions import build_defs
 from taxi_assets.jobs import fare_pipeline
@@ -54,6 +56,7 @@ def run(target: Target, options: Options) -> dict[str, Any]:
     with instance.only_run(settings):
         _preflight(settings, options)
         months = _months(settings, options)
+        Workspace(settings).client  # noqa: B018 its port may be taken: better known now than later
         progress.say(
             f"{settings.source if not options.skip_features else 'tables at hand'}, "
             f"{months[0]} to {months[-1]}, in {settings.home}"
@@ -86,7 +89,6 @@ def _preflight(settings: Settings, options: Options) -> None:
     if options.skip_training and registry.version(settings, registry.CHAMPION) is None:
         name = f"{settings.registered_model}@{registry.CHAMPION}"
         raise ModelError("--skip-training needs a model", f"no {name}", "Run without it once")
-    Workspace(settings).client  # noqa: B018 the port may be taken: better known now than later
 
 
 def _months(settings: Settings, options: Options) -> tuple[str, ...]:
@@ -100,24 +102,23 @@ def _months(settings: Settings, options: Options) -> tuple[str, ...]:
                 f"The table trips holds {', '.join(held)}",
             )
         return tuple(chosen)
-    return months_of(settings, options.months)
+    spark = EmbeddedPlatform(settings)
+    return source(settings.source, options.months, settings, lambda: spark.spark).months
 
 
 def _materialize(target: Target, options: Options, months: Sequence[str]) -> None:
-    first: list[str] = []
-    if not options.skip_features:
-        first += [*TRIPS, *FEATURES]
-    if not options.skip_training:
-        first += TRAINING
-    first += SERVING
-    forced = FEATURES if options.force_features else ()
-    config = {name: {"config": {"force": True}} for name in forced if name in first}
+    by_month = () if options.skip_features else (*TRIPS, *FEATURES)
+    training = () if options.skip_training else TRAINING
+    forced = {name: {"config": {"force": True}} for name in FEATURES if options.force_features}
+    *earlier, last = spans(months)
     job = build_defs(target).resolve_job_def(fare_pipeline.name)
     with instance.instance(target.settings) as found:
         instance.close_killed_runs(found)
-        _execute(job, found, first, months, config)
+        for span in earlier if by_month else ():
+            _execute(job, found, by_month, span, forced)
+        _execute(job, found, (*by_month, *training, *SERVING), last, forced)
         # Predictions are for the latest month alone; the earlier ones taught the model.
-        _execute(job, found, PREDICTIONS, months[-1:], {})
+        _execute(job, found, PREDICTIONS, last[-1:], {})
 
 
 def _execute(
@@ -132,7 +133,10 @@ def _execute(
         instance=found,
         asset_selection=[dg.AssetKey(name) for name in assets],
         tags={**tags, instance.PID_TAG: str(os.getpid())},
-        run_config={"loggers": {"stages": {}}, "ops": dict(config)},
+        run_config={
+            "loggers": {"stages": {}},
+            "ops": {name: given for name, given in config.items() if name in assets},
+        },
         raise_on_error=False,
     )
     if not result.success:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 
+import dagster as dg
+
 from databricks_steps.settings import Settings
 from taxi_assets.resources.targets import export
 
@@ -22,5 +24,7 @@ def settle(settings: Settings) -> None:
     )
     # Inputs are never null: the lookups fill every feature with its default.
     warnings.filterwarnings("ignore", message=".*Inferred schema contains integer column.*")
+    # dagster-mlflow and backfill policies are beta; the lock pins what was tested.
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -43,6 +43,7 @@ def results(settings: Settings, months: Sequence[str], seen: Progress) -> dict[s
     found["endpoint"] = endpoint_state(settings)
     scored = tables.rows("batch_predictions", months[-1:])
     found["batch_predictions"] = {"rows": scored}
+    found["refused_files"] = dict(seen.refused)
     return found | {"checks": dict(seen.checks), "stages": list(seen.stages)}
 
 
@@ -121,6 +122,7 @@ def summary(report: Mapping[str, Any]) -> str:
             f"endpoint     {endpoint['state']}, version {endpoint['version']}, {endpoint['url']}",
             f"predictions  {scored:,} rows for {report['months'][-1]}",
             f"checks       {', '.join(f'{count} {name}' for name, count in checks.items())}",
+            *(f"refused      {name}: {why}" for name, why in report["refused_files"].items()),
             f"next         taxi-assets query {single}; taxi-assets dev; taxi-assets stop",
         )
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +22,14 @@ class Progress:
     stages: list[dict[str, Any]] = field(default_factory=list)
     checks: dict[str, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
     _notes: dict[str, str] = field(default_factory=dict)
 
     def reset(self, say: Callable[[str], None]) -> None:
         """Forget the last run; `say` takes each line from now on."""
         self.say = say
-        self.stages, self.failures = [], []
+        self.stages, self.failures, self.refused = [], [], {}
         self.checks = {"passed": 0, "warned": 0, "failed": 0}
         self._started, self._notes = {}, {}
 
@@ -38,11 +39,20 @@ class Progress:
         if kind == dg.DagsterEventType.STEP_START:
             self._started[step] = time.monotonic()
         elif kind == dg.DagsterEventType.ASSET_MATERIALIZATION:
-            self._notes[step] = _note(event)
+            self._materialized(event)
         elif kind == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             self._check(event)
         elif kind in (dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE):
             self._end(step, ok=kind == dg.DagsterEventType.STEP_SUCCESS)
+
+    def _materialized(self, event: dg.DagsterEvent) -> None:
+        metadata = event.step_materialization_data.materialization.metadata
+        found: dict[str, Any] = {key: value.value for key, value in metadata.items()}
+        self._notes[event.step_key or ""] = _note(found)
+        for name, problem in found.get("refused_files", {}).items():
+            if name not in self.refused:
+                self.refused[name] = problem
+                self.say(f"  refused {name}: {problem}")
 
     def _end(self, step: str, *, ok: bool) -> None:
         seconds = time.monotonic() - self._started.get(step, time.monotonic())
@@ -84,18 +94,15 @@ def stage_logger(_: dg.InitLoggerContext) -> logging.Logger:
     return logger
 
 
-def _note(event: dg.DagsterEvent) -> str:
-    metadata = event.step_materialization_data.materialization.metadata
-    found = {key: value.value for key, value in metadata.items()}
+def _note(found: Mapping[str, Any]) -> str:
+    """What a materialization's metadata says in a few words."""
     parts = []
     if "dagster/row_count" in found:
         parts.append(f"{found['dagster/row_count']:,} rows")
-    if found.get("skipped") or (found.get("skipped_months") and "commit" not in found):
-        parts.append("skipped: nothing changed since it was last computed")
-    elif found.get("skipped_months"):
-        parts.append(f"skipped, unchanged: {found['skipped_months']}")
     if found.get("model_version"):
         parts.append(f"version {found['model_version']}")
-    if found.get("refused_files"):
-        parts.append(f"refused: {found['refused_files']}")
+    if found.get("skipped"):
+        parts.append("skipped, nothing changed")
+    if found.get("skipped_months"):
+        parts.append(f"skipped, unchanged: {', '.join(found['skipped_months'])}")
     return ", ".join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
@@ -14,7 +15,6 @@ from databricks_steps.serving.scorer import Scorer
 from databricks_steps.settings import Settings
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from pathlib import Path
 
     from databricks.sdk import WorkspaceClient
@@ -72,9 +72,8 @@ def feature_age(
 
     online = online_rows(client, platform.settings, table)
     newest = max((row["known_at"] for row in online.values()), default=None)
-    found = _rows(platform, table).agg(F.max("known_at").alias("at")).first()
-    offline = found["at"].isoformat(sep=" ") if found and found["at"] else None
-    return newest, offline
+    found = _rows(platform, table).agg(F.unix_micros(F.max("known_at")).alias("at")).first()
+    return _instant(newest), _instant(found["at"] if found else None)
 
 
 def parity_requests(
@@ -105,6 +104,13 @@ def parity_requests(
 
 def _rows(platform: Platform, table: schemas.Table) -> DataFrame:
     return platform.tables.read(table.name)
+
+
+def _instant(micros: int | None) -> str | None:
+    """Microseconds since 1970 as ISO text; wall clock, no zone."""
+    if micros is None:
+        return None
+    return (datetime(1970, 1, 1) + timedelta(microseconds=micros)).isoformat(sep=" ")  # noqa: DTZ001
 
 
 def _record(values: list[Any]) -> dict[str, Any]:

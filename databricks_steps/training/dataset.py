@@ -50,8 +50,8 @@ def part(training_set: DataFrame, split: str, most: int) -> pd.DataFrame:
     if total > most:
         rows = rows.where(F.pmod(F.xxhash64("trip_id"), F.lit(total)) < most)
     names = ["trip_id", "pickup_datetime", *_ZONES, *INPUTS, schemas.LABEL]
-    found: pd.DataFrame = rows.select(*names).toPandas()
-    frame = found.sort_values(["pickup_datetime", "trip_id"], ignore_index=True)
+    collected: Any = rows.select(*names).toPandas()
+    frame: pd.DataFrame = collected.sort_values(["pickup_datetime", "trip_id"], ignore_index=True)
     remedy = "Add months, or look at quarantined_trips for why so few trips are valid"
     if len(frame) < LEAST_ROWS:
         raise ModelError(f"The {split} part needs {LEAST_ROWS} trips", len(frame), remedy)

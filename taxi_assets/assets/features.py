@@ -1,7 +1,5 @@
 """Features: what ended trips tell of pickup and dropoff locations, as known at each instant."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

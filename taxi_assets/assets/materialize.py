@@ -1,7 +1,5 @@
 """From a step's outcome to what Dagster records: how every launched asset is materialized."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

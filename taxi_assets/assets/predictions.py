@@ -1,7 +1,5 @@
 """Predictions: the champion's fares for whole months of trips."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Serving: feature tables published online, and the endpoint on the champion's version."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

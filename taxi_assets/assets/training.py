@@ -1,7 +1,5 @@
 """Training: the point-in-time training set, the candidate, and who is champion."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

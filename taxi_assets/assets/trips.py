@@ -1,7 +1,5 @@
 """Trips: raw as published, valid, and quarantined."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

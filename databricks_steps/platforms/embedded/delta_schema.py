@@ -23,5 +23,7 @@ def delta_schema(table: schemas.Table) -> Schema:
     for column in table.columns:
         kind = kinds.get(column.type) or PrimitiveType(column.type)
         comment = f"{column.comment} [{column.unit}]" if column.unit else column.comment
-        fields.append(Field(column.name, kind, nullable=column.nullable, metadata={"comment": comment}))
+        fields.append(
+            Field(column.name, kind, nullable=column.nullable, metadata={"comment": comment})
+        )
     return Schema(fields)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 OLDEST_JAVA = 17
+LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
 def spark_conf(settings: Settings) -> dict[str, str]:
@@ -43,7 +47,9 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.shuffle.partitions": "8",
         "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
         "spark.sql.warehouse.dir": str(settings.home / "spark-warehouse"),
-        "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -XX:+UseParallelGC",
+        "spark.driver.extraJavaOptions": (
+            f"-Duser.timezone=UTC -XX:+UseParallelGC -Dlog4j2.configurationFile={LOG4J.as_uri()}"
+        ),
     }
     if not settings.spark_master.startswith("local"):
         conf["spark.executor.extraJavaOptions"] = "-Duser.timezone=UTC"
@@ -58,24 +64,37 @@ def start(settings: Settings) -> SparkSession:
     """
     from pyspark.sql import SparkSession
 
-    prepare()
     builder = SparkSession.builder
     for key, value in spark_conf(settings).items():
         builder = builder.config(key, value)
-    session = builder.getOrCreate()
-    session.sparkContext.setLogLevel("ERROR")
+    with starting(settings):
+        session = builder.getOrCreate()
     require_utc(session)
     return session
 
 
-def prepare() -> None:
-    """What must hold before a session starts, whoever starts it.
+@contextmanager
+def starting(settings: Settings) -> Iterator[None]:
+    """Start a session inside this, whoever makes it: what must hold before, and a quiet JVM.
+
+    The JVM writes to the standard error it was born with: here `logs/spark.log` of the home.
 
     Raises:
         SettingsError: no Java, or a Java too old.
     """
     require_java()
     spark_environment(sys.executable)
+    log = settings.home / "logs" / "spark.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 def require_utc(session: SparkSession) -> None:
