@@ -15,6 +15,7 @@ from trip_samples import (
     NORMAL_ROW,
     PICKUP,
     at,
+    collected,
     green_file,
     green_table,
     read,
@@ -45,8 +46,7 @@ def rows(spark: SparkSession, *files: TripFile) -> list[dict[str, Any]]:
     assert frame.columns == list(schemas.RAW_TRIPS.names)
     types = [field.dataType.simpleString() for field in schemas.RAW_TRIPS.spark()]
     assert [field.dataType.simpleString() for field in frame.schema] == types
-    found = [row.asDict() for row in frame.collect()]
-    return sorted(found, key=lambda row: (row["source_file"], row["source_row"]))
+    return sorted(collected(frame), key=lambda row: (row["source_file"], row["source_row"]))
 
 
 def published(row: dict[str, Any]) -> dict[str, Any]:
@@ -284,5 +284,5 @@ def test_only_the_months_asked_for(spark: SparkSession, tmp_path: Path) -> None:
     changes = [{}, {"lpep_pickup_datetime": at("2022-02-01")}]
     file = read(green_file(tmp_path, changes, "both.parquet"), "2022-01", "2022-02")
     frame = normalize.raw_trips(spark, [file], ["2022-02"])
-    assert [row["pickup_datetime"] for row in frame.collect()] == [at("2022-02-01")]
+    assert [row["pickup_datetime"] for row in collected(frame)] == [at("2022-02-01")]
     assert normalize.raw_trips(spark, [], ["2022-02"]).columns == list(schemas.RAW_TRIPS.names)

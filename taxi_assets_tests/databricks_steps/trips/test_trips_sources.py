@@ -176,7 +176,7 @@ def test_sources_that_are_not_there(tmp_path: Path, settings: Settings) -> None:
 def test_a_folder_without_permission(tmp_path: Path, settings: Settings) -> None:
     folder = tmp_path / "closed"
     folder.mkdir(mode=0)
-    with pytest.raises(SourceError, match="must be readable.*Permission denied"):
+    with pytest.raises(SourceError, match=r"must be readable.*Permission denied"):
         found(folder, None, settings)
 
 
@@ -292,7 +292,7 @@ def test_downloads_that_fail_leave_nothing(
 
 
 def test_a_network_that_is_down(settings: Settings) -> None:
-    with pytest.raises(SourceError, match="must come through.*Check the network"):
+    with pytest.raises(SourceError, match=r"must come through.*Check the network"):
         found("tlc:green", ["2022-01"], settings, tlc_url="http://127.0.0.1:1")
 
 

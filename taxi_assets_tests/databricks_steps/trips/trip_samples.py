@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from databricks_steps.trips.files import TripFile, inspected
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 at = datetime.fromisoformat
 PICKUP, DROPOFF = at("2022-01-10 09:30:00"), at("2022-01-10 09:42:30")
@@ -104,3 +107,12 @@ def read(path: Path, *months: str) -> TripFile:
     file = inspected(path)
     assert file.problem == ""
     return replace(file, months=months) if months else file
+
+
+def collected(frame: DataFrame) -> list[dict[str, Any]]:
+    """The rows with times as stored, whatever timezone the machine is in."""
+    rows: list[dict[str, Any]] = frame.toArrow().to_pylist()
+    return [
+        {k: v.replace(tzinfo=None) if isinstance(v, datetime) else v for k, v in row.items()}
+        for row in rows
+    ]
