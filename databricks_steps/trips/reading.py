@@ -11,7 +11,7 @@ from databricks_steps.trips.files import TripFile
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-_CAUSE = re.compile(r"Caused by: [\w.$]*?(\w+)(?:: ([^\n]*))?")
+_CAUSE = re.compile(r"Caused by: ([\w.$]+)(?:: ([^\n]*))?")
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -26,7 +26,7 @@ def reason(error: Exception) -> str:
     """The innermost cause, in one line."""
     causes = _CAUSE.findall(f"{error}\n{getattr(error, '_stackTrace', '')}")
     name, text = causes[-1] if causes else ("", "")
-    said = text or name or str(error).splitlines()[0]
+    said = text or name.rpartition(".")[2] or next(iter(str(error).splitlines()), "")
     return f"its rows cannot be read: {said[:200]}"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from databricks_steps.errors import SourceError
+from databricks_steps.months import FIRST
 from databricks_steps.settings import Settings
 from databricks_steps.trips import demo, downloads, normalize, reading
 from databricks_steps.trips.columns import matched, missing
@@ -121,7 +122,7 @@ def _with_months(file: TripFile, spark: Callable[[], SparkSession]) -> TripFile:
         months = normalize.pickup_months(spark(), file)
     except reading.failures() as error:
         return replace(file, problem=reading.reason(error))
-    problem = "" if months else "no row has a pickup time, and no month is in its name"
+    problem = "" if months else f"no pickup from {FIRST} on, and no month in its name"
     return replace(file, months=months, problem=problem)
 
 

@@ -192,7 +192,7 @@ def test_months_by_pickup_where_the_name_does_not_say(
     ]
     assert source.months == ("2022-01", "2022-02")
     (header,) = source.refused
-    assert header.problem == "no row has a pickup time, and no month is in its name"
+    assert header.problem == "no pickup from 2009-01 on, and no month in its name"
     assert found(tmp_path, ["2022-02"], settings, spark=lambda: spark).months == ("2022-02",)
 
 
