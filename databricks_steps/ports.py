@@ -40,7 +40,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step made of one table (or model): how many rows, by which commit, and the verdicts."""
+    """What a step made of a table (or model): how many rows, by which commit, the verdicts."""
 
     name: str
     rows: int

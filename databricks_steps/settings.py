@@ -16,17 +16,19 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Forest:
-    """Parameters of the scikit-learn random forest (its own names)."""
+    """Parameters of the scikit-learn random forest: its own names, but for `rows_per_tree`."""
 
-    n_estimators: int = 60
+    n_estimators: int = 40
     min_samples_leaf: int = 8
-    max_features: float = 0.5
-    max_samples: float = 0.5
+    max_features: float = 0.8
+    rows_per_tree: int = 40_000  # bounds the cost of a tree however many months there are
     random_state: int = 20220131
     n_jobs: int = -1
 
-    def params(self) -> dict[str, Any]:
-        return dict(vars(self))
+    def params(self, rows: int) -> dict[str, Any]:
+        """The forest's arguments for so many training rows."""
+        given = {name: value for name, value in vars(self).items() if name != "rows_per_tree"}
+        return {**given, "max_samples": min(self.rows_per_tree, rows)}
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,8 @@ def _log(
 ) -> Version:
     import mlflow
 
-    mlflow.log_params({**settings.forest.params(), "holdout_share": settings.holdout_share})
+    params = settings.forest.params(len(train_part))
+    mlflow.log_params({**params, "holdout_share": settings.holdout_share})
     mlflow.log_metrics(dict(figures))
     stored = [{**asdict(v), "figures": dict(v.figures)} for v in verdicts]
     mlflow.log_dict(json.loads(json.dumps({"verdicts": stored})), registry.VERDICTS)

@@ -26,7 +26,7 @@ def fit(train: pd.DataFrame, forest: Forest) -> Pipeline:
     pipeline = Pipeline(
         [
             ("inputs", ColumnTransformer([("inputs", "passthrough", list(INPUTS))])),
-            ("forest", RandomForestRegressor(**forest.params())),
+            ("forest", RandomForestRegressor(**forest.params(len(train)))),
         ]
     )
     return pipeline.fit(train[list(INPUTS)], train[schemas.LABEL])

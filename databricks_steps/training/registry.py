@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -155,9 +156,10 @@ def folder(settings: Settings, number: str) -> Path:
 def _register(settings: Settings, model_uri: str, tags: Mapping[str, str]) -> Version:
     import mlflow
 
-    logged = mlflow.register_model(
-        model_uri, settings.registered_model, tags=dict(tags), await_registration_for=None
-    )
+    with redirect_stderr(StringIO()):  # it prints what the stage's line says already
+        logged = mlflow.register_model(
+            model_uri, settings.registered_model, tags=dict(tags), await_registration_for=None
+        )
     return _version(settings, logged)
 
 

@@ -7,9 +7,7 @@ Killed before the commit, nothing has happened; what is left behind no reader ev
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,18 +17,17 @@ from urllib.parse import unquote
 
 from databricks_steps import schemas
 from databricks_steps.errors import SettingsError, TableError
+from databricks_steps.platforms.embedded import delta_files
 from databricks_steps.platforms.embedded.delta_schema import delta_schema
 from databricks_steps.ports import Action, Commit
 from databricks_steps.settings import Settings
 
 if TYPE_CHECKING:
-    from deltalake import CommitProperties, DeltaTable
+    from deltalake import DeltaTable
     from deltalake.transaction import AddAction
     from pyspark.sql import DataFrame, SparkSession
 
 STAGING = "_staging"
-STALE_STAGING_SECONDS = 24 * 3600
-_CHANGE = "_change"
 
 
 class DeltaTables:
@@ -79,7 +76,7 @@ class DeltaTables:
     def made_from(self, name: str, month: str = "") -> int | None:
         if not self.exists(name):
             return None
-        version = self._open(name).transaction_version(_inputs_of(month))
+        version = self._open(name).transaction_version(delta_files.inputs_of(month))
         return None if version is None else int(version)
 
     def replace(
@@ -101,7 +98,7 @@ class DeltaTables:
             filters = [(table.month, "in", list(months))] if table.month and months else None
             self._commit(table, adds, "overwrite", filters, made_from)
         action: Action = "replaced" if existed else "created"
-        return Commit(name, action, self._open(name).version(), _records(adds))
+        return Commit(name, action, self._open(name).version(), delta_files.records(adds))
 
     def merge(
         self,
@@ -122,13 +119,13 @@ class DeltaTables:
                 adds = self._move(table, stage, months)
                 self._commit(table, adds, "append", None, made_from)
                 action: Action = "appended" if existed else "created"
-                return Commit(name, action, self._open(name).version(), _records(adds))
+                return Commit(name, action, self._open(name).version(), delta_files.records(adds))
             staged = self._staged_frame(table, stage)
             with self._differences(table, staged, months) as changes:
                 if changes is None:
                     self._remember(table, made_from)
                     return Commit(name, "unchanged", self._open(name).version(), 0)
-                count = _merge_changes(table, self._open(name), changes, made_from)
+                count = delta_files.merge_changes(table, self._open(name), changes, made_from)
         return Commit(name, "merged", self._open(name).version(), count)
 
     def _open(self, name: str, version: int | None = None) -> DeltaTable:
@@ -180,7 +177,7 @@ class DeltaTables:
                 f"{staging}: {error.strerror}",
                 "Set TAXI_HOME to a folder you may write to",
             ) from error
-        _sweep(staging)
+        delta_files.sweep(staging)
         stage = staging / uuid.uuid4().hex
         try:
             columns = frame.select(*table.names)
@@ -203,7 +200,7 @@ class DeltaTables:
         """Rename the staged files to their place in the table; one add action a file."""
         root = Path(self.uri(table.name))
         files = sorted(p for p in stage.rglob("*.parquet") if not p.name.startswith((".", "_")))
-        found = {path: _partition(path, table) for path in files}
+        found = {path: delta_files.month_of(path, table) for path in files}
         strays = {m for m in found.values() if table.month and months and m not in months}
         if strays:
             raise TableError(
@@ -211,7 +208,7 @@ class DeltaTables:
                 ", ".join(sorted(strays)),
                 "Filter the frame to its months first",
             )
-        return [_place(path, root, table.month, found[path]) for path in files]
+        return [delta_files.place(path, root, table.month, found[path]) for path in files]
 
     def _commit(
         self,
@@ -231,7 +228,7 @@ class DeltaTables:
                 delta_schema(table),
                 partition_by,
                 filters,
-                commit_properties=_properties(made_from),
+                commit_properties=delta_files.properties(made_from),
             )
             return
         feed = "true" if table.change_data_feed else "false"
@@ -244,7 +241,7 @@ class DeltaTables:
             name=table.name,
             description=table.comment,
             configuration={"delta.enableChangeDataFeed": feed},
-            commit_properties=_properties(made_from),
+            commit_properties=delta_files.properties(made_from),
         )
 
     def _remember(self, table: schemas.Table, made_from: Mapping[str, int] | None) -> None:
@@ -259,9 +256,11 @@ class DeltaTables:
         """A folder with the rows to upsert and to delete, or None when nothing differs."""
         folder = Path(self.uri(table.name)) / STAGING / uuid.uuid4().hex
         try:
-            changes = _changes(table, self.read(table.name, months), new, months is not None)
+            changes = delta_files.changed_rows(
+                table, self.read(table.name, months), new, months is not None
+            )
             changes.coalesce(1).write.parquet(str(folder))
-            yield folder if _count(folder) else None
+            yield folder if delta_files.count(folder) else None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -272,109 +271,3 @@ def _known(name: str) -> schemas.Table:
             "A table must be described in schemas.py", repr(name), "Add it there, or fix the name"
         )
     return schemas.TABLES[name]
-
-
-def _sweep(staging: Path) -> None:
-    """Remove what a killed write left behind; younger folders may belong to a running one."""
-    oldest = time.time() - STALE_STAGING_SECONDS
-    for folder in staging.iterdir():
-        if folder.stat().st_mtime < oldest:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _partition(path: Path, table: schemas.Table) -> str:
-    return unquote(path.parent.name.partition("=")[2]) if table.month else ""
-
-
-def _place(path: Path, root: Path, column: str | None, month: str) -> AddAction:
-    import pyarrow.parquet as pq
-    from deltalake.transaction import AddAction
-
-    records = pq.read_metadata(path).num_rows
-    folder = root / f"{column}={month}" if column else root
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"part-{uuid.uuid4().hex}.parquet"
-    path.rename(target)
-    stat = target.stat()
-    return AddAction(
-        path=str(target.relative_to(root)),
-        size=stat.st_size,
-        partition_values={column: month} if column else {},
-        modification_time=int(stat.st_mtime * 1000),
-        data_change=True,
-        stats=json.dumps({"numRecords": records}),
-    )
-
-
-def _records(adds: list[AddAction]) -> int:
-    return sum(int(json.loads(add.stats)["numRecords"]) for add in adds)
-
-
-def _changes(table: schemas.Table, old: DataFrame, new: DataFrame, delete: bool) -> DataFrame:
-    """Rows of `new` that are new or differ, and with `delete` those of `old` that are gone."""
-    from pyspark.sql import functions as F  # noqa: N812
-
-    keys = list(table.primary_key)
-    compared = [n for n in table.names if n not in (*keys, *table.computed)]
-
-    def values(side: str) -> Any:
-        return F.struct(*(F.col(f"{side}.{name}") for name in compared))
-
-    joined = old.alias("old").join(new.alias("new"), keys, "full_outer")
-    is_old, is_new = (F.col(f"{side}.{table.names[-1]}").isNotNull() for side in ("old", "new"))
-    kept = is_new & (~is_old | ~values("old").eqNullSafe(values("new")))
-    gone = is_old & ~is_new if delete else F.lit(False)
-    picked = [
-        F.col(name)
-        if name in keys
-        else F.when(is_new, F.col(f"new.{name}")).otherwise(F.col(f"old.{name}")).alias(name)
-        for name in table.names
-    ]
-    change = F.when(is_new, "upsert").otherwise("delete").alias(_CHANGE)
-    return joined.where(kept | gone).select(*picked, change)
-
-
-def _count(folder: Path) -> int:
-    import pyarrow.parquet as pq
-
-    return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
-
-
-def _inputs_of(month: str) -> str:
-    return f"made_from/{month}"
-
-
-def _properties(made_from: Mapping[str, int] | None) -> CommitProperties:
-    """Digests of inputs as Delta's transaction identifiers: atomic with the rows, kept for good."""
-    from deltalake import CommitProperties, Transaction
-
-    pairs = (made_from or {}).items()
-    return CommitProperties(
-        app_transactions=[Transaction(_inputs_of(month), digest) for month, digest in pairs]
-    )
-
-
-def _merge_changes(
-    table: schemas.Table, target: DeltaTable, changes: Path, made_from: Mapping[str, int] | None
-) -> int:
-    """Apply the changes as one Delta merge, streamed; the number of rows changed."""
-    import pyarrow.dataset as ds
-
-    dataset = ds.dataset(changes, format="parquet", exclude_invalid_files=True)
-    keys = [*table.primary_key, *([table.month] if table.month else [])]
-    columns = {name: f"s.{name}" for name in table.names}
-    metrics = (
-        target.merge(
-            dataset.scanner().to_reader(),
-            predicate=" AND ".join(f"t.{key} = s.{key}" for key in keys),
-            source_alias="s",
-            target_alias="t",
-            commit_properties=_properties(made_from),
-        )
-        .when_matched_delete(predicate=f"s.{_CHANGE} = 'delete'")
-        .when_matched_update(columns, predicate=f"s.{_CHANGE} = 'upsert'")
-        .when_not_matched_insert(columns, predicate=f"s.{_CHANGE} = 'upsert'")
-        .execute()
-    )
-    kinds = ("num_target_rows_inserted", "num_target_rows_updated", "num_target_rows_deleted")
-    return sum(int(metrics[kind]) for kind in kinds)

@@ -1,0 +1,1 @@
+"""Speed, measured by `python -m benchmarks NAME`: never in a test, always against a named limit."""

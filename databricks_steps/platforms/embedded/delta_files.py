@@ -1,0 +1,128 @@
+"""Data files and Delta's actions: staged files put in place, differences, one merge commit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from databricks_steps import schemas
+
+if TYPE_CHECKING:
+    from deltalake import CommitProperties, DeltaTable
+    from deltalake.transaction import AddAction
+    from pyspark.sql import DataFrame
+
+STALE_SECONDS = 24 * 3600
+CHANGE = "_change"
+
+
+def sweep(staging: Path) -> None:
+    """Remove what a killed write left behind; younger folders may belong to a running one."""
+    oldest = time.time() - STALE_SECONDS
+    for folder in staging.iterdir():
+        if folder.stat().st_mtime < oldest:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def month_of(path: Path, table: schemas.Table) -> str:
+    return unquote(path.parent.name.partition("=")[2]) if table.month else ""
+
+
+def place(path: Path, root: Path, column: str | None, month: str) -> AddAction:
+    import pyarrow.parquet as pq
+    from deltalake.transaction import AddAction
+
+    records = pq.read_metadata(path).num_rows
+    folder = root / f"{column}={month}" if column else root
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"part-{uuid.uuid4().hex}.parquet"
+    path.rename(target)
+    stat = target.stat()
+    return AddAction(
+        path=str(target.relative_to(root)),
+        size=stat.st_size,
+        partition_values={column: month} if column else {},
+        modification_time=int(stat.st_mtime * 1000),
+        data_change=True,
+        stats=json.dumps({"numRecords": records}),
+    )
+
+
+def records(adds: list[AddAction]) -> int:
+    return sum(int(json.loads(add.stats)["numRecords"]) for add in adds)
+
+
+def changed_rows(table: schemas.Table, old: DataFrame, new: DataFrame, delete: bool) -> DataFrame:
+    """Rows of `new` that are new or differ, and with `delete` those of `old` that are gone."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    keys = list(table.primary_key)
+    compared = [n for n in table.names if n not in (*keys, *table.computed)]
+
+    def values(side: str) -> Any:
+        return F.struct(*(F.col(f"{side}.{name}") for name in compared))
+
+    joined = old.alias("old").join(new.alias("new"), keys, "full_outer")
+    is_old, is_new = (F.col(f"{side}.{table.names[-1]}").isNotNull() for side in ("old", "new"))
+    kept = is_new & (~is_old | ~values("old").eqNullSafe(values("new")))
+    gone = is_old & ~is_new if delete else F.lit(False)
+    picked = [
+        F.col(name)
+        if name in keys
+        else F.when(is_new, F.col(f"new.{name}")).otherwise(F.col(f"old.{name}")).alias(name)
+        for name in table.names
+    ]
+    change = F.when(is_new, "upsert").otherwise("delete").alias(CHANGE)
+    return joined.where(kept | gone).select(*picked, change)
+
+
+def count(folder: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
+
+
+def inputs_of(month: str) -> str:
+    return f"made_from/{month}"
+
+
+def properties(made_from: Mapping[str, int] | None) -> CommitProperties:
+    """Digests of inputs as Delta's transaction identifiers: atomic with the rows, kept for good."""
+    from deltalake import CommitProperties, Transaction
+
+    pairs = (made_from or {}).items()
+    return CommitProperties(
+        app_transactions=[Transaction(inputs_of(month), digest) for month, digest in pairs]
+    )
+
+
+def merge_changes(
+    table: schemas.Table, target: DeltaTable, changes: Path, made_from: Mapping[str, int] | None
+) -> int:
+    """Apply the changes as one Delta merge, streamed; the number of rows changed."""
+    import pyarrow.dataset as ds
+
+    dataset = ds.dataset(changes, format="parquet", exclude_invalid_files=True)
+    keys = [*table.primary_key, *([table.month] if table.month else [])]
+    columns = {name: f"s.{name}" for name in table.names}
+    metrics = (
+        target.merge(
+            dataset.scanner().to_reader(),
+            predicate=" AND ".join(f"t.{key} = s.{key}" for key in keys),
+            source_alias="s",
+            target_alias="t",
+            commit_properties=properties(made_from),
+        )
+        .when_matched_delete(predicate=f"s.{CHANGE} = 'delete'")
+        .when_matched_update(columns, predicate=f"s.{CHANGE} = 'upsert'")
+        .when_not_matched_insert(columns, predicate=f"s.{CHANGE} = 'upsert'")
+        .execute()
+    )
+    kinds = ("num_target_rows_inserted", "num_target_rows_updated", "num_target_rows_deleted")
+    return sum(int(metrics[kind]) for kind in kinds)

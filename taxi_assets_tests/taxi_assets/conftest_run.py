@@ -1,0 +1,112 @@
+"""A small real run of the command line that many tests look at, and how to make others."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from databricks_steps.settings import Settings
+from databricks_steps.trips.demo import demo_trips
+
+MONTHS = ("2022-01", "2022-02", "2022-03")
+ROWS = 8_000
+
+
+@dataclass(frozen=True)
+class Home:
+    """A TAXI_HOME with a port of its own, and the command line on it."""
+
+    path: Path
+    port: int
+
+    @property
+    def settings(self) -> Settings:
+        return replace(Settings(), home=self.path, port=self.port)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "TAXI_HOME": str(self.path), "TAXI_PORT": str(self.port)}
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "taxi_assets.cli", *arguments],
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        with self.start(*arguments, **environment) as process:
+            out, err = process.communicate(timeout=600)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def last_run(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.path / "last_run.json").read_text())
+        return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small months as files of TLC's form, and two that cannot be read."""
+    import pyarrow.parquet as pq
+
+    folder = tmp_path_factory.mktemp("source")
+    for month in MONTHS:
+        pq.write_table(demo_trips(month, ROWS), folder / f"green_tripdata_{month}.parquet")
+    whole = (folder / "green_tripdata_2022-01.parquet").read_bytes()
+    (folder / "truncated_2022-01.parquet").write_bytes(whole[: len(whole) // 2])
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (folder / "pointer_2022-02.parquet").write_text(pointer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Makes homes; whatever serves from one is stopped at the end."""
+    made: list[Home] = []
+
+    def make(name: str) -> Home:
+        made.append(Home(tmp_path_factory.mktemp(name) / "home", free_port()))
+        return made[-1]
+
+    yield make
+    for home in made:
+        home.call("stop")
+        shutil.rmtree(home.path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def first_run(homes: Any, small_source: Path) -> tuple[Home, subprocess.CompletedProcess[str]]:
+    """The pipeline on the small source, run once for all tests that only look."""
+    home = homes("first")
+    done = home.call("run", "--source", str(small_source))
+    assert done.returncode == 0, done.stderr + done.stdout
+    return home, done
+
+
+def table_rows(home: Home, name: str, without: Sequence[str] = ()) -> set[tuple[Any, ...]]:
+    """All rows of a table, read by delta-rs alone."""
+    from deltalake import DeltaTable
+
+    found = DeltaTable(str(home.settings.table_path(name))).to_pyarrow_table()
+    kept = [column for column in sorted(found.column_names) if column not in without]
+    columns = [found.column(column).to_pylist() for column in kept]
+    return {tuple(map(str, values)) for values in zip(*columns, strict=True)}

@@ -1,0 +1,287 @@
+"""The main job from the command line: what comes out, again, after a kill, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_run import MONTHS, ROWS, Home, table_rows
+
+from databricks_steps import schemas
+from databricks_steps.serving import endpoint
+
+FirstRun = tuple[Home, subprocess.CompletedProcess[str]]
+COMPUTED = {name: table.computed for name, table in schemas.TABLES.items()}
+
+
+def test_last_run_has_the_shape_of_the_contract(first_run: FirstRun) -> None:
+    home, _ = first_run
+    report = home.last_run()
+    assert report["status"] == "success"
+    assert report["months"] == list(MONTHS)
+    tables = report["tables"]
+    assert tables["raw_trips"] == tables["trips"] + tables["quarantined_trips"] >= 3 * ROWS
+    assert set(tables) == set(schemas.TABLES)
+    assert report["model"]["name"] == "p03.e2e_demo_simon.dev_mlops_stacks_gcp_fs_model"
+    assert (report["model"]["version"], report["model"]["alias"]) == ("1", "champion")
+    assert {type(report["model"]["metrics"][m]) for m in ("rmse", "mae", "r2")} == {float}
+    assert report["endpoint"] == {
+        "name": "mlops-taxi-fare-endpoint",
+        "url": f"http://127.0.0.1:{home.port}/serving-endpoints/mlops-taxi-fare-endpoint/invocations",
+        "version": "1",
+        "state": "READY",
+    }
+    assert report["batch_predictions"]["rows"] == home_rows(home, "trips", MONTHS[-1])
+    assert report["checks"]["failed"] == 0
+    assert report["checks"]["passed"] >= 18
+    assert {"raw_trips", "fare_model", "serving_endpoint", "batch_predictions"} <= {
+        stage["name"] for stage in report["stages"]
+    }
+    assert all(stage["seconds"] >= 0 for stage in report["stages"])
+    assert report["seconds"] > 0
+
+
+def home_rows(home: Home, table: str, month: str) -> int:
+    from deltalake import DeltaTable
+
+    dataset = DeltaTable(str(home.settings.table_path(table))).to_pyarrow_dataset()
+    import pyarrow.compute as pc
+
+    return int(dataset.count_rows(filter=pc.field("trip_month") == month))
+
+
+def test_files_that_cannot_be_read_are_refused_by_name_and_the_rest_loads(
+    first_run: FirstRun,
+) -> None:
+    home, done = first_run
+    refused = home.last_run()["refused_files"]
+    assert set(refused) == {"truncated_2022-01.parquet", "pointer_2022-02.parquet"}
+    assert "Git LFS pointer" in refused["pointer_2022-02.parquet"]
+    assert "refused      truncated_2022-01.parquet: " in done.stdout
+
+
+def test_a_terminal_reads_stages_a_summary_and_nothing_else(first_run: FirstRun) -> None:
+    _, done = first_run
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("  raw_trips ") and " s  " in line for line in lines)
+    assert any(line.startswith("status: success in ") for line in lines)
+    assert not [line for line in lines if "WARN" in line or "Warning" in line]
+
+
+def test_any_delta_reader_opens_every_table(first_run: FirstRun) -> None:
+    import duckdb
+    from deltalake import DeltaTable
+
+    home, _ = first_run
+    report = home.last_run()
+    for name, table in schemas.TABLES.items():
+        opened = DeltaTable(str(home.settings.table_path(name)))
+        dataset = opened.to_pyarrow_dataset()
+        assert dataset.count_rows() >= report["tables"][name] > 0, name
+        assert {f.name for f in opened.schema().fields} == set(table.names)
+        assert duckdb.sql("SELECT count(*) FROM dataset").fetchone() == (dataset.count_rows(),)
+
+
+def test_curl_and_the_sdk_get_the_same_fare_whatever_the_request_says_it_was(
+    first_run: FirstRun,
+) -> None:
+    from databricks.sdk import WorkspaceClient
+    from databricks.sdk.service.serving import DataframeSplitInput
+
+    home, _ = first_run
+    payload = json.loads(endpoint.SINGLE_FILE.read_text())
+    token = (home.path / "token").read_text().strip()
+    client = WorkspaceClient(host=home.settings.host, token=token, auth_type="pat")
+    fares = set()
+    for fare in (0.0, 12.5, 9999.0):
+        record = {**payload["dataframe_records"][0], "fare_amount": fare}
+        request = urllib.request.Request(
+            home.last_run()["endpoint"]["url"],
+            json.dumps({"dataframe_records": [record]}).encode(),
+            {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            fares.add(json.load(answer)["predictions"][0])
+        split = DataframeSplitInput(columns=list(record), data=[list(record.values())])
+        for asked in ({"dataframe_records": [record]}, {"dataframe_split": split}):
+            answered = client.serving_endpoints.query("mlops-taxi-fare-endpoint", **asked)
+            assert answered.predictions is not None
+            fares.add(answered.predictions[0])
+    assert len(fares) == 1
+    queried = home.call("query", str(endpoint.SINGLE_FILE))
+    assert json.loads(queried.stdout)["predictions"] == list(fares)
+
+
+def test_status_tells_what_is_there(first_run: FirstRun) -> None:
+    home, _ = first_run
+    found = json.loads(home.call("status", "--json").stdout)
+    assert found["tables"]["trips"]["months"] == list(MONTHS)
+    assert (found["champion"]["version"], found["endpoint"]["state"]) == ("1", "READY")
+    assert "endpoint  READY, version 1" in home.call("status").stdout
+
+
+def test_the_run_shows_in_dagster(first_run: FirstRun) -> None:
+    import dagster as dg
+
+    home, _ = first_run
+    with dg.DagsterInstance.from_config(str(home.path / "dagster")) as found:
+        assert [run.status.value for run in found.get_runs()] == ["SUCCESS", "SUCCESS"]
+        for name in ("raw_trips", "pickup_features"):
+            assert found.get_materialized_partitions(dg.AssetKey(name)) == set(MONTHS)
+        model = found.get_latest_materialization_event(dg.AssetKey("fare_model"))
+        assert model is not None
+        assert model.asset_materialization is not None
+        assert model.asset_materialization.metadata["model_version"].value == "1"
+
+
+def test_a_second_run_adds_no_row_and_says_what_it_skipped(
+    homes: Any, first_run: FirstRun, small_source: Path
+) -> None:
+    home, _ = first_run
+    before = {name: table_rows(home, name) for name in schemas.TABLES}
+    done = home.call("run", "--source", str(small_source), "--force-features")
+    assert done.returncode == 0, done.stderr
+    assert {name: table_rows(home, name) for name in schemas.TABLES} == before
+    months = ", ".join(MONTHS)
+    stages = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert f"skipped, unchanged: {months}" in stages["raw_trips"]
+    assert "skipped" not in stages["pickup_features"]  # forced, to the same rows
+    assert "skipped, nothing changed" in stages["fare_model"]
+    assert home.last_run()["model"]["version"] == "1"
+
+    redeployed = home.call("run", "--skip-features", "--skip-training")
+    assert redeployed.returncode == 0, redeployed.stderr
+    names = {stage["name"] for stage in home.last_run()["stages"]}
+    assert {"serving_endpoint", "batch_predictions"} <= names
+    assert not {"raw_trips", "pickup_features", "fare_model"} & names
+
+
+@pytest.mark.parametrize("stage", ["trips", "dropoff_features"])
+def test_killed_in_the_middle_and_run_again_gives_the_rows_of_a_clean_run(
+    homes: Any, first_run: FirstRun, small_source: Path, stage: str
+) -> None:
+    clean, _ = first_run
+    home = homes("killed")
+    killed = home.start("run", "--source", str(small_source))
+    assert killed.stdout is not None
+    for line in killed.stdout:
+        if line.split()[:1] == ["raw_trips" if stage == "trips" else "trips"]:
+            break
+    time.sleep(1.5)  # into the stage that follows
+    killed.kill()
+    killed.wait()
+    assert not (home.path / "last_run.json").exists()
+
+    again = home.call("run", "--source", str(small_source))
+    assert again.returncode == 0, again.stderr
+    for name, computed in COMPUTED.items():
+        assert table_rows(home, name, computed) == table_rows(clean, name, computed), name
+    import dagster as dg
+
+    with dg.DagsterInstance.from_config(str(home.path / "dagster")) as found:
+        statuses = sorted(run.status.value for run in found.get_runs())
+    assert statuses == ["FAILURE", "SUCCESS", "SUCCESS"]
+
+
+REFUSED = {
+    "a missing source": (
+        ["--source", "/nowhere/at/all"],
+        {},
+        r"error: .*/nowhere/at/all.*",
+    ),
+    "a month that is not there": (["--months", "2021-07"], {}, r"error: .*2021-07.*"),
+    "a month that is none": (
+        ["--months", "2022-13"],
+        {},
+        r"error: Months must be written YYYY-MM.*: '2022-13'\. For example 2022-01:2022-03",
+    ),
+    "no features to skip": (
+        ["--skip-features"],
+        {},
+        r"error: --skip-features needs features: trips is empty\. Run without it once",
+    ),
+    "no model to skip": (
+        ["--skip-training"],
+        {},
+        r"error: --skip-training needs a model: no \S+@champion\. Run without it once",
+    ),
+    "a port that is none": (
+        [],
+        {"TAXI_PORT": "eighty"},
+        r"error: TAXI_PORT must be a whole number from 1024 to 65535: 'eighty'\. .*",
+    ),
+    "a target that is none": (
+        [],
+        {"TAXI_TARGET": "moon"},
+        r"error: TAXI_TARGET must be a target: 'moon'\. Use one of: local",
+    ),
+    "skipped and forced": (["--skip-features", "--force-features"], {}, r"error: .*Give one"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_one_line_and_writes_nothing(
+    homes: Any, small_source: Path, case: str
+) -> None:
+    import re
+
+    arguments, environment, message = REFUSED[case]
+    home = homes("refused")
+    if "--source" not in arguments:
+        arguments = [*arguments, "--source", str(small_source)]
+    done = home.call("run", *arguments, **environment)
+    assert done.returncode == 1, done.stdout
+    assert re.fullmatch(message, done.stderr.strip()), done.stderr
+    assert not (home.path / "warehouse").exists()
+    assert not (home.path / "last_run.json").exists()
+
+
+def test_a_port_in_use_is_named(homes: Any, small_source: Path) -> None:
+    home = homes("taken")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", home.port))
+        other.listen()
+        done = home.call("run", "--source", str(small_source))
+    assert done.returncode == 1
+    assert str(home.port) in done.stderr
+    assert "TAXI_PORT" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def _java(folder: Path, version: str) -> str:
+    java = folder / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2018-09-25' >&2\n")
+    java.chmod(0o755)
+    return str(folder)
+
+
+def test_no_java_and_an_old_java_are_named(homes: Any, small_source: Path, tmp_path: Path) -> None:
+    home = homes("java")
+    arguments = ("run", "--source", str(small_source))
+    old = home.call(*arguments, JAVA_HOME=_java(tmp_path / "java11", "11.0.2"))
+    assert old.returncode == 1
+    assert "Spark needs Java 17 or newer: " in old.stderr
+    assert "11.0.2" in old.stderr
+    none = home.call(*arguments, JAVA_HOME=str(tmp_path / "nothing"))
+    assert none.returncode == 1
+    assert "Spark needs Java: none found at " in none.stderr
+    assert none.stderr.count("\n") == 1
+
+
+def test_a_home_that_cannot_be_written_is_named(
+    homes: Any, small_source: Path, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    done = homes("blocked").call("run", "--source", str(small_source), TAXI_HOME=str(blocked))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: TAXI_HOME must be a folder that can be written: ")
+    assert done.stderr.count("\n") == 1
