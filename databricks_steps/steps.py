@@ -54,12 +54,11 @@ def training_set(platform: Platform, months: Months, force: bool = False) -> tup
     )
     commit = None
     if force or tables.made_from("training_set") != made_from:
-        looked_up = platform.features.look_up(tables.read("trips", chosen), lookups.LOOKUPS, chosen)
-        rows = dataset.with_split(
-            request_features.with_request_features(looked_up), settings.holdout_share
-        )
-        frame = rows.select(*schemas.TRAINING_SET.names)
-        commit = tables.replace("training_set", frame, made_from={"": made_from})
+        known = tables.read("trips", chosen)
+        split = dataset.with_split(known, dataset.holdout_start(known, settings.holdout_share))
+        looked_up = platform.features.look_up(split, lookups.LOOKUPS, chosen)
+        rows = request_features.with_request_features(looked_up).select(*schemas.TRAINING_SET.names)
+        commit = tables.replace("training_set", rows, made_from={"": made_from})
     figures = {"months": list(chosen), "skipped": commit is None}
     return (Outcome("training_set", tables.rows("training_set"), figures, commit),)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +14,17 @@ import dagster as dg
 
 from databricks_steps.errors import ModelError, TableError, TaxiError
 from databricks_steps.months import spans
+from databricks_steps.platforms.embedded import session
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.platforms.embedded.session import require_java
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry
 from databricks_steps.trips.sources import source
+from databricks_steps.workspace import process
 from taxi_assets import instance, reports
 from taxi_assets.definitions import build_defs
 from taxi_assets.jobs import fare_pipeline
 from taxi_assets.partitions import RANGE_TAGS
 from taxi_assets.resources.targets import Target
-from taxi_assets.resources.workspace import Workspace
 from taxi_assets.stages import progress
 
 TRIPS = ("raw_trips", "trips", "quarantined_trips")
@@ -56,7 +58,9 @@ def run(target: Target, options: Options) -> dict[str, Any]:
     with instance.only_run(settings):
         _preflight(settings, options)
         months = _months(settings, options)
-        Workspace(settings).client  # noqa: B018 its port may be taken: better known now than later
+        process.require_port(settings)
+        for job in (session.prepare, _warm_up):
+            threading.Thread(target=job, args=(settings,), daemon=True).start()
         progress.say(
             f"{settings.source if not options.skip_features else 'tables at hand'}, "
             f"{months[0]} to {months[-1]}, in {settings.home}"
@@ -76,9 +80,22 @@ def run(target: Target, options: Options) -> dict[str, Any]:
     return report
 
 
+def _warm_up(settings: Settings) -> None:
+    """Start what later stages wait for while Spark's first stages leave Python idle.
+
+    A failure here is not lost: the stage that needs the thing meets it again.
+    """
+    with suppress(TaxiError):
+        process.ensure_running(settings)
+    import skl2onnx  # noqa: F401
+    import sklearn.ensemble  # noqa: F401
+
+    registry.client(settings)
+
+
 def _preflight(settings: Settings, options: Options) -> None:
     """Everything that can be known to be missing before a minute of work."""
-    require_java()
+    session.require_java()
     tables = reports.logs(settings)
     if options.skip_features:
         empty = [name for name in ("trips", *FEATURES) if not tables.rows(name)]

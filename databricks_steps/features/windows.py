@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from databricks_steps.months import end, start
@@ -43,19 +43,25 @@ def ended_between(trips: DataFrame, months: Sequence[str]) -> DataFrame:
     """The trips that the rows of these months may use."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    at = F.col("dropoff_datetime")
+    # As seconds: PySpark reads a naive datetime in the timezone of the Python process.
+    at = F.unix_seconds("dropoff_datetime")
     spans = F.lit(False)
     for month in months:
-        spans = spans | ((at >= F.lit(start(month) - REACH)) & (at < F.lit(end(month))))
+        spans = spans | ((at >= seconds(start(month) - REACH)) & (at < seconds(end(month))))
     return trips.where(spans)
+
+
+def seconds(at: datetime) -> int:
+    """Seconds since 1970 of a wall-clock time read as UTC."""
+    return int(at.replace(tzinfo=timezone.utc).timestamp())
 
 
 def grid_cell(at: Column) -> Column:
     """Start of the quarter of an hour, in seconds since 1970 (wall clock read as UTC)."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    seconds = F.unix_seconds(at)
-    return seconds - F.pmod(seconds, F.lit(GRID_SECONDS))
+    instant = F.unix_seconds(at)
+    return instant - F.pmod(instant, F.lit(GRID_SECONDS))
 
 
 def cells(trips: DataFrame, location: str, flow: int) -> DataFrame:

@@ -12,7 +12,7 @@ from databricks_steps.ports import Verdict
 from databricks_steps.serving.scorer import Scorer
 from databricks_steps.settings import Settings
 from databricks_steps.training import dataset, evaluation, registry
-from databricks_steps.training.dataset import HOLDOUT, INPUTS, TRAIN
+from databricks_steps.training.dataset import INPUTS
 from databricks_steps.training.fit import fit, onnx_predict, parity, to_onnx
 from databricks_steps.training.registry import CHAMPION, Version
 
@@ -43,8 +43,7 @@ def train(
     `checks` are verdicts that others reached; with those reached here they decide the tag
     that lets the version become champion.
     """
-    train_part = dataset.part(training_set, TRAIN, settings.max_training_rows)
-    holdout = dataset.part(training_set, HOLDOUT, settings.max_training_rows)
+    train_part, holdout = dataset.parts(training_set, settings.max_training_rows)
     pipeline = fit(train_part, settings.forest)
     graph = to_onnx(pipeline)
     fares = holdout[schemas.LABEL].to_numpy()
@@ -78,7 +77,7 @@ def known(settings: Settings, version: Version, training_set: DataFrame) -> Cand
     verdicts = [Verdict(**raw) for raw in stored["verdicts"]]
     champion = registry.version(settings, CHAMPION)
     if champion is not None and champion.number != version.number:
-        holdout = dataset.part(training_set, HOLDOUT, settings.max_training_rows)
+        _, holdout = dataset.parts(training_set, settings.max_training_rows)
         scorer = Scorer.load(registry.folder(settings, version.number))
         compared = champion_not_better(settings, holdout, scorer.predict(dataset.matrix(holdout)))
         verdicts = [compared if v.check == compared.check else v for v in verdicts]

@@ -16,49 +16,54 @@ INPUTS = tuple(column.name for column in schemas.MODEL_INPUTS)
 LEAST_ROWS = 100  # in each part; fewer tell nothing
 
 
-def with_split(trips: DataFrame, holdout_share: float) -> DataFrame:
-    """Adds `split`: `holdout` for the last share by pickup time, `train` for trips over by then.
+def holdout_start(trips: DataFrame, holdout_share: float) -> int | None:
+    """The pickup time from which on the last share of the trips lies; microseconds since 1970."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    micros = F.unix_micros("pickup_datetime")
+    found = trips.select(F.percentile_approx(micros, 1 - holdout_share, 1_000_000).alias("at"))
+    row = found.first()
+    return None if row is None else row["at"]
+
+
+def with_split(trips: DataFrame, start: int | None) -> DataFrame:
+    """Adds `split`: `holdout` for trips picked up from `start` on, `train` for those over by then.
 
     Trips under way when the holdout begins are `between`: their fare was not known yet, so a
     model made at that instant could not have learnt from them.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
-    micros = F.unix_micros("pickup_datetime")
-    cutoff = trips.select(
-        F.percentile_approx(micros, 1 - holdout_share, 1_000_000).alias("at")
-    ).first()
-    at = F.lit(cutoff["at"] if cutoff else None)
-    over = F.unix_micros("dropoff_datetime") < at
-    return trips.withColumn(
-        "split", F.when(micros >= at, HOLDOUT).when(over, TRAIN).otherwise(BETWEEN)
-    )
+    held = F.unix_micros("pickup_datetime") >= F.lit(start)
+    over = F.unix_micros("dropoff_datetime") < F.lit(start)
+    return trips.withColumn("split", F.when(held, HOLDOUT).when(over, TRAIN).otherwise(BETWEEN))
 
 
-def part(training_set: DataFrame, split: str, most: int) -> pd.DataFrame:
-    """The rows of one split on this machine: inputs, label and zones, in a fixed order.
+def parts(training_set: DataFrame, most: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of `train` and of `holdout` on this machine, ordered by pickup time.
 
-    A larger split is sampled by the hash of the trip, so the same rows come every time.
+    A part of more than `most` rows is sampled by the hash of the trip: the same rows every time.
 
     Raises:
-        ModelError: fewer than `LEAST_ROWS` rows, or every fare is the same.
+        ModelError: a part has fewer than `LEAST_ROWS` rows, or every fare in it is the same.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
-    rows = training_set.where(F.col("split") == split)
-    total = rows.count()
-    if total > most:
-        rows = rows.where(F.pmod(F.xxhash64("trip_id"), F.lit(total)) < most)
-    names = ["trip_id", "pickup_datetime", *_ZONES, *INPUTS, schemas.LABEL]
-    collected: Any = rows.select(*names).toPandas()
-    frame: pd.DataFrame = collected.sort_values(["pickup_datetime", "trip_id"], ignore_index=True)
-    remedy = "Add months, or look at quarantined_trips for why so few trips are valid"
-    if len(frame) < LEAST_ROWS:
-        raise ModelError(f"The {split} part needs {LEAST_ROWS} trips", len(frame), remedy)
-    if frame[schemas.LABEL].nunique() < 2:
-        fare = frame[schemas.LABEL].iloc[0]
-        raise ModelError(f"The {split} part must hold different fares", f"all are {fare}", remedy)
-    return frame
+    counted = {r["split"]: r["count"] for r in training_set.groupBy("split").count().collect()}
+    kept = F.lit(False)
+    for split in (TRAIN, HOLDOUT):
+        rows = max(counted.get(split, 0), 1)
+        sampled = F.pmod(F.xxhash64("trip_id"), F.lit(rows)) < most
+        kept = kept | ((F.col("split") == split) & sampled)
+    names = ["trip_id", "pickup_datetime", "split", *INPUTS, schemas.LABEL]
+    frame: Any = training_set.where(kept).select(*names).toPandas()
+    ordered: pd.DataFrame = frame.sort_values(["pickup_datetime", "trip_id"])
+    train, holdout = (
+        ordered[ordered["split"] == split].reset_index(drop=True) for split in (TRAIN, HOLDOUT)
+    )
+    _require_enough(train, TRAIN)
+    _require_enough(holdout, HOLDOUT)
+    return train, holdout
 
 
 def matrix(frame: pd.DataFrame) -> Any:
@@ -66,4 +71,10 @@ def matrix(frame: pd.DataFrame) -> Any:
     return frame[list(INPUTS)].to_numpy(dtype="float32")
 
 
-_ZONES = ("pickup_location_id", "dropoff_location_id")
+def _require_enough(part: pd.DataFrame, split: str) -> None:
+    remedy = "Add months, or look at quarantined_trips for why so few trips are valid"
+    if len(part) < LEAST_ROWS:
+        raise ModelError(f"The {split} part needs {LEAST_ROWS} trips", len(part), remedy)
+    if part[schemas.LABEL].nunique() < 2:
+        fare = part[schemas.LABEL].iloc[0]
+        raise ModelError(f"The {split} part must hold different fares", f"all are {fare}", remedy)

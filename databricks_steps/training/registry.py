@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ CHECKS = "checks"  # version tag: passed or failed
 VERDICTS = "verdicts.json"
 # All a forest saved by skops holds besides numpy and scikit-learn's own public types.
 TRUSTED = ["sklearn.tree._tree.Tree"]
+_MAKING = threading.Lock()  # the store makes its database when it is first opened
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,10 @@ def client(settings: Settings) -> MlflowClient:
     settings.home.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(settings.mlflow_uri)
     mlflow.set_registry_uri(settings.mlflow_uri)
-    found = mlflow.MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
-    if found.get_experiment_by_name(settings.experiment) is None:
-        found.create_experiment(settings.experiment, settings.artifacts.as_uri())
+    with _MAKING:
+        found = mlflow.MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
+        if found.get_experiment_by_name(settings.experiment) is None:
+            found.create_experiment(settings.experiment, settings.artifacts.as_uri())
     return found
 
 

@@ -103,6 +103,10 @@ class Endpoints:
             if document.get("pending_config"):
                 self._start(endpoint)
 
+    def warm(self) -> None:
+        """A model version will be asked for soon."""
+        self._registry.warm()
+
     def close(self) -> None:
         self._registry.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any, Literal
 
@@ -39,8 +40,11 @@ class PublishTable(BaseModel):
     publish_spec: PublishSpec
 
 
-def routes(settings: Settings, state: State) -> APIRouter:
-    """The feature store's routes over this home."""
+def routes(settings: Settings, state: State, published: Callable[[], None]) -> APIRouter:
+    """The feature store's routes over this home.
+
+    `published` is called at each publish: an endpoint's update usually follows.
+    """
     router = APIRouter(prefix="/api/2.0/feature-store", tags=["feature store"])
     publishing = threading.Lock()  # one publish at a time; the database would make them wait too
 
@@ -88,6 +92,7 @@ def routes(settings: Settings, state: State) -> APIRouter:
     def publish_table(source: str, body: PublishTable) -> dict[str, Any]:
         spec = body.publish_spec
         _store(state, spec.online_store)
+        published()
         with publishing:
             done = publish.publish(settings, source, spec.online_table_name, spec.online_store)
         return {"online_table_name": done.name, "pipeline_id": done.pipeline_id}

@@ -58,6 +58,12 @@ class Registry:
             )
         return folder(self._settings, name, version)
 
+    def warm(self) -> None:
+        """Start the process now: what it imports takes seconds, and a fetch will follow."""
+        with self._lock:
+            if not self._closed and (self._settings.home / "mlflow.db").is_file():
+                self._running()
+
     def close(self) -> None:
         """End the process, even one that is being waited for."""
         self._closed = True

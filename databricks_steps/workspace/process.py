@@ -70,6 +70,16 @@ def ensure_running(settings: Settings) -> str:
     return settings.host
 
 
+def require_port(settings: Settings) -> None:
+    """Refuse a port that something else than this home's workspace listens on.
+
+    Raises:
+        ServingError: the port is taken.
+    """
+    if _taken(settings.port) and _health(settings, settings.port) is None:
+        raise _port_in_use(settings)
+
+
 def status(settings: Settings) -> Status:
     """Whether a server holds this home, and what it wrote about itself."""
     if not _held(settings):

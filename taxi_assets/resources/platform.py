@@ -25,8 +25,8 @@ def platform(settings: Settings) -> dg.ResourceDefinition:
         from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 
         def start() -> SparkSession:
-            with session.starting(settings):
-                running: SparkSession = context.resources.pyspark.spark_session
+            session.prepare(settings)
+            running: SparkSession = context.resources.pyspark.spark_session
             return running
 
         return EmbeddedPlatform(settings, start, context.resources.mlflow.run)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 OLDEST_JAVA = 17
+_LAUNCHING = threading.Lock()
 LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
@@ -44,8 +43,9 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.hadoop.mapreduce.fileoutputcommitter.algorithm.version": "2",
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.sql.shuffle.partitions": "8",
-        "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+        # PySpark would send the line of Python that made each column: four times the calls.
+        "spark.python.sql.dataFrameDebugging.enabled": "false",
+        "spark.sql.shuffle.partitions": "16",
         "spark.sql.warehouse.dir": str(settings.home / "spark-warehouse"),
         "spark.driver.extraJavaOptions": (
             f"-Duser.timezone=UTC -XX:+UseParallelGC -Dlog4j2.configurationFile={LOG4J.as_uri()}"
@@ -67,34 +67,34 @@ def start(settings: Settings) -> SparkSession:
     builder = SparkSession.builder
     for key, value in spark_conf(settings).items():
         builder = builder.config(key, value)
-    with starting(settings):
-        session = builder.getOrCreate()
+    prepare(settings)
+    session = builder.getOrCreate()
     require_utc(session)
     return session
 
 
-@contextmanager
-def starting(settings: Settings) -> Iterator[None]:
-    """Start a session inside this, whoever makes it: what must hold before, and a quiet JVM.
+def prepare(settings: Settings) -> None:
+    """What a session needs before it is made, whoever makes it: this Python, and a quiet JVM.
 
-    The JVM writes to the standard error it was born with: here `logs/spark.log` of the home.
+    The JVM is launched here, so that what it says goes to `logs/spark.log` of the home.
 
     Raises:
         SettingsError: no Java, or a Java too old.
     """
-    require_java()
-    spark_environment(sys.executable)
-    log = settings.home / "logs" / "spark.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    try:
+    from pyspark import SparkConf, SparkContext
+    from pyspark.java_gateway import launch_gateway
+
+    with _LAUNCHING:
+        if SparkContext._gateway is not None:
+            return
+        require_java()
+        spark_environment(sys.executable)
+        log = settings.home / "logs" / "spark.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        conf = SparkConf().setAll(list(spark_conf(settings).items()))
         with log.open("ab") as file:
-            os.dup2(file.fileno(), 2)
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
+            gateway = launch_gateway(conf, {"stderr": file})  # type: ignore[no-untyped-call]
+        SparkContext._ensure_initialized(gateway=gateway)
 
 
 def require_utc(session: SparkSession) -> None:

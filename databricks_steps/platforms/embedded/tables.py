@@ -180,13 +180,10 @@ class DeltaTables:
         delta_files.sweep(staging)
         stage = staging / uuid.uuid4().hex
         try:
-            columns = frame.select(*table.names)
+            writer = frame.select(*table.names).write
             if table.month:
-                # Spread by size, not one task a month: a busy month is written in parallel.
-                columns = columns.hint("rebalance", table.month)
-                columns.write.partitionBy(table.month).parquet(str(stage))
-            else:
-                columns.hint("rebalance").write.parquet(str(stage))
+                writer = writer.partitionBy(table.month)
+            writer.parquet(str(stage))
             yield stage
         finally:
             shutil.rmtree(stage, ignore_errors=True)

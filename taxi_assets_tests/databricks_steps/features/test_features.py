@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -173,6 +174,37 @@ def test_no_trips_make_no_rows(spark: SparkSession) -> None:
         made = make(frame(spark, []), ["2022-02"])
         assert made.columns == list(schemas.TABLES[name].names)
         assert made.collect() == []
+
+
+def test_the_timezone_of_the_machine_changes_nothing(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At both ends of a month, and in the hour that New York skips in March."""
+    ends = "2022-02-01 00:00:00", "2022-02-28 23:59:59", "2022-03-13 02:30:00"
+    quoted = ", ".join(f"('{n}', TIMESTAMP'{end}')" for n, end in enumerate(ends))
+    trips = spark.sql(
+        "SELECT id AS trip_id, at - INTERVAL 9 MINUTES AS pickup_datetime, at AS dropoff_datetime,"
+        " 7 AS pickup_location_id, 9 AS dropoff_location_id, 10.0D AS fare_amount,"
+        f" 2.0D AS trip_distance FROM VALUES {quoted} AS t(id, at)"
+    )
+
+    def first_known() -> list[str]:
+        rows = pickup_features(trips, ["2022-02", "2022-03"]).where("pickup_trip_count_1h = 1")
+        texts = rows.selectExpr("string(known_at) AS at").orderBy("at").collect()
+        return [row["at"] for row in texts]
+
+    for zone in ("America/New_York", "Asia/Tokyo"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        try:
+            assert first_known() == [
+                "2022-02-01 00:15:00",
+                "2022-03-01 00:00:00",
+                "2022-03-13 02:45:00",
+            ]
+        finally:
+            monkeypatch.undo()
+            time.tzset()
 
 
 def test_months_in_any_order_and_at_once_give_the_same_rows(spark: SparkSession) -> None:
