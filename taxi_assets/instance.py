@@ -16,6 +16,8 @@ from databricks_steps.settings import Settings
 PID_TAG = "taxi_assets/pid"
 CONFIG = """\
 # Dagster's instance of this TAXI_HOME; everything else is Dagster's default (SQLite).
+nux:
+  enabled: false
 telemetry:
   enabled: false
 """

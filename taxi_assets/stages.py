@@ -24,7 +24,7 @@ class Progress:
     failures: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
-    _notes: dict[str, str] = field(default_factory=dict)
+    _notes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def reset(self, say: Callable[[str], None]) -> None:
         """Forget the last run; `say` takes each line from now on."""
@@ -48,7 +48,8 @@ class Progress:
     def _materialized(self, event: dg.DagsterEvent) -> None:
         metadata = event.step_materialization_data.materialization.metadata
         found: dict[str, Any] = {key: value.value for key, value in metadata.items()}
-        self._notes[event.step_key or ""] = _note(found)
+        asset = event.step_materialization_data.materialization.asset_key.to_user_string()
+        self._notes.setdefault(event.step_key or "", {})[asset] = _note(found)
         for name, problem in found.get("refused_files", {}).items():
             if name not in self.refused:
                 self.refused[name] = problem
@@ -57,7 +58,9 @@ class Progress:
     def _end(self, step: str, *, ok: bool) -> None:
         seconds = time.monotonic() - self._started.get(step, time.monotonic())
         self.stages.append({"name": step, "seconds": round(seconds, 2)})
-        note = self._notes.get(step, "") if ok else "failed"
+        notes = self._notes.get(step, {})
+        several = "; ".join(f"{asset} {said}" for asset, said in notes.items())
+        note = (several if len(notes) > 1 else "".join(notes.values())) if ok else "failed"
         self.say(f"  {step:<42}{seconds:7.1f} s  {note}".rstrip())
 
     def _check(self, event: dg.DagsterEvent) -> None:

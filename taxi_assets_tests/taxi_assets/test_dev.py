@@ -1,0 +1,138 @@
+"""`taxi-assets dev`: the UI loads, and a month launched there over GraphQL runs to success."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_run import Home, free_port, table_rows
+
+LAUNCH = """
+mutation Launch($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+  }
+}"""
+RUN = """
+query Run($id: ID!) {
+  runOrError(runId: $id) { ... on Run {
+    status
+    assetMaterializations { assetKey { path } partition }
+  } }
+}"""
+CHECKS = """
+query Checks($key: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $key) { ... on AssetNode {
+    assetChecksOrError { ... on AssetChecks { checks {
+      name blocking executionForLatestMaterialization { status }
+    } } }
+  } }
+}"""
+
+
+class Ui:
+    """The GraphQL API of a running `dagster dev`."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}/graphql"
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(self.address, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found = json.load(answer)
+        assert "errors" not in found, found["errors"]
+        return found["data"]
+
+    def wait_until_loaded(self, server: subprocess.Popen[bytes]) -> Any:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            assert server.poll() is None, "dagster dev ended"
+            try:
+                found = self.ask(
+                    "{ repositoriesOrError { ... on RepositoryConnection { nodes {"
+                    " name location { name } jobs { name } assetNodes { id } } } } }"
+                )["repositoriesOrError"]["nodes"]
+                if found:
+                    return found[0]
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                pass
+            time.sleep(1)
+        raise AssertionError("dagster dev did not load the definitions")
+
+
+@pytest.fixture
+def ui(homes: Any, small_source: Path) -> Iterator[tuple[Home, Ui, subprocess.Popen[bytes]]]:
+    home, port = homes("dev"), free_port()
+    home.path.mkdir()
+    with (home.path / "dev.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "taxi_assets.cli", "dev", "--port", str(port)],
+            env={**home.environment, "TAXI_SOURCE": str(small_source)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        yield home, Ui(port), server
+        os.killpg(server.pid, signal.SIGINT)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def test_a_month_launched_in_the_ui_is_served(
+    ui: tuple[Home, Ui, subprocess.Popen[bytes]],
+) -> None:
+    home, api, server = ui
+    repository = api.wait_until_loaded(server)
+    assert "fare_pipeline" in {job["name"] for job in repository["jobs"]}
+    assert len(repository["assetNodes"]) == 12
+    launched = api.ask(
+        LAUNCH,
+        params={
+            "selector": {
+                "repositoryLocationName": repository["location"]["name"],
+                "repositoryName": repository["name"],
+                "jobName": "fare_pipeline",
+            },
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "2022-01"}]},
+        },
+    )["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        run = api.ask(RUN, id=launched["run"]["runId"])["runOrError"]
+        if run["status"] in ("SUCCESS", "FAILURE", "CANCELED"):
+            break
+        time.sleep(2)
+    assert run["status"] == "SUCCESS", (home.path / "dev.log").read_text()[-3000:]
+    made = {(m["assetKey"]["path"][0], m["partition"]) for m in run["assetMaterializations"]}
+    assert {("trips", "2022-01"), ("batch_predictions", "2022-01"), ("fare_model", None)} <= made
+    assert len(made) == 12
+
+    node = api.ask(CHECKS, key={"path": ["fare_model"]})["assetNodeOrError"]
+    checks = node["assetChecksOrError"]["checks"]
+    assert {c["name"]: c["executionForLatestMaterialization"]["status"] for c in checks} == {
+        "beats_baseline": "SUCCEEDED",
+        "champion_not_better": "SUCCEEDED",
+        "no_label_leak": "SUCCEEDED",
+    }
+    assert all(check["blocking"] for check in checks)
+    assert table_rows(home, "batch_predictions")
+    assert "READY" in home.call("status").stdout
