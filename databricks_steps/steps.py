@@ -65,13 +65,15 @@ def training_set(platform: Platform, months: Months, force: bool = False) -> tup
 
 def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
     """A candidate version; the one at hand when inputs, parameters and code are the same."""
+    from databricks_steps.training import forest  # brings scikit-learn
+
     settings, tables = platform.settings, platform.tables
     chosen = training_months(platform, months)
     rows = _required(platform, "training_set")
     made_from = digests.digest(
         tables.made_from("training_set"),
         settings.forest,
-        digests.code(candidate, fit, dataset),
+        digests.code(candidate, fit, forest, dataset),
         *registry.requirements(),
     )
     registry.client(settings)

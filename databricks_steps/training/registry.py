@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import databricks_steps
 from databricks_steps.errors import ModelError
 from databricks_steps.serving import feature_spec
 from databricks_steps.serving.feature_spec import FeatureSpec
@@ -26,8 +27,8 @@ CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 MADE_FROM = "made_from"
 CHECKS = "checks"  # version tag: passed or failed
 VERDICTS = "verdicts.json"
-# All a forest saved by skops holds besides numpy and scikit-learn's own public types.
-TRUSTED = ["sklearn.tree._tree.Tree"]
+# All a model saved by skops holds besides numpy and scikit-learn's own public types.
+TRUSTED = ["databricks_steps.training.forest.MeteredForest", "sklearn.tree._tree.Tree"]
 _MAKING = threading.Lock()  # the store makes its database when it is first opened
 
 
@@ -92,6 +93,7 @@ def log_version(
             input_example=example,
             # Named here: inferring them would start a process and load the model again.
             pip_requirements=requirements(),
+            code_paths=[str(Path(databricks_steps.__file__).parent)],
             serialization_format="skops",
             skops_trusted_types=TRUSTED,
             extra_files=[str(Path(folder) / name) for name in files],

@@ -86,7 +86,7 @@ def test_any_delta_reader_opens_every_table(first_run: FirstRun) -> None:
         dataset = opened.to_pyarrow_dataset()
         assert dataset.count_rows() >= report["tables"][name] > 0, name
         assert {f.name for f in opened.schema().fields} == set(table.names)
-        assert duckdb.sql("SELECT count(*) FROM dataset").fetchone() == (dataset.count_rows(),)
+        assert duckdb.sql("SELECT count(*) FROM dataset").fetchall() == [(dataset.count_rows(),)]
 
 
 def test_curl_and_the_sdk_get_the_same_fare_whatever_the_request_says_it_was(
