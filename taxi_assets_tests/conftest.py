@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """One local Spark session for the whole run, configured as the product's own."""
+    # PySpark turns naive datetimes of tests into instants by the timezone of the process.
+    os.environ["TZ"] = "UTC"
+    time.tzset()
     home = tmp_path_factory.mktemp("spark")
     running = session.start(Settings(home=home, driver_memory="2g"))
     running.conf.set("spark.sql.shuffle.partitions", "2")  # small frames: fewer, larger tasks

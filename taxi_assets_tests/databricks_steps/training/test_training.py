@@ -1,0 +1,199 @@
+"""Splits, measures, the model and its graph: figures by hand, boundaries, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from databricks_steps import schemas
+from databricks_steps.errors import ModelError
+from databricks_steps.settings import Forest, Settings
+from databricks_steps.training import dataset, evaluation, honesty, promotion, registry
+from databricks_steps.training.candidate import beats_baseline
+from databricks_steps.training.fit import fit, onnx_predict, parity, to_onnx
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+START = datetime(2022, 2, 1)
+
+
+def test_measures_by_hand() -> None:
+    found = evaluation.measures(np.array([10.0, 20.0, 30.0]), np.array([12.0, 20.0, 27.0]))
+    assert found == {
+        "rmse": pytest.approx((13 / 3) ** 0.5),
+        "mae": pytest.approx(5 / 3),
+        "r2": pytest.approx(1 - 13 / 200),
+        "mape": pytest.approx((0.2 + 0 + 0.1) / 3),
+        "within_2_dollars": pytest.approx(2 / 3),
+        "bias": pytest.approx(-1 / 3),
+    }
+
+
+def test_the_metered_fare_is_the_line_through_the_points() -> None:
+    line = evaluation.MeteredFare.fit(np.array([1.0, 2.0, 4.0]), np.array([5.5, 8.0, 13.0]))
+    assert (line.flag_drop, line.per_mile) == (pytest.approx(3.0), pytest.approx(2.5))
+    assert line.predict(np.array([10.0])) == pytest.approx([28.0])
+
+
+def test_a_champion_is_surely_better_only_when_the_interval_says_so() -> None:
+    chance = np.random.default_rng(1)
+    fares = chance.uniform(5, 60, 2_000)
+    good, bad = (fares + chance.normal(0, spread, 2_000) for spread in (1.0, 3.0))
+    worse = evaluation.compare(fares, bad, good)
+    assert worse.champion_surely_better
+    assert worse.low <= worse.difference <= worse.high
+    assert worse.difference == pytest.approx(2.0, abs=0.2)
+    assert not evaluation.compare(fares, good, bad).champion_surely_better
+    same = evaluation.compare(fares, good, good)
+    assert (same.low, same.difference, same.high) == (0, 0, 0)
+    assert not same.champion_surely_better
+
+
+def test_a_baseline_must_be_beaten_in_both_measures() -> None:
+    ours = {"rmse": 3.0, "r2": 0.9}
+    weak, strong = {"rmse": 4.0, "r2": 0.8}, {"rmse": 2.9, "r2": 0.91}
+    assert beats_baseline(ours, {"mean": weak}).passed
+    lost = beats_baseline(ours, {"metered_fare": strong, "mean": weak})
+    assert not lost.passed
+    assert "metered fare: RMSE 2.90, R² 0.910" in lost.reason
+
+
+def frame_of(spark: SparkSession, rows: list[tuple[Any, ...]]) -> DataFrame:
+    return spark.createDataFrame(
+        rows, "trip_id string, pickup_datetime timestamp, dropoff_datetime timestamp"
+    )
+
+
+def test_the_split_is_by_time_and_trips_under_way_belong_to_neither(spark: SparkSession) -> None:
+    minutes = [timedelta(minutes=m) for m in range(10)]
+    trips = frame_of(
+        spark,
+        [(f"{n}", START + m, START + m + timedelta(seconds=90)) for n, m in enumerate(minutes)],
+    )
+    start = dataset.holdout_start(trips, 0.2)
+    split = dataset.with_split(trips, start).orderBy("pickup_datetime").collect()
+    assert start is not None
+    assert [row["split"] for row in split] == [
+        *["train"] * 6,  # the trip of minute 6 ends at 7:30, when the holdout has begun
+        "between",
+        *["holdout"] * 3,
+    ]
+    at_the_instant = frame_of(
+        spark, [("a", START, START + timedelta(minutes=7)), ("b", START + minutes[7], START)]
+    )
+    found = {r["trip_id"]: r["split"] for r in dataset.with_split(at_the_instant, start).collect()}
+    assert found == {"a": "between", "b": "holdout"}
+
+
+def training_rows(count: int, seed: int = 3) -> pd.DataFrame:
+    chance = np.random.default_rng(seed)
+    columns: dict[str, Any] = {
+        name: chance.integers(0, 20, count).astype("float64") for name in dataset.INPUTS
+    }
+    columns["trip_distance"] = chance.uniform(0.5, 30, count)
+    columns[schemas.LABEL] = (
+        3
+        + 2.5 * columns["trip_distance"]
+        + 0.2 * columns["pickup_hour"]
+        + chance.normal(0, 1, count)
+    )
+    return pd.DataFrame(columns)
+
+
+def test_the_graph_gives_the_fares_of_the_pipeline_and_of_long_trips_never_seen() -> None:
+    rows = training_rows(600)
+    pipeline = fit(rows, Forest(n_estimators=10))
+    graph = to_onnx(pipeline)
+    assert parity(pipeline, graph, training_rows(200, seed=4)) < 1e-4
+    far = training_rows(1).assign(trip_distance=80.0)
+    assert onnx_predict(graph, far)[0] == pytest.approx(3 + 2.5 * 80 + 2, abs=5)
+    extra = rows.assign(fare_amount=9999.0, tip_amount=50.0)
+    # Threads add up the trees in any order: the last digits differ from call to call.
+    assert np.allclose(pipeline.predict(extra), pipeline.predict(rows), rtol=1e-12)
+
+
+def test_a_tree_sees_no_more_rows_than_there_are_or_than_settings_allow() -> None:
+    forest = Forest(rows_per_tree=100)
+    assert forest.params(50)["max_samples"] == 50
+    assert forest.params(5_000)["max_samples"] == 100
+    assert "rows_per_tree" not in forest.params(50)
+
+
+def spark_rows(spark: SparkSession, rows: pd.DataFrame, split: list[str]) -> DataFrame:
+    times = [START + timedelta(minutes=n) for n in range(len(rows))]
+    ids = [f"{n:05d}" for n in range(len(rows))]
+    return spark.createDataFrame(rows.assign(trip_id=ids, pickup_datetime=times, split=split))
+
+
+def test_parts_are_sampled_the_same_way_every_time(spark: SparkSession) -> None:
+    rows = spark_rows(spark, training_rows(600), ["train"] * 400 + ["holdout"] * 200).cache()
+    train, holdout = dataset.parts(rows, 10_000)
+    assert (len(train), len(holdout)) == (400, 200)
+    assert train["pickup_datetime"].is_monotonic_increasing
+    fewer, _ = dataset.parts(rows, 150)
+    again, _ = dataset.parts(rows, 150)
+    assert 100 <= len(fewer) <= 200
+    assert list(fewer["trip_id"]) == list(again["trip_id"])
+
+
+def test_too_few_rows_and_a_constant_fare_are_refused(spark: SparkSession) -> None:
+    rows = training_rows(300)
+    few = spark_rows(spark, rows, ["train"] * 250 + ["holdout"] * 50)
+    with pytest.raises(ModelError, match="The holdout part needs 100 trips: 50. Add months"):
+        dataset.parts(few, 10_000)
+    constant = rows.assign(fare_amount=52.0)
+    flat = spark_rows(spark, constant, ["train"] * 150 + ["holdout"] * 150)
+    with pytest.raises(ModelError, match="must hold different fares: all are 52.0"):
+        dataset.parts(flat, 10_000)
+
+
+def test_shuffling_deals_every_fare_out_again(spark: SparkSession) -> None:
+    trips = spark.range(500).selectExpr(
+        "CAST(id AS STRING) AS trip_id", "CAST(id AS DOUBLE) AS fare_amount"
+    )
+    dealt = {r["trip_id"]: r["fare_amount"] for r in honesty.with_shuffled_fares(trips).collect()}
+    assert sorted(dealt.values()) == [float(n) for n in range(500)]
+    assert sum(float(k) == v for k, v in dealt.items()) < 20
+    again = {r["trip_id"]: r["fare_amount"] for r in honesty.with_shuffled_fares(trips).collect()}
+    assert again == dealt
+
+
+def test_a_feature_that_carries_its_own_fare_shows_in_the_holdout() -> None:
+    rows = training_rows(4_000).assign(
+        pickup_datetime=[START + timedelta(minutes=n) for n in range(4_000)],
+        trip_id=[f"{n:05d}" for n in range(4_000)],
+    )
+    shuffled = rows.assign(
+        fare_amount=rows["fare_amount"].sample(frac=1, random_state=1).to_numpy()
+    )
+    assert abs(honesty.holdout_r2(shuffled, 0.2)) <= honesty.LIMIT
+    leaking = shuffled.assign(pickup_mean_fare_1h=shuffled["fare_amount"])
+    assert honesty.holdout_r2(leaking, 0.2) > 0.5
+
+
+def test_no_candidate_and_an_unchecked_one_do_not_become_champion(settings: Settings) -> None:
+    with pytest.raises(ModelError, match="A trained model is needed: no .*@candidate"):
+        promotion.promote(settings)
+    client = registry.client(settings)
+    run = client.create_run(client.get_experiment_by_name(settings.experiment).experiment_id)
+    client.create_registered_model(settings.registered_model)
+    for number, checks in (("1", "failed"), ("2", "passed"), ("3", "passed")):
+        tags = {registry.CHECKS: checks}
+        client.create_model_version(settings.registered_model, "file:///x", run.info.run_id, tags)
+        registry.point(settings, registry.CANDIDATE, number)
+        if checks == "failed":
+            with pytest.raises(ModelError, match="passed its blocking checks: version 1: checks"):
+                promotion.promote(settings)
+            assert registry.version(settings, registry.CHAMPION) is None
+        else:
+            promotion.promote(settings)
+    names = (registry.CHAMPION, registry.PREVIOUS)
+    found = [registry.require(settings, name).number for name in names]
+    assert found == ["3", "2"]
+    assert promotion.promote(replace(settings)) == promotion.Promotion("3", "3")
