@@ -59,7 +59,11 @@ def run(target: Target, options: Options) -> dict[str, Any]:
         _preflight(settings, options)
         months = _months(settings, options)
         process.require_port(settings)
-        for job in (session.prepare, _warm_up):
+        # Processes start beside the rest. Imports do not: two threads that import the same
+        # packages at once can see them half made.
+        import pyspark.sql  # noqa: F401
+
+        for job in (session.prepare, _serve):
             threading.Thread(target=job, args=(settings,), daemon=True).start()
         progress.say(
             f"{settings.source if not options.skip_features else 'tables at hand'}, "
@@ -80,17 +84,10 @@ def run(target: Target, options: Options) -> dict[str, Any]:
     return report
 
 
-def _warm_up(settings: Settings) -> None:
-    """Start what later stages wait for while Spark's first stages leave Python idle.
-
-    A failure here is not lost: the stage that needs the thing meets it again.
-    """
+def _serve(settings: Settings) -> None:
+    """Start the workspace early; a failure is met again by the stage that needs it."""
     with suppress(TaxiError):
         process.ensure_running(settings)
-    import skl2onnx  # noqa: F401
-    import sklearn.ensemble  # noqa: F401
-
-    registry.client(settings)
 
 
 def _preflight(settings: Settings, options: Options) -> None:

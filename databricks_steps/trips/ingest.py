@@ -224,12 +224,10 @@ def _emptied_demo_months(platform: Platform, found: sources.Source) -> list[str]
 
 def _months_by_kind(tables: Tables) -> dict[str, list[str]]:
     """The months of demo trips and of real trips that raw_trips holds."""
-    from pyspark.sql import functions as F  # noqa: N812
-
     found: dict[str, list[str]] = {"demo": [], "real": []}
     if tables.months(RAW):
-        is_demo = F.col("source_file").startswith(demo.PREFIX).alias("is_demo")
-        rows: list[Any] = tables.read(RAW).select("trip_month", is_demo).distinct().collect()
+        is_demo = f"startswith(source_file, '{demo.PREFIX}') AS is_demo"
+        rows: list[Any] = tables.read(RAW).selectExpr("trip_month", is_demo).distinct().collect()
         for row in sorted(rows):
             found["demo" if row["is_demo"] else "real"].append(row["trip_month"])
     return found
