@@ -78,10 +78,12 @@ class Tables(Protocol):
         frame: DataFrame,
         months: Sequence[str] | None = None,
         made_from: Mapping[str, int] | None = None,
+        sources: Mapping[str, int] | None = None,
     ) -> Commit:
         """Replace these months (or the whole table) by the frame, which may be empty.
 
-        `made_from` (month, or "" for all → digest of the inputs) is kept in the same commit.
+        `made_from` (month, or "" for all → digest of the inputs) and `sources` (table → the
+        version it was read at) are kept in the same commit.
         """
         ...
 
@@ -106,16 +108,25 @@ class Tables(Protocol):
         """The digest of the inputs that the month was last written with."""
         ...
 
+    def sources(self, name: str) -> dict[str, int]:
+        """Table → version, as the newest write that named its sources read them."""
+        ...
+
 
 class FeatureStore(Protocol):
     """Point-in-time lookups; on Databricks the Feature Engineering client does them."""
 
     def look_up(
-        self, trips: DataFrame, lookups: Sequence[Lookup], months: Sequence[str] | None = None
+        self,
+        trips: DataFrame,
+        lookups: Sequence[Lookup],
+        months: Sequence[str] | None = None,
+        versions: Mapping[str, int] | None = None,
     ) -> DataFrame:
         """The trips with every feature of the lookups, and its age, as known at the pickup.
 
-        `months` are the months the trips were picked up in: they bound what is read.
+        `months` are the months the trips were picked up in: they bound what is read. `versions`
+        (table → version) asks the feature tables as they were then; default: as they are now.
         """
         ...
 

@@ -54,12 +54,15 @@ def training_set(platform: Platform, months: Months, force: bool = False) -> tup
     )
     commit = None
     if force or tables.made_from("training_set") != made_from:
-        known = tables.read("trips", chosen)
-        split = dataset.with_split(known, dataset.holdout_start(known, settings.holdout_share))
-        looked_up = platform.features.look_up(split, lookups.LOOKUPS, chosen)
-        rows = request_features.with_request_features(looked_up).select(*schemas.TRAINING_SET.names)
-        commit = tables.replace("training_set", rows, made_from={"": made_from})
-    figures = {"months": list(chosen), "skipped": commit is None}
+        read = ("trips", *(x.table.name for x in lookups.LOOKUPS))
+        versions = {name: tables.version(name) or 0 for name in read}
+        rows = dataset.training_rows(platform, chosen, versions)
+        commit = tables.replace("training_set", rows, made_from={"": made_from}, sources=versions)
+    figures = {
+        "months": list(chosen),
+        "skipped": commit is None,
+        "source_versions": tables.sources("training_set"),
+    }
     return (Outcome("training_set", tables.rows("training_set"), figures, commit),)
 
 

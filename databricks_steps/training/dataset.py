@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
 from databricks_steps.errors import ModelError
+from databricks_steps.features.lookups import LOOKUPS
+from databricks_steps.features.request import with_request_features
+from databricks_steps.ports import Platform
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,6 +18,21 @@ if TYPE_CHECKING:
 TRAIN, HOLDOUT, BETWEEN = "train", "holdout", "between"
 INPUTS = tuple(column.name for column in schemas.MODEL_INPUTS)
 LEAST_ROWS = 100  # in each part; fewer tell nothing
+
+
+def training_rows(
+    platform: Platform, months: Sequence[str], versions: Mapping[str, int] | None = None
+) -> DataFrame:
+    """Trips of the months → rows of `schemas.TRAINING_SET`.
+
+    `versions` (table → version) reads trips and features as they were then: later corrections
+    change nothing of what a training set saw.
+    """
+    share = platform.settings.holdout_share
+    trips = platform.tables.read("trips", months, (versions or {}).get("trips"))
+    split = with_split(trips, holdout_start(trips, share))
+    looked_up = platform.features.look_up(split, LOOKUPS, months, versions)
+    return with_request_features(looked_up).select(*schemas.TRAINING_SET.names)
 
 
 def holdout_start(trips: DataFrame, holdout_share: float) -> int | None:

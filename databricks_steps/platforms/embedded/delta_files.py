@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STALE_SECONDS = 24 * 3600
 CHANGE = "_change"
+SOURCES = "sources"  # of a commit: table → the version it was read at
 
 
 def sweep(staging: Path) -> None:
@@ -92,13 +93,19 @@ def inputs_of(month: str) -> str:
     return f"made_from/{month}"
 
 
-def properties(made_from: Mapping[str, int] | None) -> CommitProperties:
-    """Digests of inputs as Delta's transaction identifiers: atomic with the rows, kept for good."""
+def properties(
+    made_from: Mapping[str, int] | None, sources: Mapping[str, int] | None = None
+) -> CommitProperties:
+    """Digests of inputs as Delta's transaction identifiers, versions of sources as metadata.
+
+    Both are atomic with the rows; transaction identifiers also outlive the log's clean-up.
+    """
     from deltalake import CommitProperties, Transaction
 
     pairs = (made_from or {}).items()
     return CommitProperties(
-        app_transactions=[Transaction(inputs_of(month), digest) for month, digest in pairs]
+        app_transactions=[Transaction(inputs_of(month), digest) for month, digest in pairs],
+        custom_metadata={SOURCES: json.dumps(dict(sources))} if sources else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -24,11 +24,16 @@ class DeltaFeatureStore:
         self._tables = tables
 
     def look_up(
-        self, trips: DataFrame, lookups: Sequence[Lookup], months: Sequence[str] | None = None
+        self,
+        trips: DataFrame,
+        lookups: Sequence[Lookup],
+        months: Sequence[str] | None = None,
+        versions: Mapping[str, int] | None = None,
     ) -> DataFrame:
         """The trips with the features of every lookup; see `ports.FeatureStore`."""
         read = with_months_before(months, self._lookback) if months is not None else None
         for lookup in lookups:
-            rows = self._tables.read(lookup.table.name, read)
+            name = lookup.table.name
+            rows = self._tables.read(name, read, (versions or {}).get(name))
             trips = with_features(trips, rows, lookup, self._lookback)
         return trips

@@ -7,6 +7,7 @@ Killed before the commit, nothing has happened; what is left behind no reader ev
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,12 +80,23 @@ class DeltaTables:
         version = self._open(name).transaction_version(delta_files.inputs_of(month))
         return None if version is None else int(version)
 
+    def sources(self, name: str) -> dict[str, int]:
+        """Read from the newest commit that carries them: later ones may only tidy up."""
+        if not self.exists(name):
+            return {}
+        for commit in self._open(name).history():
+            if delta_files.SOURCES in commit:
+                kept: dict[str, int] = json.loads(commit[delta_files.SOURCES])
+                return kept
+        return {}
+
     def replace(
         self,
         name: str,
         frame: DataFrame,
         months: Sequence[str] | None = None,
         made_from: Mapping[str, int] | None = None,
+        sources: Mapping[str, int] | None = None,
     ) -> Commit:
         """Replace these months (or the whole table) by the frame, in one commit.
 
@@ -96,7 +108,7 @@ class DeltaTables:
         with self._staged(table, frame) as stage:
             adds = self._move(table, stage, months)
             filters = [(table.month, "in", list(months))] if table.month and months else None
-            self._commit(table, adds, "overwrite", filters, made_from)
+            self._commit(table, adds, "overwrite", filters, made_from, sources)
         action: Action = "replaced" if existed else "created"
         return Commit(name, action, self._open(name).version(), delta_files.records(adds))
 
@@ -214,9 +226,11 @@ class DeltaTables:
         mode: str,
         filters: list[Any] | None,
         made_from: Mapping[str, int] | None,
+        sources: Mapping[str, int] | None = None,
     ) -> None:
         from deltalake.transaction import create_table_with_add_actions
 
+        kept = delta_files.properties(made_from, sources)
         partition_by = [table.month] if table.month else None
         if self.exists(table.name):
             self._open(table.name).create_write_transaction(
@@ -225,7 +239,7 @@ class DeltaTables:
                 delta_schema(table),
                 partition_by,
                 filters,
-                commit_properties=delta_files.properties(made_from),
+                commit_properties=kept,
             )
             return
         feed = "true" if table.change_data_feed else "false"
@@ -238,7 +252,7 @@ class DeltaTables:
             name=table.name,
             description=table.comment,
             configuration={"delta.enableChangeDataFeed": feed},
-            commit_properties=delta_files.properties(made_from),
+            commit_properties=kept,
         )
 
     def _remember(self, table: schemas.Table, made_from: Mapping[str, int] | None) -> None:
