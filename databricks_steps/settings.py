@@ -20,7 +20,7 @@ class Forest:
 
     n_estimators: int = 40
     min_samples_leaf: int = 8
-    max_features: float = 0.8
+    max_features: float = 0.5
     rows_per_tree: int = 40_000  # bounds the cost of a tree however many months there are
     random_state: int = 20220131
     n_jobs: int = -1
@@ -29,6 +29,67 @@ class Forest:
         """The forest's arguments for so many training rows."""
         given = {name: value for name, value in vars(self).items() if name != "rows_per_tree"}
         return {**given, "max_samples": min(self.rows_per_tree, rows)}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measure of error on the holdout; `better` is `low`, `high`, or `zero` for the nearest."""
+
+    name: str
+    unit: str
+    better: str
+    comment: str
+
+
+METRICS = (
+    Metric("rmse", "dollars", "low", "Root of the mean squared error"),
+    Metric("mae", "dollars", "low", "Mean absolute error"),
+    Metric("r2", "", "high", "Share of the fares' variance that is explained"),
+    Metric("mape", "", "low", "Mean absolute error as a share of the fare"),
+    Metric("within_2_dollars", "", "high", "Share of fares met within 2 dollars"),
+    Metric("p90_absolute_error", "dollars", "low", "Nine of ten errors are no larger"),
+    Metric("bias", "dollars", "zero", "Mean of predicted less paid"),
+)
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """One way to cut the holdout: a column by its values, or in bands between `bounds`.
+
+    `limit` is the share of the champion's RMSE by which the candidate's may be larger.
+    """
+
+    name: str
+    column: str
+    limit: float
+    unit: str = ""
+    bounds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a candidate must show before it may become champion."""
+
+    beat: tuple[str, ...] = ("rmse", "r2")  # better than every baseline in each of these
+    resamples: int = 1_000  # of the paired bootstrap
+    confidence: float = 0.95
+    onnx_parity: float = 0.01  # dollars between the graph's and the pipeline's fares
+    slice_rows: int = 200  # smaller slices are shown, not judged
+    slicings: tuple[Slicing, ...] = (
+        Slicing("borough", "pickup_borough", 0.15),
+        Slicing("hour", "pickup_hour", 0.10, "h", (6, 10, 16, 20)),
+        Slicing("distance", "trip_distance", 0.10, "miles", (1, 2, 5, 10)),
+        Slicing("airport", "pickup_is_airport", 0.15),
+    )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The fare interval: between which quantiles of the trees, and what share it must cover."""
+
+    low: float = 0.1
+    high: float = 0.9
+    floor: float = 0.1  # dollars: the least spread of the trees that is believed
 
 
 @dataclass(frozen=True)
@@ -52,6 +113,9 @@ class Settings:
     holdout_share: float = 0.2
     max_training_rows: int = 2_000_000
     forest: Forest = field(default_factory=Forest)
+    gate: Gate = field(default_factory=Gate)
+    interval: Interval = field(default_factory=Interval)
+    require_approval: bool = False  # a person's word on a version before it becomes champion
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -77,6 +141,8 @@ class Settings:
             changes["home"] = Path.cwd() / ".taxi"
         if env.get("TAXI_PORT"):
             changes["port"] = _port(env["TAXI_PORT"])
+        if env.get("TAXI_REQUIRE_APPROVAL"):
+            changes["require_approval"] = _flag("TAXI_REQUIRE_APPROVAL", env)
         return replace(cls(), **changes)
 
     def table(self, name: str) -> str:
@@ -127,6 +193,12 @@ def _port(text: str) -> int:
             "Set it to a free port, or unset it for 8200",
         )
     return int(text)
+
+
+def _flag(name: str, env: Mapping[str, str]) -> bool:
+    if env[name] not in ("true", "false"):
+        raise SettingsError(f"{name} must be true or false", repr(env[name]), "Unset it for false")
+    return env[name] == "true"
 
 
 def java_home() -> str | None:

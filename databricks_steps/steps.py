@@ -14,7 +14,15 @@ from databricks_steps.features import dropoff, honesty, lookups, pickup, point_i
 from databricks_steps.features import request as request_features
 from databricks_steps.months import trailing, with_months_before
 from databricks_steps.ports import Outcome, Platform
-from databricks_steps.training import candidate, dataset, fit, registry
+from databricks_steps.training import (
+    candidate,
+    dataset,
+    fit,
+    gate,
+    intervals,
+    recipe,
+    registry,
+)
 from databricks_steps.training.honesty import no_label_leak
 from databricks_steps.trips import ingest
 
@@ -76,7 +84,9 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
     made_from = digests.digest(
         tables.made_from("training_set"),
         settings.forest,
-        digests.code(candidate, fit, forest, dataset),
+        settings.gate,
+        settings.interval,
+        digests.code(candidate, fit, forest, dataset, gate, intervals),
         *registry.requirements(),
     )
     registry.client(settings)
@@ -86,14 +96,15 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
     else:
         lookback = timedelta(days=settings.lookback_days)
         leak = no_label_leak(tables.read("trips", chosen), chosen, lookback, settings.holdout_share)
-        tags = {registry.MADE_FROM: str(made_from), "months": ",".join(chosen)}
+        ingredients = recipe.current(settings, chosen, tables.sources("training_set"))
         with platform.tracked_run():
-            model = candidate.train(settings, rows, tags, (leak,))
+            model = candidate.train(settings, rows, str(made_from), ingredients, (leak,))
     registry.point(settings, registry.CANDIDATE, model.version.number)
     figures = {
         **model.figures,
         "model_version": model.version.number,
         "mlflow_run_id": model.version.run_id,
+        "passport": model.passport,
         "skipped": found is not None,
     }
     rows_used = int(model.figures.get("train_rows", 0))

@@ -12,6 +12,7 @@ from databricks_steps.settings import Settings
 
 FILE = "feature_spec.json"
 ONNX_FILE = "model.onnx"
+TREES = "tree_fares"  # the graph's output with one fare a tree
 FOLDER = "extra_files"  # where MLflow keeps the files that travel with a model
 
 
@@ -26,14 +27,38 @@ class TableLookup:
 
 
 @dataclass(frozen=True)
+class FareInterval:
+    """How the trees' spread becomes an interval: quantiles, their stretch, and what it covers.
+
+    A side reaches `stretch` times as far from the fare as the trees' quantile does, and that
+    is at least `floor` dollars. `coverage` is the share of fares inside, measured on `rows`
+    trips that neither the forest nor the stretch has seen.
+    """
+
+    low: float
+    high: float
+    floor: float
+    low_stretch: float
+    high_stretch: float
+    coverage: float
+    rows: int
+
+
+@dataclass(frozen=True)
 class FeatureSpec:
     """Travels with the model as JSON. `inputs` is the column order of the ONNX graph's matrix."""
 
     inputs: tuple[str, ...]
     lookups: tuple[TableLookup, ...]
+    interval: FareInterval | None = None
 
     @classmethod
-    def current(cls, settings: Settings, lookups: Sequence[Lookup] = LOOKUPS) -> FeatureSpec:
+    def current(
+        cls,
+        settings: Settings,
+        lookups: Sequence[Lookup] = LOOKUPS,
+        interval: FareInterval | None = None,
+    ) -> FeatureSpec:
         """The spec of a model trained now."""
         return cls(
             tuple(column.name for column in schemas.MODEL_INPUTS),
@@ -41,6 +66,7 @@ class FeatureSpec:
                 TableLookup(settings.table(x.table.name), x.key, x.features, x.defaults)
                 for x in lookups
             ),
+            interval,
         )
 
     def to_json(self) -> str:
@@ -53,4 +79,5 @@ class FeatureSpec:
             TableLookup(x["table"], x["key"], tuple(x["features"]), x["defaults"])
             for x in raw["lookups"]
         )
-        return cls(tuple(raw["inputs"]), lookups)
+        interval = raw.get("interval")  # versions logged before there were intervals have none
+        return cls(tuple(raw["inputs"]), lookups, FareInterval(**interval) if interval else None)

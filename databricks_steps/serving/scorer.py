@@ -13,7 +13,7 @@ import numpy as np
 
 from databricks_steps.errors import ModelError
 from databricks_steps.serving import feature_spec
-from databricks_steps.serving.feature_spec import FeatureSpec
+from databricks_steps.serving.feature_spec import FareInterval, FeatureSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,6 +66,52 @@ class Scorer:
         answer = self._session.run([self._output], {self._input: matrix})[0]
         fares: NDArray[np.float64] = np.asarray(answer, dtype=np.float64).reshape(-1)
         return fares
+
+    def predict_interval(self, matrix: NDArray[np.float32]) -> FareRange:
+        """Fares with their interval, for rows as `predict` takes them.
+
+        Raises:
+            ModelError: the version was logged without one.
+        """
+        if self.spec.interval is None:
+            raise ModelError(
+                "An interval needs a model version that was calibrated for it",
+                "this version was not",
+                "Ask without params.interval, or train again",
+            )
+        names = [self._output, feature_spec.TREES]
+        fares, trees = self._session.run(names, {self._input: matrix})
+        return stretched(
+            np.asarray(fares, dtype=np.float64).reshape(-1),
+            np.asarray(trees, dtype=np.float64),
+            self.spec.interval,
+        )
+
+
+@dataclass(frozen=True)
+class FareRange:
+    """Fares in dollars, and between what the fare paid will lie with the interval's coverage."""
+
+    fares: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def stretched(
+    fares: NDArray[np.float64], trees: NDArray[np.float64], interval: FareInterval
+) -> FareRange:
+    """The interval of fares (rows,) whose trees say (rows, trees); never below 0 dollars."""
+    below, above = spread(fares, trees, interval.low, interval.high, interval.floor)
+    low = fares - interval.low_stretch * below
+    return FareRange(fares, np.maximum(low, 0.0), fares + interval.high_stretch * above)
+
+
+def spread(
+    fares: NDArray[np.float64], trees: NDArray[np.float64], low: float, high: float, floor: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How far the trees' quantiles lie below and above the fares, each at least the floor."""
+    quantiles = np.quantile(trees, [low, high], axis=1) if len(fares) else np.empty((2, 0))
+    return np.maximum(fares - quantiles[0], floor), np.maximum(quantiles[1] - fares, floor)
 
 
 def _session(graph: Path, threads: int) -> Any:

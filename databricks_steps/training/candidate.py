@@ -5,22 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
 from databricks_steps.ports import Verdict
+from databricks_steps.serving.feature_spec import FareInterval
 from databricks_steps.serving.scorer import Scorer
 from databricks_steps.settings import Settings
-from databricks_steps.training import dataset, evaluation, registry
+from databricks_steps.training import (
+    dataset,
+    evaluation,
+    gate,
+    intervals,
+    passport,
+    recipe,
+    registry,
+    slices,
+)
 from databricks_steps.training.dataset import INPUTS
-from databricks_steps.training.fit import fit, onnx_predict, parity, to_onnx
+from databricks_steps.training.fit import fit, onnx_predict, to_onnx
+from databricks_steps.training.recipe import Recipe
 from databricks_steps.training.registry import CHAMPION, Version
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from pyspark.sql import DataFrame
 
-FEWEST_SHARED_INPUTS = "the champion looks up features that no longer exist"
+    Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -30,96 +43,117 @@ class Candidate:
     version: Version
     verdicts: tuple[Verdict, ...]
     figures: Mapping[str, Any]
+    passport: Path | str
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model on its holdout; `predicted` (rows,) by the pipeline, `trees` by the graph."""
+
+    pipeline: Any
+    graph: bytes
+    train: pd.DataFrame
+    holdout: pd.DataFrame
+    predicted: Array
+    trees: Array
+    parity: float  # dollars between pipeline and graph, at most
+    interval: FareInterval
+
+    @property
+    def fares(self) -> Array:
+        found: Array = self.holdout[schemas.LABEL].to_numpy()
+        return found
+
+
+def fitted(settings: Settings, training_set: DataFrame) -> Fitted:
+    """Fit on the `train` rows and predict the `holdout` rows.
+
+    Raises:
+        ModelError: a part has too few rows, or no fares that differ.
+    """
+    train, holdout = dataset.parts(training_set, settings.max_training_rows)
+    pipeline = fit(train, settings.forest)
+    graph = to_onnx(pipeline)
+    predicted = pipeline.predict(holdout[list(INPUTS)])
+    served, trees = onnx_predict(graph, holdout)
+    paid = holdout[schemas.LABEL].to_numpy()
+    interval = intervals.calibrated(paid, served, trees, settings.interval)
+    parity = float(abs(served - predicted).max())
+    return Fitted(pipeline, graph, train, holdout, predicted, trees, parity, interval)
 
 
 def train(
     settings: Settings,
     training_set: DataFrame,
-    tags: Mapping[str, str],
+    made_from: str,
+    ingredients: Recipe,
     checks: tuple[Verdict, ...],
 ) -> Candidate:
     """Fit, judge, log and register, inside the active MLflow run.
 
     `checks` are verdicts that others reached; with those reached here they decide the tag
-    that lets the version become champion.
+    that lets the version become champion. `made_from` is the digest of all inputs.
     """
-    train_part, holdout = dataset.parts(training_set, settings.max_training_rows)
-    pipeline = fit(train_part, settings.forest)
-    graph = to_onnx(pipeline)
-    fares = holdout[schemas.LABEL].to_numpy()
-    predicted = pipeline.predict(holdout[list(INPUTS)])
-    metrics = evaluation.measures(fares, predicted)
-    baselines = _baselines(train_part, holdout)
-    figures = {
-        **metrics,
-        **{f"{name}_rmse": measured["rmse"] for name, measured in baselines.items()},
-        **{f"{name}_r2": measured["r2"] for name, measured in baselines.items()},
-        "onnx_parity": parity(pipeline, graph, holdout),
-        "train_rows": len(train_part),
-        "holdout_rows": len(holdout),
-    }
+    model = fitted(settings, training_set)
+    metrics = evaluation.measures(model.fares, model.predicted)
+    baselines = _baselines(model.train, model.holdout)
+    champion = gate.champion_on(settings, model.holdout)
+    cut = slices.errors(model.holdout, model.predicted, champion.fares, settings.gate)
     verdicts = (
-        beats_baseline(metrics, baselines),
+        gate.beats_baseline(metrics, baselines, settings.gate),
         *checks,
-        champion_not_better(settings, holdout, onnx_predict(graph, holdout)),
+        gate.champion_not_better(model.fares, model.predicted, champion, settings.gate),
+        gate.slices(cut, champion, settings.gate),
+        gate.onnx_parity(model.parity, len(model.holdout), settings.gate),
     )
-    version = _log(settings, pipeline, graph, train_part, figures, verdicts, tags)
-    figures["model_megabytes"] = round(len(graph) / 1e6, 1)
-    return Candidate(version, verdicts, figures)
+    figures = _figures(model, metrics, baselines)
+    version = _log(settings, model, figures, verdicts, ingredients)
+    told = passport.Evidence(
+        settings.registered_model,
+        version.number,
+        version.run_id,
+        ingredients,
+        dataset.rows_by_month(training_set),
+        settings.forest.params(len(model.train)),
+        metrics,
+        evaluation.intervals(model.fares, model.predicted, settings.gate),
+        baselines,
+        cut,
+        verdicts,
+        model.interval,
+    )
+    registry.log_text(passport.render(told, passport.plots(model)), passport.FILE)
+    # Last of all: a run that was killed before here is not found again, but made anew.
+    registry.tag(settings, version.number, registry.MADE_FROM, made_from)
+    return Candidate(version, verdicts, figures, passport_of(settings, version))
 
 
 def known(settings: Settings, version: Version, training_set: DataFrame) -> Candidate:
     """A candidate that was trained from the same inputs before: its verdicts, the paired
-    comparison made anew, for the champion may have changed since."""
-    import mlflow
-
-    stored = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{registry.VERDICTS}")
-    verdicts = [Verdict(**raw) for raw in stored["verdicts"]]
+    comparisons made anew, for the champion may have changed since."""
+    verdicts = registry.verdicts(version)
     champion = registry.version(settings, CHAMPION)
     if champion is not None and champion.number != version.number:
         _, holdout = dataset.parts(training_set, settings.max_training_rows)
         scorer = Scorer.load(registry.folder(settings, version.number))
-        compared = champion_not_better(settings, holdout, scorer.predict(dataset.matrix(holdout)))
-        verdicts = [compared if v.check == compared.check else v for v in verdicts]
-    return Candidate(version, tuple(verdicts), version.metrics)
+        ours, theirs = scorer.predict(dataset.matrix(holdout)), gate.champion_on(settings, holdout)
+        cut = slices.errors(holdout, ours, theirs.fares, settings.gate)
+        fares = holdout[schemas.LABEL].to_numpy()
+        anew = {
+            v.check: v
+            for v in (
+                gate.champion_not_better(fares, ours, theirs, settings.gate),
+                gate.slices(cut, theirs, settings.gate),
+            )
+        }
+        verdicts = tuple(anew.get(v.check, v) for v in verdicts)
+        registry.tag(settings, version.number, registry.CHECKS, _outcome(verdicts))
+    return Candidate(version, verdicts, version.metrics, passport_of(settings, version))
 
 
-def beats_baseline(
-    metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]
-) -> Verdict:
-    """RMSE below, and R² above, those of the metered fare and of the mean."""
-    beaten = {
-        name: metrics["rmse"] < measured["rmse"] and metrics["r2"] > measured["r2"]
-        for name, measured in baselines.items()
-    }
-    ours = f"RMSE {metrics['rmse']:.2f}, R² {metrics['r2']:.3f}"
-    theirs = "; ".join(
-        f"{name.replace('_', ' ')}: RMSE {m['rmse']:.2f}, R² {m['r2']:.3f}"
-        for name, m in baselines.items()
-    )
-    figures = {"rmse": metrics["rmse"], "r2": metrics["r2"]}
-    figures |= {f"{name}_rmse": m["rmse"] for name, m in baselines.items()}
-    return Verdict("beats_baseline", all(beaten.values()), f"{ours} ({theirs})", figures)
-
-
-def champion_not_better(settings: Settings, holdout: pd.DataFrame, ours: Any) -> Verdict:
-    """The champion, scoring the same rows, is not surely better (95 % paired bootstrap)."""
-    champion = registry.version(settings, CHAMPION)
-    if champion is None:
-        return Verdict("champion_not_better", True, "there is no champion yet")
-    scorer = Scorer.load(registry.folder(settings, champion.number))
-    gone = set(scorer.spec.inputs) - set(INPUTS)
-    if gone:
-        reason = f"{FEWEST_SHARED_INPUTS} ({', '.join(sorted(gone))}); not compared"
-        return Verdict("champion_not_better", True, reason, {"champion": champion.number})
-    theirs = scorer.predict(holdout[list(scorer.spec.inputs)].to_numpy(dtype="float32"))
-    compared = evaluation.compare(holdout[schemas.LABEL].to_numpy(), ours, theirs)
-    reason = (
-        f"RMSE less that of champion {champion.number}: {compared.difference:+.3f} dollars, "
-        f"95 % interval {compared.low:+.3f} to {compared.high:+.3f}"
-    )
-    figures = {"champion": champion.number, **asdict(compared)}
-    return Verdict("champion_not_better", not compared.champion_surely_better, reason, figures)
+def passport_of(settings: Settings, version: Version) -> Path | str:
+    """Where a version's passport is."""
+    return registry.artifact(settings, version, passport.FILE)
 
 
 def _baselines(train_part: pd.DataFrame, holdout: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -135,24 +169,47 @@ def _baselines(train_part: pd.DataFrame, holdout: pd.DataFrame) -> dict[str, dic
     }
 
 
+def _figures(
+    model: Fitted, metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    return {
+        **metrics,
+        **{f"{name}_rmse": measured["rmse"] for name, measured in baselines.items()},
+        **{f"{name}_r2": measured["r2"] for name, measured in baselines.items()},
+        "onnx_parity": model.parity,
+        "interval_coverage": model.interval.coverage,
+        "train_rows": len(model.train),
+        "holdout_rows": len(model.holdout),
+        "model_megabytes": round(len(model.graph) / 1e6, 1),
+    }
+
+
 def _log(
     settings: Settings,
-    pipeline: Any,
-    graph: bytes,
-    train_part: pd.DataFrame,
+    model: Fitted,
     figures: Mapping[str, float],
     verdicts: tuple[Verdict, ...],
-    tags: Mapping[str, str],
+    ingredients: Recipe,
 ) -> Version:
     import mlflow
 
-    params = settings.forest.params(len(train_part))
+    params = settings.forest.params(len(model.train))
     mlflow.log_params({**params, "holdout_share": settings.holdout_share})
     mlflow.log_metrics(dict(figures))
     stored = [{**asdict(v), "figures": dict(v.figures)} for v in verdicts]
-    mlflow.log_dict(json.loads(json.dumps({"verdicts": stored})), registry.VERDICTS)
-    outcome = "passed" if all(v.passed for v in verdicts) else "failed"
-    example = train_part[list(INPUTS)].head(3)
+    registry.log_text(json.dumps({"verdicts": stored}), registry.VERDICTS)
+    registry.log_text(ingredients.to_json(), recipe.FILE)
+    tags = {
+        registry.CHECKS: _outcome(verdicts),
+        "months": ",".join(ingredients.months),
+        "table_versions": json.dumps(dict(ingredients.table_versions)),
+        "git_commit": ingredients.commit,
+    }
+    example = model.train[list(INPUTS)].head(3)
     return registry.log_version(
-        settings, pipeline, graph, example, {**tags, registry.CHECKS: outcome}
+        settings, model.pipeline, model.graph, model.interval, example, tags
     )
+
+
+def _outcome(verdicts: tuple[Verdict, ...]) -> str:
+    return "passed" if all(v.passed for v in verdicts) else "failed"

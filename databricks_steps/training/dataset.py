@@ -74,7 +74,7 @@ def parts(training_set: DataFrame, most: int) -> tuple[pd.DataFrame, pd.DataFram
         rows = max(counted.get(split, 0), 1)
         sampled = F.pmod(F.xxhash64("trip_id"), F.lit(rows)) < most
         kept = kept | ((F.col("split") == split) & sampled)
-    names = ["trip_id", "pickup_datetime", "split", *INPUTS, schemas.LABEL]
+    names = ["trip_id", "pickup_datetime", "pickup_location_id", "split", *INPUTS, schemas.LABEL]
     frame: Any = training_set.where(kept).select(*names).toPandas()
     ordered: pd.DataFrame = frame.sort_values(["pickup_datetime", "trip_id"])
     train, holdout = (
@@ -83,6 +83,15 @@ def parts(training_set: DataFrame, most: int) -> tuple[pd.DataFrame, pd.DataFram
     _require_enough(train, TRAIN)
     _require_enough(holdout, HOLDOUT)
     return train, holdout
+
+
+def rows_by_month(training_set: DataFrame) -> dict[str, dict[str, int]]:
+    """Month → split → rows, months ascending."""
+    counted = training_set.groupBy("trip_month", "split").count().orderBy("trip_month", "split")
+    found: dict[str, dict[str, int]] = {}
+    for row in counted.collect():
+        found.setdefault(row["trip_month"], {})[row["split"]] = row["count"]
+    return found
 
 
 def matrix(frame: pd.DataFrame) -> Any:

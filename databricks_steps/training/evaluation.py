@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from databricks_steps.settings import Gate
+from databricks_steps.training.bootstrap import interval, resampled_sums
+
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-CLOSE = 2.0  # dollars
-RESAMPLES = 1_000
-_BLOCK = 50  # resamples at a time, to bound memory
+CLOSE = 2.0  # dollars, of the metric `within_2_dollars`
 
 
 def measures(fares: Array, predicted: Array) -> dict[str, float]:
-    """RMSE, MAE and bias in dollars, R², MAPE, and the share within 2 dollars."""
+    """The metrics of `settings.METRICS` for fares paid and predicted, both in dollars."""
     import numpy as np
 
     error = predicted - fares
@@ -27,8 +28,22 @@ def measures(fares: Array, predicted: Array) -> dict[str, float]:
         "r2": 1 - float((error**2).sum()) / spread if spread else 0.0,
         "mape": float((np.abs(error) / np.abs(fares)).mean()),
         "within_2_dollars": float((np.abs(error) <= CLOSE).mean()),
+        "p90_absolute_error": float(np.percentile(np.abs(error), 90)),
         "bias": float(error.mean()),
     }
+
+
+def intervals(fares: Array, predicted: Array, gate: Gate) -> dict[str, tuple[float, float]]:
+    """Bootstrap intervals of the metrics that are means of the rows' errors."""
+    import numpy as np
+
+    error = predicted - fares
+    close = np.abs(error) <= CLOSE
+    columns = np.column_stack([error**2, np.abs(error), close, error])
+    means = resampled_sums(columns, gate.resamples) / len(fares)
+    means[:, 0] = np.sqrt(means[:, 0])
+    names = ("rmse", "mae", "within_2_dollars", "bias")
+    return {name: interval(means[:, n], gate.confidence) for n, name in enumerate(names)}
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,7 @@ class MeteredFare:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidate RMSE less champion RMSE in dollars, with its 95 % bootstrap interval."""
+    """Candidate RMSE less champion RMSE in dollars, with its bootstrap interval."""
 
     difference: float
     low: float
@@ -62,18 +77,12 @@ class Comparison:
         return self.low > 0
 
 
-def compare(fares: Array, candidate: Array, champion: Array, seed: int = 0) -> Comparison:
-    """Paired bootstrap over the same rows (Efron & Tibshirani 1993, percentile interval)."""
+def compare(fares: Array, candidate: Array, champion: Array, gate: Gate) -> Comparison:
+    """Paired bootstrap over the same rows."""
     import numpy as np
 
-    errors = np.stack([(candidate - fares) ** 2, (champion - fares) ** 2])
-    random = np.random.default_rng(seed)
-    count = errors.shape[1]
-    differences = []
-    for _ in range(RESAMPLES // _BLOCK):
-        rows = random.integers(0, count, size=(_BLOCK, count))
-        rmse = np.sqrt(errors[:, rows].mean(axis=2))
-        differences.append(rmse[0] - rmse[1])
-    low, high = np.percentile(np.concatenate(differences), [2.5, 97.5])
-    whole = np.sqrt(errors.mean(axis=1))
-    return Comparison(float(whole[0] - whole[1]), float(low), float(high))
+    columns = np.column_stack([(candidate - fares) ** 2, (champion - fares) ** 2])
+    rmse = np.sqrt(resampled_sums(columns, gate.resamples) / len(fares))
+    low, high = interval(rmse[:, 0] - rmse[:, 1], gate.confidence)
+    whole = np.sqrt(columns.mean(axis=0))
+    return Comparison(float(whole[0] - whole[1]), low, high)

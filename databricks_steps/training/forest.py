@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression
@@ -20,6 +21,9 @@ class MeteredForest(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     Trees answer with means of what they saw: alone they flatten the long trips that every
     small sample has too few of. The meter's own arithmetic is a line, so the line carries the
     distance and the forest the rest (zones, hours, traffic, flat fares).
+
+    The fare is the median of the trees, not their mean: a few negotiated fares far off the
+    meter would pull every fare of their leaves along (docs/training_cost.md has the figures).
 
     `distance` is the position of the column; all else are the forest's own parameters.
     """
@@ -52,8 +56,19 @@ class MeteredForest(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Matrix) -> Matrix:  # noqa: N803
-        """Fares in dollars, shape (rows,)."""
-        fares: Matrix = self.meter_.predict(self._miles(X)) + self.forest_.predict(X)
+        """Fares in dollars, shape (rows,): the median of the trees."""
+        import numpy as np
+
+        fares: Matrix = np.median(self.predict_trees(X), axis=1)
+        return fares
+
+    def predict_trees(self, X: Matrix) -> Matrix:  # noqa: N803
+        """The fare each tree gives, in dollars, shape (rows, trees)."""
+        import numpy as np
+
+        one = delayed(lambda tree: tree.predict(X))
+        rests = Parallel(self.n_jobs, prefer="threads")(map(one, self.forest_.estimators_))
+        fares: Matrix = self.meter_.predict(self._miles(X))[:, None] + np.column_stack(rests)
         return fares
 
     def _miles(self, X: Matrix) -> Matrix:  # noqa: N803

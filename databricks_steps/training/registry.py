@@ -6,16 +6,19 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import databricks_steps
 from databricks_steps.errors import ModelError
+from databricks_steps.ports import Verdict
 from databricks_steps.serving import feature_spec
-from databricks_steps.serving.feature_spec import FeatureSpec
+from databricks_steps.serving.feature_spec import FareInterval, FeatureSpec
 from databricks_steps.settings import Settings
 
 if TYPE_CHECKING:
@@ -71,6 +74,7 @@ def log_version(
     settings: Settings,
     pipeline: Pipeline,
     graph: bytes,
+    interval: FareInterval,
     example: pd.DataFrame,
     tags: Mapping[str, str],
 ) -> Version:
@@ -81,7 +85,7 @@ def log_version(
     import mlflow
     from mlflow.models import infer_signature
 
-    spec = FeatureSpec.current(settings)
+    spec = FeatureSpec.current(settings, interval=interval)
     with TemporaryDirectory() as folder:
         files = {feature_spec.ONNX_FILE: graph, feature_spec.FILE: spec.to_json().encode()}
         for name, content in files.items():
@@ -97,7 +101,10 @@ def log_version(
             serialization_format="skops",
             skops_trusted_types=TRUSTED,
             extra_files=[str(Path(folder) / name) for name in files],
-            metadata={"feature_lookups": json.loads(spec.to_json())["lookups"]},
+            metadata={
+                "feature_lookups": json.loads(spec.to_json())["lookups"],
+                "fare_interval": asdict(interval),
+            },
         )
     return _register(settings, logged.model_uri, tags)
 
@@ -156,6 +163,46 @@ def folder(settings: Settings, number: str) -> Path:
     client(settings)
     uri = f"models:/{settings.registered_model}/{number}"
     return Path(mlflow.artifacts.download_artifacts(uri))
+
+
+def log_text(text: str, file: str) -> None:
+    """Keep a text as a file of the active MLflow run."""
+    import mlflow
+
+    mlflow.log_text(text, file)
+
+
+def read_text(version: Version, file: str) -> str:
+    """A text that the run of a version keeps.
+
+    Raises:
+        ModelError: there is none.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(mlflow.artifacts.load_text(f"runs:/{version.run_id}/{file}"))
+    except (MlflowException, OSError) as error:
+        raise ModelError(
+            f"The run of a version must keep {file}",
+            f"version {version.number}: {str(error).splitlines()[0]}",
+            "Train it again",
+        ) from error
+
+
+def verdicts(version: Version) -> tuple[Verdict, ...]:
+    """What the checks said of a version when it was trained."""
+    stored = json.loads(read_text(version, VERDICTS))["verdicts"]
+    return tuple(Verdict(**raw) for raw in stored)
+
+
+def artifact(settings: Settings, version: Version, file: str) -> Path | str:
+    """Where a file of a version's run is: a path on this machine, or else an address."""
+    root = str(client(settings).get_run(version.run_id).info.artifact_uri)
+    if root.startswith("file:"):
+        return Path(url2pathname(urlsplit(root).path)) / file
+    return f"{root}/{file}"
 
 
 def _register(settings: Settings, model_uri: str, tags: Mapping[str, str]) -> Version:

@@ -1,6 +1,7 @@
 """From a step's outcome to what Dagster records: how every launched asset is materialized."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -51,11 +52,13 @@ def metadata(outcome: Outcome, platform: Platform) -> dict[str, Any]:
 
 
 def shown(value: Any) -> Any:
-    """A figure as metadata: mappings and lists as JSON, everything else as it is."""
+    """A figure as metadata: mappings and lists as JSON, paths as such, all else as it is."""
     if isinstance(value, Mapping):
         return dg.MetadataValue.json({str(k): v for k, v in value.items()})
     if isinstance(value, (list, tuple)):
         return dg.MetadataValue.json(list(value))
+    if isinstance(value, Path):
+        return dg.MetadataValue.path(str(value))
     return value
 
 

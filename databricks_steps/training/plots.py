@@ -1,0 +1,106 @@
+"""Pictures of a model on its holdout, each as an SVG text drawn without a screen."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+BLUE, PALE, GREY, INK = "#1f6feb", "#b6d4fe", "#8b949e", "#1f2328"
+_SIZE = (5.6, 3.2)  # inches
+_BINS = 20
+
+
+def residuals_by_fare(fares: Array, predicted: Array) -> str:
+    """Predicted less paid, in bands of the fare that hold equally many trips."""
+    import numpy as np
+
+    edges = np.unique(np.quantile(fares, np.linspace(0, 1, _BINS + 1)))
+    band = np.clip(np.searchsorted(edges, fares, side="right") - 1, 0, max(len(edges) - 2, 0))
+    return _residuals(fares, predicted - fares, band, "fare paid, dollars")
+
+
+def residuals_by_hour(hours: Array, fares: Array, predicted: Array) -> str:
+    """Predicted less paid, hour by hour."""
+    return _residuals(hours, predicted - fares, hours, "hour of the pickup")
+
+
+def calibration(fares: Array, predicted: Array) -> str:
+    """Mean fare paid where so much was predicted; on the diagonal when predictions are right."""
+    import numpy as np
+
+    parts = np.array_split(np.argsort(predicted, kind="stable"), _BINS)
+    points = np.array([[predicted[p].mean(), fares[p].mean()] for p in parts if len(p)])
+    figure, axes = _axes("mean predicted fare, dollars", "mean fare paid, dollars")
+    top = float(points.max()) * 1.05
+    axes.plot([0, top], [0, top], color=GREY, linewidth=1, linestyle="--")
+    axes.plot(points[:, 0], points[:, 1], "o-", color=BLUE, markersize=4, linewidth=1)
+    return _svg(figure)
+
+
+def importances(pipeline: Any, inputs: pd.DataFrame, fares: Array) -> str:
+    """By how much the RMSE grows when one input is shuffled among the rows."""
+    import numpy as np
+    from sklearn.inspection import permutation_importance
+
+    found = permutation_importance(
+        pipeline,
+        inputs,
+        fares,
+        scoring="neg_root_mean_squared_error",
+        n_repeats=3,
+        random_state=0,
+        max_samples=min(3_000, len(inputs)),
+    )
+    order = np.argsort(found.importances_mean)
+    figure, axes = _axes("growth of the RMSE when shuffled, dollars", "", height=4.6)
+    names = [inputs.columns[n] for n in order]
+    axes.barh(names, found.importances_mean[order], xerr=found.importances_std[order], color=BLUE)
+    axes.tick_params(axis="y", labelsize=7)
+    return _svg(figure)
+
+
+def _residuals(at: Array, error: Array, band: Array, label: str) -> str:
+    import numpy as np
+
+    rows = [(at[band == b].mean(), *_quantiles(error[band == b])) for b in np.unique(band)]
+    x, low, middle, high = np.array(rows).T
+    figure, axes = _axes(label, "predicted less paid, dollars")
+    axes.fill_between(x, low, high, color=PALE, label="8 of 10 trips")
+    axes.plot(x, middle, color=BLUE, linewidth=1.5, label="median")
+    axes.axhline(0, color=GREY, linewidth=1, linestyle="--")
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def _quantiles(error: Array) -> tuple[float, float, float]:
+    import numpy as np
+
+    low, middle, high = np.quantile(error, [0.1, 0.5, 0.9])
+    return float(low), float(middle), float(high)
+
+
+def _axes(x: str, y: str, height: float = _SIZE[1]) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # not pyplot: no screen, no global state
+
+    figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(x, fontsize=8, color=INK)
+    axes.set_ylabel(y, fontsize=8, color=INK)
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    from matplotlib import rc_context
+
+    buffer = StringIO()
+    with rc_context({"svg.hashsalt": "taxi-assets"}):  # the same picture gives the same text
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -1,0 +1,83 @@
+"""The recipe of a version: data, parameters, code and packages it was made from, and nothing else.
+
+What is here is enough to make the same version again; see `reproduction`.
+"""
+
+from __future__ import annotations
+
+import json
+import platform as machine
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+
+from databricks_steps.settings import REPOSITORY, Forest, Settings
+
+FILE = "recipe.json"
+UNKNOWN = "unknown"
+PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pyspark", "scikit-learn", "skl2onnx")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`table_versions`: table → the Delta version it was read at. `commit` ends in `+` when files
+    differed from it."""
+
+    months: tuple[str, ...]
+    table_versions: Mapping[str, int]
+    forest: Forest
+    holdout_share: float
+    lookback_days: int
+    max_training_rows: int
+    commit: str
+    python: str
+    packages: Mapping[str, str]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        raw = json.loads(text)
+        return cls(**{**raw, "months": tuple(raw["months"]), "forest": Forest(**raw["forest"])})
+
+
+def current(
+    settings: Settings, months: tuple[str, ...], table_versions: Mapping[str, int]
+) -> Recipe:
+    """What a version trained now is made from."""
+    return Recipe(
+        months,
+        dict(table_versions),
+        settings.forest,
+        settings.holdout_share,
+        settings.lookback_days,
+        settings.max_training_rows,
+        commit(),
+        machine.python_version(),
+        packages(),
+    )
+
+
+def packages() -> dict[str, str]:
+    """Package → installed version, of those that a fit or a figure depends on."""
+    return {name: version(name) for name in PACKAGES if find_spec(name.replace("scikit-", "sk"))}
+
+
+def commit() -> str:
+    """The repository's commit, `unknown` where the code runs without its repository."""
+    git = shutil.which("git")
+    if git is None or not (REPOSITORY / ".git").exists():
+        return UNKNOWN
+
+    def ask(*arguments: str) -> str:
+        command = [git, "-C", str(REPOSITORY), *arguments]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+
+    head = ask("rev-parse", "HEAD")
+    changed = ask("status", "--porcelain", "--untracked-files=no")
+    return f"{head}{'+' if changed else ''}" if head else UNKNOWN

@@ -1,0 +1,36 @@
+"""The borough of a taxi zone: TLC's zone list as one letter a zone; no lookup file is needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_NAMES = {
+    "B": "Bronx",
+    "E": "Newark",
+    "K": "Brooklyn",
+    "M": "Manhattan",
+    "Q": "Queens",
+    "S": "Staten Island",
+    "-": "unknown",
+}
+# Zones 1 to 265 as the Taxi & Limousine Commission numbers them (by name, not by place).
+_ZONES = (
+    "EQBMSSQQQQKMMKQQKBQBKKSMKKQQKQBBKKKKKQKKMMMSMBBMKM"
+    "BKQKKQQBBBKKKQKKKMBQKKQMMKKBMKBQQSKQMMKMKQQBQQKQSM"
+    "QQMMMKMKSSKKMMSMQSBMQQKQMBMMQQQQKQQBMQQMMMMMQQBMKK"
+    "MMMKKSQMBQMMMMKMBBBMQSQBQSKKQQKBBBBMSKKKQQQMKQQQBB"
+    "QMQSQSQBMKMBBSQQKQQBSKQMKQKKMMMMMMBMMMMBBBMMSMBBMB"
+    "SQQBKKKQBQMMM--"
+)
+
+
+def boroughs(locations: Any) -> np.ndarray[Any, Any]:
+    """Location ids (rows,) → names of boroughs (rows,); zip codes and no zones are `unknown`."""
+    import numpy as np
+
+    names = np.array(["unknown", *(_NAMES[letter] for letter in _ZONES)])
+    ids = np.asarray(locations)
+    return names[np.where((ids >= 1) & (ids <= len(_ZONES)), ids, 0)]
