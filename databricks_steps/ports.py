@@ -100,6 +100,14 @@ class Tables(Protocol):
         """
         ...
 
+    def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Commit:
+        """Append a few rows (column → value) of an uncut table in one commit, without Spark."""
+        ...
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """All rows of a small table, column → value, without Spark; none when it is missing."""
+        ...
+
     def contents(self, name: str, months: Sequence[str] | None = None) -> str:
         """A text that changes whenever rows of these months are written."""
         ...
@@ -145,6 +153,10 @@ class Platform(Protocol):
 
     @property
     def spark(self) -> SparkSession: ...
+
+    def with_settings(self, settings: Settings) -> Platform:
+        """The same tables and session under other settings."""
+        ...
 
     def tracked_run(self) -> AbstractContextManager[str]:
         """An MLflow run to log to; gives its id, and ends it as finished or failed."""

@@ -300,6 +300,25 @@ BATCH_PREDICTIONS = Table(
     computed=("scored_at",),
 )
 
+DEPLOYMENTS = Table(
+    "deployments",
+    "The ledger of deployments: each move of the alias `champion`, appended, never changed.",
+    (
+        Column("number", "long", "Position in the ledger, from 1", nullable=False),
+        Column("action", "string", "promoted or rolled back", nullable=False),
+        Column("moved_at", "timestamp", "When (UTC)", nullable=False),
+        Column("moved_by", "string", "Who: the user the process ran as", nullable=False),
+        Column("model", "string", "Registered model", nullable=False),
+        Column("from_version", "string", "Champion before; null for the first"),
+        Column("to_version", "string", "Champion since", nullable=False),
+        Column("run_id", "string", "MLflow run that trained the new champion", nullable=False),
+        Column("metrics", "string", "Its metrics on its holdout, as JSON", nullable=False),
+        Column("why", "string", "Why it moved, in one sentence", nullable=False),
+    ),
+    primary_key=("number",),
+    computed=("moved_at",),
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
@@ -310,5 +329,6 @@ TABLES: dict[str, Table] = {
         DROPOFF_FEATURES,
         TRAINING_SET,
         BATCH_PREDICTIONS,
+        DEPLOYMENTS,
     )
 }

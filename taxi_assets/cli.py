@@ -1,4 +1,4 @@
-"""The command line: `taxi-assets run | dev | serve | stop | query | status`."""
+"""The command line: `taxi-assets run | dev | serve | … | rollback | approve | reproduce`."""
 
 from __future__ import annotations
 
@@ -135,8 +135,7 @@ def query(file: Path) -> None:
             "A request must be a JSON file", f"{file}: {error}", "Correct it"
         ) from (error)
     settings = target().settings
-    fares = endpoint.query(Workspace(settings).client, settings, payload)
-    click.echo(json.dumps({"predictions": fares}))
+    click.echo(json.dumps(endpoint.answer(Workspace(settings).client, settings, payload)))
 
 
 @main.command()
@@ -150,6 +149,41 @@ def status(as_json: bool) -> None:
     quiet.settle(settings)
     found = reports.status(settings)
     click.echo(json.dumps(found, indent=2) if as_json else reports.status_text(found))
+
+
+@main.command()
+@click.option("--to", metavar="VERSION", help="Go to this version; default: the champion before.")
+@click.option("--why", default="rolled back by hand", help="The reason, for the ledger.")
+@click.option("--dry-run", is_flag=True, help="Check everything, change nothing.")
+@_one_line_errors
+def rollback(to: str | None, why: str, dry_run: bool) -> None:
+    """Move alias and endpoint back to a version, without a failed request."""
+    from taxi_assets import operations
+
+    click.echo(operations.rollback(target(), to, why, dry_run))
+
+
+@main.command()
+@click.argument("version")
+@_one_line_errors
+def approve(version: str) -> None:
+    """Approve a version where a person must (TAXI_REQUIRE_APPROVAL, prod)."""
+    from taxi_assets import operations
+
+    click.echo(operations.approve(target(), version))
+
+
+@main.command()
+@click.argument("version")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@_one_line_errors
+def reproduce(version: str, as_json: bool) -> None:
+    """Train a version again from its recorded table versions and compare its metrics."""
+    from taxi_assets import operations
+
+    text, equal = operations.reproduce(target(), version, as_json)
+    click.echo(text)
+    sys.exit(0 if equal else 1)
 
 
 def _absolute(source: str) -> str:

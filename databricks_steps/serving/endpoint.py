@@ -83,7 +83,15 @@ def ensure_endpoint(
 
 
 def query(client: WorkspaceClient, settings: Settings, payload: dict[str, Any]) -> list[float]:
-    """Fares for the rows of a payload, in any of the forms the endpoint takes.
+    """Fares for the rows of a payload that asks for no interval; see `answer`."""
+    return [float(value) for value in answer(client, settings, payload)["predictions"]]
+
+
+def answer(client: WorkspaceClient, settings: Settings, payload: dict[str, Any]) -> dict[str, Any]:
+    """What the endpoint answers to a payload, in any of the forms it takes.
+
+    `predictions` holds a fare in dollars for each row; with `params: {"interval": true}` an
+    object of `fare`, `low` and `high`.
 
     Raises:
         ServingError: the endpoint refuses; the message says why.
@@ -92,17 +100,16 @@ def query(client: WorkspaceClient, settings: Settings, payload: dict[str, Any]) 
 
     path = f"/serving-endpoints/{settings.endpoint}/invocations"
     try:
-        answer = client.api_client.do("POST", path, body=payload)
+        found = client.api_client.do("POST", path, body=payload)
     except DatabricksError as error:
         raise ServingError(
             "The endpoint must answer", f"{settings.endpoint}: {error}", "Correct the request"
         ) from error
-    predictions = answer.get("predictions") if isinstance(answer, dict) else None
-    if not isinstance(predictions, list):
+    if not isinstance(found, dict) or not isinstance(found.get("predictions"), list):
         raise ServingError(
-            "The endpoint must answer with predictions", str(answer)[:200], "Look at its logs"
+            "The endpoint must answer with predictions", str(found)[:200], "Look at its logs"
         )
-    return [float(value) for value in predictions]
+    return found
 
 
 def _apply(client: WorkspaceClient, wanted: dict[str, Any], timeout: float) -> str:

@@ -53,6 +53,32 @@ def online_table_name(settings: Settings, table: schemas.Table) -> str:
     return f"{settings.table(table.name)}_online"
 
 
+def published_columns(
+    client: WorkspaceClient, settings: Settings
+) -> dict[str, tuple[str, ...] | None]:
+    """Feature table, by full name → the columns of its online table; None when not published.
+
+    Raises:
+        ServingError: the workspace does not answer.
+    """
+    from databricks.sdk.errors import NotFound
+    from databricks.sdk.errors.base import DatabricksError
+
+    found: dict[str, tuple[str, ...] | None] = {}
+    for table in (schemas.PICKUP_FEATURES, schemas.DROPOFF_FEATURES):
+        name = online_table_name(settings, table)
+        try:
+            columns = client.tables.get(name).columns or []
+            found[settings.table(table.name)] = tuple(c.name for c in columns if c.name)
+        except NotFound:
+            found[settings.table(table.name)] = None
+        except DatabricksError as error:
+            raise ServingError(
+                "The workspace must tell what is published", f"{name}: {error}", "Start it"
+            ) from error
+    return found
+
+
 def ensure_online_store(client: WorkspaceClient, settings: Settings) -> OnlineStore:
     """The project's online store, made when missing, once it can be used.
 

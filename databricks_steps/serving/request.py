@@ -64,6 +64,7 @@ class FareRequest:
     trip_distance: NDArray[np.float64]
     pickup_datetime: tuple[datetime, ...]
     client_request_id: str | None = None
+    interval: bool = False  # whether each fare is wanted with its low and high
 
     def __len__(self) -> int:
         return len(self.pickup_datetime)
@@ -106,6 +107,9 @@ def read(payload: object) -> FareRequest:
     for name in ("params", "extra_params"):
         if not isinstance(payload.get(name, {}), dict):
             raise _malformed(f"{name} must be an object", payload[name], "Leave it out")
+    interval = payload.get("params", {}).get("interval", False)
+    if not isinstance(interval, bool):
+        raise _malformed("params.interval must be true or false", interval, "Leave it out")
     client_id = payload.get("client_request_id")
     if client_id is not None and not _is_id(client_id):
         raise _malformed(
@@ -126,6 +130,7 @@ def read(payload: object) -> FareRequest:
         _checked(columns, "trip_distance", _miles, np.float64, _MILES),
         tuple(_values(columns, "pickup_datetime", _time, _PICKUP)),
         client_id,
+        interval,
     )
 
 

@@ -147,7 +147,8 @@ def known(settings: Settings, version: Version, training_set: DataFrame) -> Cand
             )
         }
         verdicts = tuple(anew.get(v.check, v) for v in verdicts)
-        registry.tag(settings, version.number, registry.CHECKS, _outcome(verdicts))
+        for key, value in _judgement(verdicts).items():
+            registry.tag(settings, version.number, key, value)
     return Candidate(version, verdicts, version.metrics, passport_of(settings, version))
 
 
@@ -200,7 +201,7 @@ def _log(
     registry.log_text(json.dumps({"verdicts": stored}), registry.VERDICTS)
     registry.log_text(ingredients.to_json(), recipe.FILE)
     tags = {
-        registry.CHECKS: _outcome(verdicts),
+        **_judgement(verdicts),
         "months": ",".join(ingredients.months),
         "table_versions": json.dumps(dict(ingredients.table_versions)),
         "git_commit": ingredients.commit,
@@ -211,5 +212,8 @@ def _log(
     )
 
 
-def _outcome(verdicts: tuple[Verdict, ...]) -> str:
-    return "passed" if all(v.passed for v in verdicts) else "failed"
+def _judgement(verdicts: tuple[Verdict, ...]) -> dict[str, str]:
+    """What promotion goes by: whether all passed, and the sentence for the ledger."""
+    compared = next(v.reason for v in verdicts if v.check == "champion_not_better")
+    passed = all(v.passed for v in verdicts)
+    return {registry.CHECKS: "passed" if passed else "failed", registry.JUDGED: compared}

@@ -97,7 +97,7 @@ def render(told: Evidence, pictures: Mapping[str, str]) -> str:
         ("Slices", _slices(told.slices)),
         ("Data", _data(told)),
         ("Features", _features(told.recipe)),
-        ("Parameters", _table(("parameter", "value"), sorted(told.params.items()))),
+        ("Parameters", _table(("parameter", "value"), _shown(told.params))),
         ("Code and packages", _code(told.recipe)),
         ("Make it again", f"<pre>{_text(again)}</pre>"),
     )
@@ -116,8 +116,8 @@ def _metrics(told: Evidence) -> str:
     for metric in METRICS:
         found = told.intervals.get(metric.name)
         spread = f"{found[0]:,.3f} to {found[1]:,.3f}" if found else ""
-        others = [_number(m[metric.name]) for m in told.baselines.values()]
-        ours = _number(told.metrics[metric.name])
+        others = [m[metric.name] for m in told.baselines.values()]
+        ours = told.metrics[metric.name]
         rows.append((metric.name, ours, spread, *others, metric.unit, metric.comment))
     baselines = [name.replace("_", " ") for name in told.baselines]
     return _table(("metric", "value", "95 % interval", *baselines, "unit", "meaning"), rows)
@@ -158,10 +158,10 @@ def _slices(slices: Sequence[Slice]) -> str:
         (
             s.name,
             s.rows,
-            _number(s.rmse),
-            "" if s.champion_rmse is None else _number(s.champion_rmse),
-            _number(s.mae),
-            _number(s.bias),
+            s.rmse,
+            "" if s.champion_rmse is None else s.champion_rmse,
+            s.mae,
+            s.bias,
         )
         for s in slices
     ]
@@ -172,7 +172,7 @@ def _slices(slices: Sequence[Slice]) -> str:
 def _data(told: Evidence) -> str:
     splits = (TRAIN, HOLDOUT, BETWEEN)
     rows = [(month, *(n.get(split, 0) for split in splits)) for month, n in told.rows.items()]
-    versions = told.recipe.table_versions.items()
+    versions = list(told.recipe.table_versions.items())
     return (
         _table(("month", *splits), rows)
         + f"<p>The holdout is the last {told.recipe.holdout_share:.0%} of the trips by pickup "
@@ -196,20 +196,30 @@ def _code(recipe: Recipe) -> str:
     return _table(("what", "version"), rows)
 
 
-def _table(names: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    head = "".join(f"<th>{_text(name)}</th>" for name in names)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+def _table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Columns whose first value is a number are set as numbers."""
+    cells = list(rows)
+    numeric = [isinstance(value, (int, float)) for value in cells[0]] if cells else []
+    numeric += [False] * (len(names) - len(numeric))
+    head = _row("th", names, numeric)
+    return f"<table>{head}{''.join(_row('td', row, numeric) for row in cells)}</table>"
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f'<td class="n">{value:,}</td>'
-    return f"<td>{_text(str(value))}</td>"
+def _row(tag: str, values: Sequence[Any], numeric: Sequence[bool]) -> str:
+    cells = zip(values, numeric, strict=True)
+    return f"<tr>{''.join(_cell(tag, value, number) for value, number in cells)}</tr>"
 
 
-def _number(value: float) -> str:
-    return f"{value:,.3f}"
+def _cell(tag: str, value: Any, number: bool) -> str:
+    text = f"{value:,.3f}" if isinstance(value, float) else str(value)
+    if isinstance(value, int):
+        text = f"{value:,}"
+    kind = ' class="n"' if number else ""
+    return f"<{tag}{kind}>{_text(text)}</{tag}>"
+
+
+def _shown(params: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, str(value)) for name, value in sorted(params.items())]
 
 
 def _text(value: str) -> str:

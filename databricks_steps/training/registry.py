@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 MADE_FROM = "made_from"
 CHECKS = "checks"  # version tag: passed or failed
+JUDGED = "judged"  # version tag: how it compares with the champion, in one sentence
 VERDICTS = "verdicts.json"
 # All a model saved by skops holds besides numpy and scikit-learn's own public types.
 TRUSTED = ["databricks_steps.training.forest.MeteredForest", "sklearn.tree._tree.Tree"]
@@ -53,10 +54,22 @@ def client(settings: Settings) -> MlflowClient:
     mlflow.set_tracking_uri(settings.mlflow_uri)
     mlflow.set_registry_uri(settings.mlflow_uri)
     with _MAKING:
-        found = mlflow.MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
-        if found.get_experiment_by_name(settings.experiment) is None:
-            found.create_experiment(settings.experiment, settings.artifacts.as_uri())
+        try:
+            found = mlflow.MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
+            if found.get_experiment_by_name(settings.experiment) is None:
+                found.create_experiment(settings.experiment, settings.artifacts.as_uri())
+        except Exception as error:  # whatever its database or its network raises
+            raise _down(settings, error) from error
     return found
+
+
+def _down(settings: Settings, error: Exception) -> ModelError:
+    said = str(error).strip().splitlines()
+    return ModelError(
+        "The model registry must answer",
+        f"{settings.mlflow_uri}: {said[0] if said else type(error).__name__}",
+        "Check TAXI_HOME, or restore mlflow.db",
+    )
 
 
 @contextmanager
@@ -118,12 +131,31 @@ def version(settings: Settings, alias: str) -> Version | None:
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise ModelError(
-            "The model registry must answer",
-            f"{settings.mlflow_uri}: {error.message.splitlines()[0]}",
-            "Check TAXI_HOME, or restore mlflow.db",
-        ) from error
+        raise _down(settings, error) from error
     return _version(settings, found)
+
+
+def numbered(settings: Settings, number: str) -> Version:
+    """The version of that number.
+
+    Raises:
+        ModelError: there is none, or the registry does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client(settings)
+    try:
+        return _version(settings, found.get_model_version(settings.registered_model, number))
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise _down(settings, error) from error
+        known = found.search_model_versions(f"name = '{settings.registered_model}'")
+        numbers = sorted((str(v.version) for v in known), key=int)
+        raise ModelError(
+            "A version must be registered",
+            f"{settings.registered_model} has no version {number!r}",
+            f"There are: {', '.join(numbers) or 'none'}",
+        ) from error
 
 
 def require(settings: Settings, alias: str) -> Version:
@@ -154,6 +186,13 @@ def point(settings: Settings, alias: str, number: str) -> None:
 
 def tag(settings: Settings, number: str, key: str, value: str) -> None:
     client(settings).set_model_version_tag(settings.registered_model, number, key, value)
+
+
+def untag(settings: Settings, number: str, key: str) -> None:
+    """Remove a tag; nothing happens where there is none."""
+    found = client(settings)
+    if key in found.get_model_version(settings.registered_model, number).tags:
+        found.delete_model_version_tag(settings.registered_model, number, key)
 
 
 def folder(settings: Settings, number: str) -> Path:

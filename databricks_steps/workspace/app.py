@@ -56,6 +56,7 @@ def create_app(settings: Settings) -> ASGIApp:
     app.include_router(_own_routes(secret, capture))
     app.include_router(serving_endpoints.routes(endpoints))
     app.include_router(feature_store.routes(settings, memory, endpoints.warm))
+    app.include_router(feature_store.catalog_routes(tables, endpoints.warm))
     app.include_router(feature_store.own_routes(tables))
     app.add_middleware(auth.Guard, secret=secret)
     return Invocations(app, secret, endpoints, capture)

@@ -100,6 +100,32 @@ def routes(settings: Settings, state: State, published: Callable[[], None]) -> A
     return router
 
 
+def catalog_routes(tables: OnlineTables, asked: Callable[[], None]) -> APIRouter:
+    """What Unity Catalog tells of a published table: its columns.
+
+    `asked` is called at each question: an endpoint's update usually follows.
+    """
+    router = APIRouter(prefix="/api/2.1/unity-catalog", tags=["unity catalog"])
+
+    @router.get("/tables/{full_name}")
+    def get(full_name: str) -> dict[str, Any]:
+        asked()
+        table = tables.published().get(full_name)
+        if table is None:
+            raise errors.missing("Table", full_name[:120], "Publish the feature table")
+        catalog, schema, name = table.name.split(".")
+        names = ("location_id", "known_at", *table.columns)
+        return {
+            "full_name": table.name,
+            "catalog_name": catalog,
+            "schema_name": schema,
+            "name": name,
+            "columns": [{"name": column, "position": n} for n, column in enumerate(names)],
+        }
+
+    return router
+
+
 def own_routes(tables: OnlineTables) -> APIRouter:
     """What Databricks has no route for: what the last publish of each online table did."""
     router = APIRouter(prefix="/api/2.0/taxi", tags=["embedded only"])

@@ -11,7 +11,7 @@ import re
 import time
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -19,6 +19,7 @@ import orjson
 from databricks_steps.errors import TaxiError
 from databricks_steps.serving import request as contract
 from databricks_steps.serving.request import FareRequest
+from databricks_steps.serving.scorer import Scorer
 from databricks_steps.workspace import auth, errors
 from databricks_steps.workspace.capture import Capture
 from databricks_steps.workspace.endpoints import Endpoint, Endpoints, ServedModel
@@ -123,14 +124,34 @@ def _answer(endpoint: Endpoint, body: bytes, request_id: str) -> Answer:
         request = contract.parse(body)
         client_id = request.client_request_id
         served = serving.route(client_id or request_id)
-        fares = served.scorer.predict(matrix(request, served))
-        answer = orjson.dumps({"predictions": fares}, option=orjson.OPT_SERIALIZE_NUMPY)
+        rows = matrix(request, served)
+        told = (
+            with_interval(served.scorer, rows)
+            if request.interval
+            else {"predictions": served.scorer.predict(rows)}
+        )
+        answer = orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
         return Answer(200, answer, request_id, client_id, served)
     except TaxiError as error:
         return _refused(getattr(error, "code", "BAD_REQUEST"), str(error), request_id, client_id)
     except Exception:
         _LOG.exception("a query failed")
         return _refused("INTERNAL_ERROR", "The query failed; the log says why", request_id)
+
+
+def with_interval(scorer: Scorer, rows: NDArray[np.float32]) -> dict[str, Any]:
+    """Predictions as objects of `fare`, `low` and `high`, and how much the interval covers."""
+    found = scorer.predict_interval(rows)
+    calibrated = scorer.spec.interval
+    names = ("fare", "low", "high")
+    values = zip(found.fares.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
+    return {
+        "predictions": [dict(zip(names, row, strict=True)) for row in values],
+        "interval": {
+            "coverage": calibrated.coverage if calibrated else None,
+            "measured_on_rows": calibrated.rows if calibrated else 0,
+        },
+    }
 
 
 def matrix(request: FareRequest, served: ServedModel) -> NDArray[np.float32]:

@@ -64,16 +64,20 @@ def fare_model(
     group_name=GROUP,
     kinds={"mlflow"},
     owners=OWNERS,
-    description="The alias `champion`: moves to the candidate once its blocking checks passed.",
+    description="The alias `champion`: moves to the candidate once its blocking checks passed. "
+    "Each move is a row of the table deployments.",
+    metadata=table_metadata("deployments"),
     required_resource_keys={"platform"},
 )
 def champion_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
     platform: Platform = context.resources.platform
-    moved = promote(platform.settings)
+    moved = promote(platform.settings, platform.tables)
     return dg.MaterializeResult(
         metadata={
             "model": platform.settings.registered_model,
             "model_version": moved.after,
             "previous_version": moved.before or "none",
+            "why": moved.why,
+            "ledger": platform.tables.uri("deployments"),
         }
     )

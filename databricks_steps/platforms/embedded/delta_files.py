@@ -6,12 +6,13 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from databricks_steps import schemas
+from databricks_steps.platforms.embedded.delta_schema import delta_schema
 
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable
@@ -53,6 +54,17 @@ def place(path: Path, root: Path, column: str | None, month: str) -> AddAction:
         data_change=True,
         stats=json.dumps({"numRecords": records}),
     )
+
+
+def write(rows: Sequence[Mapping[str, Any]], table: schemas.Table, root: Path) -> AddAction:
+    """Rows as one data file in place; readers see it once its action is committed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root.mkdir(parents=True, exist_ok=True)
+    staged = root / f".{uuid.uuid4().hex}.parquet"
+    pq.write_table(pa.Table.from_pylist(list(rows), pa.schema(delta_schema(table))), staged)
+    return place(staged, root, None, "")
 
 
 def records(adds: list[AddAction]) -> int:

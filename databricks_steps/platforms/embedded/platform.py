@@ -36,6 +36,10 @@ class EmbeddedPlatform:
         self.tables = DeltaTables(settings, lambda: self.spark)
         self.features = DeltaFeatureStore(settings, self.tables)
 
+    def with_settings(self, settings: Settings) -> EmbeddedPlatform:
+        """The same session under other settings."""
+        return EmbeddedPlatform(settings, lambda: self.spark, self.tracked_run)
+
     @cached_property
     def spark(self) -> SparkSession:
         running = self._start()

@@ -140,6 +140,21 @@ class DeltaTables:
                 count = delta_files.merge_changes(table, self._open(name), changes, made_from)
         return Commit(name, "merged", self._open(name).version(), count)
 
+    def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Commit:
+        """Append a few rows (column → value) of an uncut table in one commit, without Spark."""
+        table, existed = _known(name), self.exists(name)
+        adds = [delta_files.write(rows, table, Path(self.uri(name)))]
+        self._commit(table, adds, "append", None, None)
+        action: Action = "appended" if existed else "created"
+        return Commit(name, action, self._open(name).version(), len(rows))
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """All rows of a small table, column → value, without Spark; none when it is missing."""
+        if not self.exists(name):
+            return []
+        found: list[dict[str, Any]] = self._open(name).to_pyarrow_table().to_pylist()
+        return found
+
     def _open(self, name: str, version: int | None = None) -> DeltaTable:
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError

@@ -1,0 +1,73 @@
+"""What people do to models by hand: roll back, approve, reproduce; each answers with a text."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from taxi_assets import quiet
+from taxi_assets.resources.targets import Target
+from taxi_assets.resources.workspace import Workspace
+
+if TYPE_CHECKING:
+    from databricks_steps.training.reproduction import Reproduction
+
+
+def rollback(target: Target, to: str | None, why: str, dry_run: bool) -> str:
+    """Alias and endpoint back to a version; see `training.rollback`."""
+    from databricks_steps.training import rollback as back
+    from taxi_assets import reports
+
+    settings = target.settings
+    quiet.settle(settings)
+    client = Workspace(settings).client
+    done = back.rollback(client, settings, reports.logs(settings), to, why, dry_run)
+    said = f"version {done.before} to version {done.after}"
+    if dry_run:
+        return f"dry run: would move {said}; the online tables hold every feature it needs"
+    if done.before == done.after:
+        return f"version {done.after} is champion already; endpoint {done.endpoint}"
+    return f"moved {said}, endpoint {done.endpoint}, in {done.seconds:.1f} s"
+
+
+def approve(target: Target, version: str) -> str:
+    """A person's word that a version may become champion."""
+    from databricks_steps.training import promotion
+
+    quiet.settle(target.settings)
+    approved = promotion.approve(target.settings, version)
+    return f"version {approved.number} is approved; materialize champion_model to promote it"
+
+
+def reproduce(target: Target, version: str, as_json: bool) -> tuple[str, bool]:
+    """A version trained again: the comparison as text, and whether every metric is equal."""
+    from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
+    from databricks_steps.training import reproduction
+
+    quiet.settle(target.settings)
+    found = reproduction.reproduce(EmbeddedPlatform(target.settings), version)
+    return (_json(found) if as_json else _text(found)), found.equal
+
+
+def _json(found: Reproduction) -> str:
+    metrics = {
+        name: {"recorded": recorded, "now": now, "difference": now - recorded}
+        for name, (recorded, now) in found.metrics.items()
+    }
+    told = {
+        "version": found.version,
+        "equal": found.equal,
+        "largest_difference": found.largest,
+        "metrics": metrics,
+        "changes": list(found.changes),
+    }
+    return json.dumps(told, indent=2)
+
+
+def _text(found: Reproduction) -> str:
+    lines = [f"version {found.version}{'recorded':>22}{'now':>18}{'difference':>14}"]
+    for name, (recorded, now) in found.metrics.items():
+        lines.append(f"  {name:<20}{recorded:>18.12f}{now:>18.12f}{now - recorded:>14.1e}")
+    lines += [f"changed since: {change}" for change in found.changes]
+    lines.append("equal" if found.equal else f"not equal: {found.largest:.1e} at most")
+    return "\n".join(lines)
