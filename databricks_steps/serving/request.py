@@ -104,19 +104,7 @@ def read(payload: object) -> FareRequest:
     for name in payload:
         if name not in _ENVELOPE:
             raise _malformed("Unknown key beside the rows", name, f"Known: {sorted(_ENVELOPE)}")
-    for name in ("params", "extra_params"):
-        if not isinstance(payload.get(name, {}), dict):
-            raise _malformed(f"{name} must be an object", payload[name], "Leave it out")
-    interval = payload.get("params", {}).get("interval", False)
-    if not isinstance(interval, bool):
-        raise _malformed("params.interval must be true or false", interval, "Leave it out")
-    client_id = payload.get("client_request_id")
-    if client_id is not None and not _is_id(client_id):
-        raise _malformed(
-            "client_request_id must be a printable text of at most 256 characters",
-            client_id,
-            "Leave it out",
-        )
+    interval, client_id = _options(payload)
     form, rows = forms[0], payload[forms[0]]
     if form == "dataframe_split":
         columns = _from_split(rows)
@@ -132,6 +120,24 @@ def read(payload: object) -> FareRequest:
         client_id,
         interval,
     )
+
+
+def _options(payload: dict[str, Any]) -> tuple[bool, str | None]:
+    """What is asked beside the rows: an interval, and the request's id at its sender."""
+    for name in ("params", "extra_params"):
+        if not isinstance(payload.get(name, {}), dict):
+            raise _malformed(f"{name} must be an object", payload[name], "Leave it out")
+    interval = payload.get("params", {}).get("interval", False)
+    if not isinstance(interval, bool):
+        raise _malformed("params.interval must be true or false", interval, "Leave it out")
+    client_id = payload.get("client_request_id")
+    if client_id is not None and not _is_id(client_id):
+        raise _malformed(
+            "client_request_id must be a printable text of at most 256 characters",
+            client_id,
+            "Leave it out",
+        )
+    return interval, client_id
 
 
 def _is_id(value: object) -> bool:

@@ -35,7 +35,7 @@ def promote(settings: Settings, tables: Tables) -> Promotion:
     candidate = registry.require(settings, CANDIDATE)
     champion = registry.version(settings, CHAMPION)
     before = champion.number if champion else None
-    why = candidate.tags.get(registry.JUDGED, "its checks passed")
+    why = "the first champion" if before is None else candidate.tags.get(registry.JUDGED, "")
     if champion is not None and before != candidate.number and LEFT in candidate.tags:
         left = f"version {candidate.number} was rolled back: {candidate.tags[LEFT]}"
         return Promotion(before, champion.number, left)

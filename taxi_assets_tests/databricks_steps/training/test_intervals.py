@@ -1,0 +1,73 @@
+"""The fare interval: stretched to its share, measured on rows it has not seen, never negative."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from databricks_steps.serving.scorer import spread, stretched
+from databricks_steps.settings import Interval
+from databricks_steps.training.intervals import calibrated
+
+WANTED = Interval()
+
+
+def sample(rows: int, seed: int, noise: float = 3.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fares, predictions and trees: the trees agree far more than fares scatter."""
+    chance = np.random.default_rng(seed)
+    predicted = chance.uniform(10, 60, rows)
+    scale = 0.5 + predicted / 30
+    fares = predicted + chance.normal(0, noise, rows) * scale
+    trees = predicted[:, None] + chance.normal(0, 0.5, (rows, 40)) * scale[:, None]
+    return fares, predicted, trees
+
+
+def coverage(fares: np.ndarray, predicted: np.ndarray, trees: np.ndarray, by: object) -> float:
+    found = stretched(predicted, trees, by)  # type: ignore[arg-type]
+    return float(((fares >= found.low) & (fares <= found.high)).mean())
+
+
+def test_trees_that_agree_too_much_are_stretched_to_the_share_wanted() -> None:
+    rows = sample(6_000, 1)
+    found = calibrated(*rows, WANTED)
+    assert found.rows == 3_000
+    assert found.low_stretch > 3
+    assert found.coverage == pytest.approx(0.8, abs=0.025)
+    unseen = sample(20_000, 2)
+    assert coverage(*unseen, found) == pytest.approx(0.8, abs=0.02)
+    cheap = unseen[1] < 20  # the spread of the trees carries where fares scatter more
+    parts = [coverage(*(part[rows] for part in unseen), found) for rows in (cheap, ~cheap)]
+    assert parts == pytest.approx([0.8, 0.8], abs=0.05)
+
+
+def test_trees_that_scatter_too_much_are_drawn_in() -> None:
+    found = calibrated(*sample(6_000, 3, noise=0.1), WANTED)
+    assert 0 <= found.low_stretch < 1
+    assert coverage(*sample(20_000, 4, noise=0.1), found) == pytest.approx(0.8, abs=0.03)
+
+
+def test_an_interval_holds_the_fare_and_is_never_negative() -> None:
+    fares, predicted, trees = sample(2_000, 5, noise=30.0)
+    found = stretched(predicted, trees, calibrated(fares, predicted, trees, WANTED))
+    assert (found.low <= found.fares).all()
+    assert (found.fares <= found.high).all()
+    assert found.low.min() == 0.0
+    assert (found.fares == predicted).all()
+
+
+def test_equal_trees_spread_as_far_as_the_floor_and_no_rows_give_none() -> None:
+    fares = np.array([10.0, 20.0])
+    below, above = spread(fares, np.full((2, 5), [[10.0], [21.0]]), 0.1, 0.9, 0.1)
+    assert below.tolist() == [0.1, 0.1]
+    assert above.tolist() == [0.1, 1.0]
+    none = spread(np.empty(0), np.empty((0, 5)), 0.1, 0.9, 0.1)
+    assert [side.shape for side in none] == [(0,), (0,)]
+
+
+def test_constant_errors_need_no_stretch_on_the_side_without_any() -> None:
+    predicted = np.linspace(10, 20, 400)
+    trees = predicted[:, None] + np.array([-1.0, 0.0, 1.0])
+    found = calibrated(predicted + 0.5, predicted, trees, WANTED)  # every fare is 0.5 above
+    assert found.low_stretch == 0.0
+    assert found.high_stretch == pytest.approx(0.5 / 0.8)
+    assert found.coverage == 1.0
