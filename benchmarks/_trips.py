@@ -1,0 +1,64 @@
+"""Demo trips in any number, as the table `trips`: made month by month, never all in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from databricks_steps import schemas
+from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
+from databricks_steps.settings import Settings
+from databricks_steps.trips import demo
+
+# Most of the rules of trips/clean.py, as one filter: what is measured here comes after them.
+VALID = """
+    unix_seconds(dropoff_datetime) - unix_seconds(pickup_datetime) BETWEEN 30 AND 14400
+    AND trip_distance BETWEEN 0.05D AND 100D AND fare_amount BETWEEN 2.5D AND 250D
+    AND date_format(pickup_datetime, 'yyyy-MM') = '{month}'
+"""
+RENAMED = {
+    "VendorID": "vendor_id",
+    "lpep_pickup_datetime": "pickup_datetime",
+    "lpep_dropoff_datetime": "dropoff_datetime",
+    "PULocationID": "pickup_location_id",
+    "DOLocationID": "dropoff_location_id",
+    "RatecodeID": "rate_code_id",
+}
+
+
+def platform(home: Path, driver_memory: str = "3g") -> EmbeddedPlatform:
+    """An embedded platform on a home of its own."""
+    return EmbeddedPlatform(Settings(home=home, driver_memory=driver_memory))
+
+
+def store(on: EmbeddedPlatform, months: Sequence[str], rows: int) -> int:
+    """Fill `trips` with about `rows` trips a month; how many there are in all."""
+    for month in months:
+        _store_month(on, month, rows)
+    return on.tables.rows("trips", months)
+
+
+def _store_month(on: EmbeddedPlatform, month: str, rows: int) -> None:
+    import pyarrow.parquet as pq
+    from pyspark.sql import functions as F  # noqa: N812
+
+    file = on.settings.home / f"{month}.parquet"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(demo.demo_trips(month, rows), file, row_group_size=500_000)
+    published = on.spark.read.parquet(str(file)).withColumnsRenamed(RENAMED)
+    for at in ("pickup_datetime", "dropoff_datetime"):
+        published = published.withColumn(at, F.col(at).cast("timestamp"))
+    valid = published.where(VALID.format(month=month)).withColumns(
+        {
+            "trip_id": F.concat(F.lit(f"{month}-"), F.monotonically_increasing_id()),
+            "trip_month": F.lit(month),
+        }
+    )
+    columns = [
+        F.col(c.name).cast(c.type.replace("long", "bigint"))
+        if c.name in valid.columns
+        else F.lit(None).cast(c.type).alias(c.name)
+        for c in schemas.TRIPS.columns
+    ]
+    on.tables.replace("trips", valid.select(*columns), [month])
+    file.unlink()
