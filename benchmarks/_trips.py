@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
 from databricks_steps.trips import demo
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 # Most of the rules of trips/clean.py, as one filter: what is measured here comes after them.
 VALID = """
@@ -62,3 +66,12 @@ def _store_month(on: EmbeddedPlatform, month: str, rows: int) -> None:
     ]
     on.tables.replace("trips", valid.select(*columns), [month])
     file.unlink()
+
+
+def fingerprint(rows: DataFrame) -> tuple[int, str]:
+    """Number of rows, and a sum over their hashes: equal for the same rows in any order."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    hashed = F.xxhash64(*rows.columns).cast("decimal(38,0)")
+    found = rows.agg(F.count(F.lit(1)).alias("n"), F.sum(hashed).alias("sum")).collect()[0]
+    return found["n"], str(found["sum"])
