@@ -18,15 +18,19 @@ def described() -> str:
 
 
 class Peak:
-    """The largest resident memory of a process and its children, sampled until stopped."""
+    """The largest resident memory of a process and its children, sampled inside the block."""
 
     def __init__(self, pid: int) -> None:
         self.gib = 0.0
         self._pid, self._done = pid, threading.Event()
+
+    def __enter__(self) -> Peak:
+        self._done.clear()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
 

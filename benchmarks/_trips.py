@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,12 +45,13 @@ def store(on: EmbeddedPlatform, months: Sequence[str], rows: int) -> int:
 
 
 def _store_month(on: EmbeddedPlatform, month: str, rows: int) -> None:
-    import pyarrow.parquet as pq
     from pyspark.sql import functions as F  # noqa: N812
 
     file = on.settings.home / f"{month}.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(demo.demo_trips(month, rows), file, row_group_size=500_000)
+    # In a process of its own: what making trips takes is no memory of the driver.
+    made = [sys.executable, "-m", "benchmarks._trips", month, str(rows), str(file)]
+    subprocess.run(made, check=True)
     published = on.spark.read.parquet(str(file)).withColumnsRenamed(RENAMED)
     for at in ("pickup_datetime", "dropoff_datetime"):
         published = published.withColumn(at, F.col(at).cast("timestamp"))
@@ -75,3 +78,14 @@ def fingerprint(rows: DataFrame) -> tuple[int, str]:
     hashed = F.xxhash64(*rows.columns).cast("decimal(38,0)")
     found = rows.agg(F.count(F.lit(1)).alias("n"), F.sum(hashed).alias("sum")).collect()[0]
     return found["n"], str(found["sum"])
+
+
+def write(month: str, rows: int, file: str) -> None:
+    """Demo trips of a month as a parquet file."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(demo.demo_trips(month, rows), file, row_group_size=500_000)
+
+
+if __name__ == "__main__":
+    write(sys.argv[1], int(sys.argv[2]), sys.argv[3])

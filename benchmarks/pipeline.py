@@ -46,10 +46,9 @@ def main(arguments: Sequence[str]) -> int:
             [*command, "run", "--source", given.source, "--months", given.months],
             env=environment,
         )
-        peak = _machine.Peak(run.pid)
-        code = run.wait()
+        with _machine.Peak(run.pid) as peak:
+            code = run.wait()
         seconds = time.monotonic() - started
-        peak.stop()
         subprocess.run([*command, "stop"], env=environment, check=False, capture_output=True)
         if code:
             return code

@@ -184,9 +184,9 @@ def _features(
         for month in chosen
     }
     stale = [m for m in chosen if force or tables.made_from(table.name, m) != digest[m]]
-    read = tables.read("trips", with_months_before(chosen, windows.REACH))
     commit = None
     if stale:
+        read = tables.read("trips", with_months_before(stale, windows.REACH))
         rows = getattr(module, table.name)(read, stale)
         commit = tables.merge(table.name, rows, stale, {m: digest[m] for m in stale})
     lookup = lookups.of(table)
@@ -194,7 +194,7 @@ def _features(
         honesty.key_unique(tables.read(table.name, chosen), table),
         honesty.no_future_knowledge(
             tables.read("trips", chosen),
-            read,
+            tables.read("trips", with_months_before(chosen, windows.REACH)),
             lookup,
             lambda sample: platform.features.look_up(sample, [lookup], chosen),
         ),
