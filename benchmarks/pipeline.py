@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks import _machine
 
 LIMIT_SECONDS = 120
 DRIVER_LIMIT_GIB = 4
@@ -46,17 +46,16 @@ def main(arguments: Sequence[str]) -> int:
             [*command, "run", "--source", given.source, "--months", given.months],
             env=environment,
         )
-        peak = _Peak(run.pid)
-        code = run.wait()
+        with _machine.Peak(run.pid) as peak:
+            code = run.wait()
         seconds = time.monotonic() - started
-        peak.stop()
         subprocess.run([*command, "stop"], env=environment, check=False, capture_output=True)
         if code:
             return code
         report = json.loads((home / "last_run.json").read_text())
     stages = sorted(report["stages"], key=lambda stage: -stage["seconds"])
     computing = sum(s["seconds"] for s in stages if s["name"] in COMPUTING)
-    print(f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"\n{_machine.described()}")
     for stage in stages:
         print(f"  {stage['name']:<42}{stage['seconds']:7.1f} s")
     print(
@@ -68,42 +67,3 @@ def main(arguments: Sequence[str]) -> int:
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"processor time {children.ru_utime + children.ru_stime:.0f} s")
     return 0
-
-
-class _Peak:
-    """The largest resident memory of a process and its children, sampled."""
-
-    def __init__(self, pid: int) -> None:
-        self.gib = 0.0
-        self._pid, self._done = pid, threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._done.wait(0.5):
-            pages = sum(_resident(pid) for pid in _family(self._pid))
-            self.gib = max(self.gib, pages * os.sysconf("SC_PAGE_SIZE") / 2**30)
-
-
-def _family(pid: int) -> list[int]:
-    found, waiting = [], [pid]
-    while waiting:
-        current = waiting.pop()
-        found.append(current)
-        try:
-            text = Path(f"/proc/{current}/task/{current}/children").read_text()
-        except OSError:
-            continue
-        waiting += [int(child) for child in text.split()]
-    return found
-
-
-def _resident(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0

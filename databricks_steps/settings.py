@@ -206,11 +206,12 @@ def java_home() -> str | None:
     return os.environ.get("JAVA_HOME") or None
 
 
-def spark_environment(python: str) -> None:
-    """Where Spark's launcher and workers look: this Python, this machine's loopback address.
+def spark_environment(python: str, address: str | None) -> None:
+    """Where Spark's launcher and workers look: this Python, and the driver's own address.
 
     Workers would otherwise run whichever `python3` is first on PATH.
     """
     os.environ["PYSPARK_PYTHON"] = python
     os.environ["PYSPARK_DRIVER_PYTHON"] = python
-    os.environ.setdefault("SPARK_LOCAL_IP", LOOPBACK)
+    if address is not None:
+        os.environ.setdefault("SPARK_LOCAL_IP", address)

@@ -23,7 +23,7 @@ from databricks_steps.training import (
     recipe,
     registry,
 )
-from databricks_steps.training.honesty import no_label_leak
+from databricks_steps.training.honesty import featured, no_label_leak
 from databricks_steps.trips import ingest
 
 if TYPE_CHECKING:
@@ -95,7 +95,11 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
         model = candidate.known(settings, found, rows)
     else:
         lookback = timedelta(days=settings.lookback_days)
-        leak = no_label_leak(tables.read("trips", chosen), chosen, lookback, settings.holdout_share)
+        leak = no_label_leak(
+            tables.read("trips", chosen),
+            lambda trips: featured(trips, chosen, lookback),
+            settings.holdout_share,
+        )
         ingredients = recipe.current(settings, chosen, tables.sources("training_set"))
         with platform.tracked_run():
             model = candidate.train(settings, rows, str(made_from), ingredients, (leak,))
@@ -177,7 +181,7 @@ def _features(
     platform: Platform, table: schemas.Table, module: ModuleType, months: Months, force: bool
 ) -> tuple[Outcome, ...]:
     """Merge the months whose trips, or the code, changed since they were last computed."""
-    settings, tables = platform.settings, platform.tables
+    tables = platform.tables
     held = _trip_months(platform)
     chosen = [month for month in held if months is None or month in months]
     if not chosen:
@@ -191,18 +195,20 @@ def _features(
         for month in chosen
     }
     stale = [m for m in chosen if force or tables.made_from(table.name, m) != digest[m]]
-    read = tables.read("trips", with_months_before(chosen, windows.REACH))
     commit = None
     if stale:
+        read = tables.read("trips", with_months_before(stale, windows.REACH))
         rows = getattr(module, table.name)(read, stale)
         commit = tables.merge(table.name, rows, stale, {m: digest[m] for m in stale})
-    lookback = timedelta(days=settings.lookback_days)
-    written = tables.read(table.name, chosen)
-    before = tables.read(table.name, with_months_before(chosen, lookback))
-    asked = read.where(read["trip_month"].isin(chosen))
+    lookup = lookups.of(table)
     verdicts = (
-        honesty.key_unique(written, table),
-        honesty.no_future_knowledge(read, before, table, lookback, asked),
+        honesty.key_unique(tables.read(table.name, chosen), table),
+        honesty.no_future_knowledge(
+            tables.read("trips", chosen),
+            tables.read("trips", with_months_before(chosen, windows.REACH)),
+            lookup,
+            lambda sample: platform.features.look_up(sample, [lookup], chosen),
+        ),
     )
     skipped = [m for m in chosen if m not in stale]
     figures = {"months": chosen, "skipped_months": skipped}

@@ -65,11 +65,9 @@ def run(target: Target, options: Options) -> dict[str, Any]:
 
         for job in (session.prepare, _serve):
             threading.Thread(target=job, args=(settings,), daemon=True).start()
-        progress.say(
-            f"{settings.source if not options.skip_features else 'tables at hand'}, "
-            f"{months[0]} to {months[-1]}, in {settings.home}"
-        )
-        report: dict[str, Any] = {"status": "failed", "source": settings.source}
+        origin = "tables at hand" if options.skip_features else settings.source
+        progress.say(f"{origin}, {months[0]} to {months[-1]}, in {settings.home}")
+        report: dict[str, Any] = {"status": "failed", "source": origin}
         report["months"] = list(months)
         try:
             _materialize(target, options, months)

@@ -5,13 +5,12 @@ Nothing here uses the way features are computed: the brute force reads the defin
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
-from databricks_steps.features.lookups import LOOKUPS, Lookup
+from databricks_steps.features.lookups import Lookup
 from databricks_steps.features.pickup import AIRPORTS
-from databricks_steps.features.point_in_time import with_features
 from databricks_steps.ports import Verdict
 
 if TYPE_CHECKING:
@@ -37,41 +36,41 @@ def key_unique(rows: DataFrame, table: schemas.Table) -> Verdict:
 
 
 def no_future_knowledge(
-    trips: DataFrame,
-    rows: DataFrame,
-    table: schemas.Table,
-    lookback: timedelta,
-    sampled: DataFrame | None = None,
+    asked: DataFrame, trips: DataFrame, lookup: Lookup, look_up: Callable[[DataFrame], DataFrame]
 ) -> Verdict:
     """What a sample of trips looks up equals what the trips ended by then tell.
 
-    `sampled` are the trips to look up for (default: `SAMPLE` of `trips`, by hash).
+    `asked` are the trips to sample (`SAMPLE` of them, by hash), `trips` those that features may
+    be made from, `look_up` what everything else uses: trips → trips with the lookup's features.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
-    lookup = next(x for x in LOOKUPS if x.table.name == table.name)
-    asked = trips if sampled is None else sampled
     sample = asked.orderBy(F.xxhash64("trip_id")).limit(SAMPLE).cache()
     try:
-        looked_up = with_features(sample, rows, lookup, lookback)
-        expected = recomputed(sample, trips, lookup)
         columns = ("trip_id", lookup.key, lookup.age, *lookup.features)
-        pairs = looked_up.select(*columns).join(expected, "trip_id", "left")
-        found = pairs.collect()
+        looked_up = look_up(sample).select(*columns)
+        found = looked_up.join(recomputed(sample, trips, lookup), "trip_id", "left").collect()
     finally:
         sample.unpersist()
     wrong = [
-        f"trip {row['trip_id']}: {name} is {row[name]}, trips ended by then give {truth}"
+        (row["trip_id"], name, row[name], truth)
         for row in found
         for name in lookup.features
         if abs(float(row[name]) - (truth := _truth(row, name, lookup))) > TOLERANCE
     ]
-    reason = (
-        f"{len(wrong)} values differ; {wrong[0]}"
-        if wrong
-        else f"{len(found)} trips looked up exactly what the trips ended by then tell"
-    )
-    figures = {"trips_compared": len(found), "values_that_differ": len(wrong)}
+    figures = {
+        "trips_compared": len(found),
+        "values_compared": len(found) * len(lookup.features),
+        "values_that_differ": len(wrong),
+    }
+    if wrong:
+        trip, name, value, truth = wrong[0]
+        reason = (
+            f"{len(wrong)} of {figures['values_compared']} values differ; for one, trip {trip} "
+            f"looked up {name} {value}, but trips ended by then give {truth}"
+        )
+    else:
+        reason = f"{len(found)} trips looked up exactly what the trips ended by then tell"
     return Verdict("no_future_knowledge", not wrong and bool(found), reason, figures)
 
 

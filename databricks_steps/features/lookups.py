@@ -34,3 +34,8 @@ LOOKUPS = (
     Lookup(schemas.PICKUP_FEATURES, "pickup_location_id", "pickup_feature_age"),
     Lookup(schemas.DROPOFF_FEATURES, "dropoff_location_id", "dropoff_feature_age"),
 )
+
+
+def of(table: schemas.Table) -> Lookup:
+    """The lookup that reads a feature table."""
+    return next(lookup for lookup in LOOKUPS if lookup.table is table)

@@ -1,8 +1,8 @@
 """As-of lookups: the latest feature row known at the pickup, never a later one.
 
-Feature rows lie on the 15-minute grid, so the row known at a pickup is the row known at the
-last grid instant before it. That is found once for each (location, grid instant) that occurs,
-and the trips join it by equality: the trips themselves are never sorted.
+Feature rows lie on the 15-minute grid, so the row known at a pickup is the row known at the last
+instant of the grid before it. Each row is repeated for the instants at which it is the latest, and
+trips join by equality: they are never sorted, and feature rows are never looked for in order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from databricks_steps.features.lookups import Lookup
-from databricks_steps.features.windows import grid_cell
+from databricks_steps.features.windows import GRID_SECONDS, grid_cell
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -24,21 +24,21 @@ def with_features(
 
     A row counts when `known_at <= pickup` and `pickup - known_at <= lookback`. Without one
     (also for a null key) the defaults answer and the age is null; a null in the row found
-    takes the default of its feature.
+    takes the default of its feature. `known_at` of every row must lie on the grid.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
     pickup = F.col(lookup.at)
     keyed = trips.withColumn("_cell", grid_cell(pickup))
-    found = _known_rows(keyed, rows, lookup)
+    latest = _latest_rows(rows, lookup, lookback)
     joined = keyed.join(
-        found,
-        (keyed[lookup.key] == found["_location_id"]) & (keyed["_cell"] == found["_at"]),
+        # Hashing the rows of a partition spares the sort of all trips that a merge would need.
+        latest.hint("shuffle_hash"),
+        (keyed[lookup.key] == latest["_location_id"]) & (keyed["_cell"] == latest["_at"]),
         "left",
     )
     age = F.unix_micros(pickup) - F.unix_micros(F.col("_row.known_at"))
-    limit = int(lookback / timedelta(microseconds=1))
-    fresh = F.coalesce(age <= F.lit(limit), F.lit(False))
+    fresh = F.coalesce(age <= F.lit(lookback // timedelta(microseconds=1)), F.lit(False))
     columns = {c.name: c.type for c in lookup.table.features}
     features = [
         F.coalesce(F.when(fresh, F.col(f"_row.{name}")), F.lit(lookup.defaults[name]))
@@ -50,29 +50,22 @@ def with_features(
     return joined.select(*trips.columns, *features, seconds)
 
 
-def _known_rows(keyed: DataFrame, rows: DataFrame, lookup: Lookup) -> DataFrame:
-    """(_location_id, _at) of every lookup → `_row`, the latest feature row at or before it."""
+def _latest_rows(rows: DataFrame, lookup: Lookup, lookback: timedelta) -> DataFrame:
+    """(_location_id, _at) → `_row`: at each instant of the grid the latest row, while it counts.
+
+    At most one row for each location and instant that the rows span.
+    """
     from pyspark.sql import Window
     from pyspark.sql import functions as F  # noqa: N812
 
-    asked = (
-        keyed.select(F.col(lookup.key).alias("_location_id"), F.col("_cell").alias("_at"))
-        .where("_location_id IS NOT NULL AND _at IS NOT NULL")
-        .distinct()
-        .withColumn("_asked", F.lit(True))
-    )
-    known = rows.select(
+    known = F.unix_seconds("known_at")
+    following = F.lead(known).over(Window.partitionBy("location_id").orderBy("known_at"))
+    oldest = known + lookback // timedelta(seconds=1)
+    spans = rows.select(
         F.col("location_id").alias("_location_id"),
-        F.unix_seconds("known_at").alias("_at"),
-        F.lit(False).alias("_asked"),
+        known.alias("_from"),
+        F.least(following - GRID_SECONDS, oldest).alias("_to"),  # the last row has no following
         F.struct("known_at", *lookup.features).alias("_row"),
     )
-    # A row stamped at the very instant asked for comes first: it is already known then.
-    past = (
-        Window.partitionBy("_location_id")
-        .orderBy("_at", "_asked")
-        .rowsBetween(Window.unboundedPreceding, 0)
-    )
-    latest = F.last("_row", ignorenulls=True).over(past).alias("_row")
-    both = asked.unionByName(known, allowMissingColumns=True)
-    return both.select("_location_id", "_at", "_asked", latest).where("_asked").drop("_asked")
+    instants = F.sequence("_from", "_to", F.lit(GRID_SECONDS).cast("long"))
+    return spans.select("_location_id", F.explode(instants).alias("_at"), "_row")

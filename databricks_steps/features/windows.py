@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from databricks_steps.months import end, start
+from databricks_steps.months import end, spans, start
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -43,17 +43,22 @@ def ended_between(trips: DataFrame, months: Sequence[str]) -> DataFrame:
     """The trips that the rows of these months may use."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    # As seconds: PySpark reads a naive datetime in the timezone of the Python process.
-    at = F.unix_seconds("dropoff_datetime")
-    spans = F.lit(False)
-    for month in months:
-        spans = spans | ((at >= seconds(start(month) - REACH)) & (at < seconds(end(month))))
-    return trips.where(spans)
+    ended = F.col("dropoff_datetime")
+    within = F.lit(False)
+    for run in spans(months):
+        first, last = _instant(start(run[0]) - REACH), _instant(end(run[-1]))
+        within = within | ((ended >= first) & (ended < last))
+    return trips.where(within)
 
 
-def seconds(at: datetime) -> int:
-    """Seconds since 1970 of a wall-clock time read as UTC."""
-    return int(at.replace(tzinfo=timezone.utc).timestamp())
+def _instant(at: datetime) -> Column:
+    """A wall-clock time as a constant that Spark hands down to the scan of the files.
+
+    By way of seconds: PySpark reads a naive datetime in the timezone of the Python process.
+    """
+    from pyspark.sql import functions as F  # noqa: N812
+
+    return F.timestamp_seconds(F.lit(int(at.replace(tzinfo=timezone.utc).timestamp())))
 
 
 def grid_cell(at: Column) -> Column:
@@ -67,13 +72,16 @@ def grid_cell(at: Column) -> Column:
 def cells(trips: DataFrame, location: str, flow: int) -> DataFrame:
     """(location_id, cell) → the measures of the trips that ended in the cell.
 
-    `flow` is what a trip adds to the net flow of the location: 1, -1 or 0.
+    Trips without a location tell of none. Spark sums within each task first, so that a zone
+    with most of the trips sends no more rows than another. `flow` is what a trip adds to the net
+    flow of the location: 1, -1 or 0.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
     ended = F.col("dropoff_datetime")
     duration = F.unix_seconds(ended) - F.unix_seconds(F.col("pickup_datetime"))
-    return trips.groupBy(F.col(location).alias("location_id"), grid_cell(ended).alias("cell")).agg(
+    known = trips.where(F.col(location).isNotNull())
+    return known.groupBy(F.col(location).alias("location_id"), grid_cell(ended).alias("cell")).agg(
         F.count(F.lit(1)).alias("trips"),
         F.sum(F.round(F.col("fare_amount") * MICRO).cast("long")).alias("microdollars"),
         F.sum(F.round(F.col("trip_distance") * MICRO).cast("long")).alias("micromiles"),
@@ -114,11 +122,15 @@ def pair_changes(
     from pyspark.sql import functions as F  # noqa: N812
 
     length = int(window.total_seconds())
-    pairs = trips.select(
-        F.col(location).alias("location_id"),
-        F.col(other).alias("other"),
-        grid_cell(F.col("dropoff_datetime")).alias("cell"),
-    ).distinct()
+    pairs = (
+        trips.where(F.col(location).isNotNull() & F.col(other).isNotNull())
+        .select(
+            F.col(location).alias("location_id"),
+            F.col(other).alias("other"),
+            grid_cell(F.col("dropoff_datetime")).alias("cell"),
+        )
+        .distinct()
+    )
     chain = Window.partitionBy("location_id", "other").orderBy("cell")
     before, after = F.lag("cell").over(chain), F.lead("cell").over(chain)
     starts = F.when(before.isNull() | (before + length < F.col("cell")), F.lit(1))

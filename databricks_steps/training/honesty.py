@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -26,23 +26,17 @@ _TREES = 20
 
 
 def no_label_leak(
-    trips: DataFrame, months: Sequence[str], lookback: timedelta, holdout_share: float
+    trips: DataFrame, featured: Callable[[DataFrame], DataFrame], holdout_share: float
 ) -> Verdict:
     """Fares shuffled among a sample before features are made leave a holdout R² of about zero.
 
-    Shuffling the label alone would not show a feature that carries the trip's own fare.
+    `featured` is how trips get every model input, their features made from those very trips:
+    shuffling the label alone would not show a feature that carries the trip's own fare.
     """
     shuffled = with_shuffled_fares(sample(trips, SAMPLE)).cache()
     try:
-        made = {
-            "pickup_features": pickup_features(shuffled, months),
-            "dropoff_features": dropoff_features(shuffled, months),
-        }
-        looked_up = shuffled
-        for lookup in LOOKUPS:
-            looked_up = with_features(looked_up, made[lookup.table.name], lookup, lookback)
         names = ["pickup_datetime", "trip_id", *INPUTS, schemas.LABEL]
-        frame = with_request_features(looked_up).select(*names).toPandas()
+        frame = featured(shuffled).select(*names).toPandas()
     finally:
         shuffled.unpersist()
     r2 = holdout_r2(frame, holdout_share)
@@ -53,6 +47,18 @@ def no_label_leak(
         sentence,
         {"r2_of_shuffled_fares": r2, "limit": LIMIT, "trips": len(frame)},
     )
+
+
+def featured(trips: DataFrame, months: Sequence[str], lookback: timedelta) -> DataFrame:
+    """The trips with every model input, made and looked up as the steps do."""
+    made = {
+        "pickup_features": pickup_features(trips, months),
+        "dropoff_features": dropoff_features(trips, months),
+    }
+    looked_up = trips
+    for lookup in LOOKUPS:
+        looked_up = with_features(looked_up, made[lookup.table.name], lookup, lookback)
+    return with_request_features(looked_up)
 
 
 def sample(trips: DataFrame, most: int) -> DataFrame:

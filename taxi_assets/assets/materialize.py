@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from databricks_steps import schemas
+from databricks_steps import digests, schemas
 from databricks_steps.ports import Outcome, Platform, Verdict
 from databricks_steps.steps import STEPS
 from taxi_assets.partitions import run_months
@@ -37,7 +37,23 @@ def materialized(
             asset_key=outcome.name,
             metadata=metadata(outcome, platform),
             check_results=[check_result(v, outcome.name) for v in outcome.verdicts],
+            data_version=data_version(outcome, platform, months),
         )
+
+
+def data_version(
+    outcome: Outcome, platform: Platform, months: Sequence[str] | None
+) -> dg.DataVersion | None:
+    """What Dagster compares to tell that something downstream is stale.
+
+    It changes with the rows of the months, not with every run, so a skipped month leaves what
+    depends on it fresh. All months of a range share one.
+    """
+    if outcome.name in schemas.TABLES:
+        held = months if schemas.TABLES[outcome.name].month else None
+        return dg.DataVersion(f"{digests.digest(platform.tables.contents(outcome.name, held)):x}")
+    version = outcome.figures.get("model_version")
+    return None if version is None else dg.DataVersion(str(version))
 
 
 def metadata(outcome: Outcome, platform: Platform) -> dict[str, Any]:

@@ -37,7 +37,11 @@ CHECKS = """
 query Checks($key: AssetKeyInput!) {
   assetNodeOrError(assetKey: $key) { ... on AssetNode {
     assetChecksOrError { ... on AssetChecks { checks {
-      name blocking executionForLatestMaterialization { status }
+      name blocking executionForLatestMaterialization { status evaluation {
+        description
+        metadataEntries { label ... on FloatMetadataEntry { floatValue }
+          ... on IntMetadataEntry { intValue } }
+      } }
     } } }
   } }
 }"""
@@ -94,6 +98,19 @@ def ui(homes: Any, small_source: Path) -> Iterator[tuple[Home, Ui, subprocess.Po
             os.killpg(server.pid, signal.SIGKILL)
 
 
+def checks_of(api: Ui, asset: str) -> list[Any]:
+    node = api.ask(CHECKS, key={"path": [asset]})["assetNodeOrError"]
+    found: list[Any] = node["assetChecksOrError"]["checks"]
+    return found
+
+
+def figures(checks: list[Any], name: str) -> dict[str, float]:
+    """The figures people see beside a check."""
+    (check,) = (c for c in checks if c["name"] == name)
+    entries = check["executionForLatestMaterialization"]["evaluation"]["metadataEntries"]
+    return {e["label"]: e.get("floatValue", e.get("intValue")) for e in entries}
+
+
 def test_a_month_launched_in_the_ui_is_served(
     ui: tuple[Home, Ui, subprocess.Popen[bytes]],
 ) -> None:
@@ -126,13 +143,16 @@ def test_a_month_launched_in_the_ui_is_served(
     assert {("trips", "2022-01"), ("batch_predictions", "2022-01"), ("fare_model", None)} <= made
     assert len(made) == 12
 
-    node = api.ask(CHECKS, key={"path": ["fare_model"]})["assetNodeOrError"]
-    checks = node["assetChecksOrError"]["checks"]
+    checks = checks_of(api, "fare_model")
     assert {c["name"]: c["executionForLatestMaterialization"]["status"] for c in checks} == {
         "beats_baseline": "SUCCEEDED",
         "champion_not_better": "SUCCEEDED",
         "no_label_leak": "SUCCEEDED",
     }
     assert all(check["blocking"] for check in checks)
+    assert abs(figures(checks, "no_label_leak")["r2_of_shuffled_fares"]) <= 0.05
+    for table in ("pickup_features", "dropoff_features"):
+        honest = figures(checks_of(api, table), "no_future_knowledge")
+        assert (honest["trips_compared"], honest["values_that_differ"]) == (200, 0)
     assert table_rows(home, "batch_predictions")
     assert "READY" in home.call("status").stdout

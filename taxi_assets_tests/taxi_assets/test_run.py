@@ -158,6 +158,7 @@ def test_a_second_run_adds_no_row_and_says_what_it_skipped(
 
     redeployed = home.call("run", "--skip-features", "--skip-training")
     assert redeployed.returncode == 0, redeployed.stderr
+    assert home.last_run()["source"] == "tables at hand"
     names = {stage["name"] for stage in home.last_run()["stages"]}
     assert {"serving_endpoint", "batch_predictions"} <= names
     assert not {"raw_trips", "pickup_features", "fare_model"} & names

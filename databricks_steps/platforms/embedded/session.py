@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import LOOPBACK, Settings, java_home, spark_environment
@@ -27,8 +28,6 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.app.name": "taxi-assets",
         "spark.master": settings.spark_master,
         "spark.driver.memory": settings.driver_memory,
-        "spark.driver.host": LOOPBACK,
-        "spark.driver.bindAddress": LOOPBACK,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         # Times are New York wall clock as published and must never be shifted.
@@ -53,7 +52,15 @@ def spark_conf(settings: Settings) -> dict[str, str]:
     }
     if not settings.spark_master.startswith("local"):
         conf["spark.executor.extraJavaOptions"] = "-Duser.timezone=UTC"
+    if on_this_machine(settings.spark_master):
+        conf |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
     return conf
+
+
+def on_this_machine(master: str) -> bool:
+    """Whether executors reach the driver by loopback; else it listens where Spark's own
+    settings (`SPARK_LOCAL_IP`, or the host's name) say."""
+    return master.startswith("local") or urlsplit(master).hostname in (LOOPBACK, "localhost")
 
 
 def start(settings: Settings) -> SparkSession:
@@ -88,7 +95,8 @@ def prepare(settings: Settings) -> None:
         if SparkContext._gateway is not None:
             return
         require_java()
-        spark_environment(sys.executable)
+        loopback = LOOPBACK if on_this_machine(settings.spark_master) else None
+        spark_environment(sys.executable, loopback)
         log = settings.home / "logs" / "spark.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         conf = SparkConf().setAll(list(spark_conf(settings).items()))

@@ -51,7 +51,7 @@ def dropoff_row(trips: Sequence[Trip], location: int, at: datetime) -> dict[str,
         "dropoff_trip_count_24h": len(ended(DAY)),
         "dropoff_mean_fare_7d": _mean(ended(WEEK)),
         "dropoff_fare_per_mile_7d": _per_mile(ended(WEEK)),
-        "dropoff_distinct_pickups_24h": len({t.origin for t in ended(DAY)}),
+        "dropoff_distinct_pickups_24h": len({t.origin for t in ended(DAY)} - {None}),
         "dropoff_net_flow_1h": len(ended(HOUR)) - len(left),
     }
 
@@ -59,26 +59,48 @@ def dropoff_row(trips: Sequence[Trip], location: int, at: datetime) -> dict[str,
 ROWS = {"pickup_features": pickup_row, "dropoff_features": dropoff_row}
 
 
+def instants(trips: Sequence[Trip], table: schemas.Table) -> set[tuple[int, datetime]]:
+    """(location, known_at) at which a trip comes into, or leaves, a window of the table."""
+    found: set[tuple[int, datetime]] = set()
+    for t in trips:
+        known = grid(t.dropoff) + GRID
+        if table is schemas.PICKUP_FEATURES:
+            changes = [(t.origin, (HOUR, DAY, WEEK))]
+        else:
+            changes = [(t.target, (HALF_HOUR, HOUR, DAY, WEEK)), (t.origin, (HOUR,))]
+        for location, windows in changes:
+            if location is not None:
+                found |= {(location, known), *((location, known + w) for w in windows)}
+    return found
+
+
+def table_rows(
+    trips: Sequence[Trip], table: schemas.Table, months: Iterable[str]
+) -> dict[tuple[int, datetime], dict[str, Any]]:
+    """(location, known_at) → every row that the months must hold, and no other."""
+    held = set(months)
+    return {
+        (location, at): ROWS[table.name](trips, location, at)
+        for location, at in instants(trips, table)
+        if f"{at:%Y-%m}" in held
+    }
+
+
+def grid(at: datetime) -> datetime:
+    """The last instant of the grid at or before it."""
+    return at - (at - datetime(1970, 1, 1)) % GRID
+
+
 def known(
     trips: Sequence[Trip], table: schemas.Table, location: int | None, pickup: datetime
 ) -> dict[str, Any]:
-    """What a trip that starts at `pickup` looks up: the state at the grid instant before it."""
-    at = pickup - (pickup - datetime(1970, 1, 1)) % GRID
-    row = ROWS[table.name](trips, location, at) if location is not None else {}
-    changed = location is not None and any(
-        t.dropoff < at and at - t.dropoff <= WEEK + GRID and location in _ends(t, table)
-        for t in trips
-    )
+    """What a trip that starts at `pickup` looks up, with a lookback of a week."""
     defaults = {c.name: c.default for c in table.features}
-    if not changed:  # no row within the lookback
+    past = [at for key, at in instants(trips, table) if key == location and at <= pickup]
+    if location is None or not past or pickup - max(past) > WEEK:
         return defaults
+    row = ROWS[table.name](trips, location, grid(pickup))
     return {name: defaults[name] if row[name] is None else row[name] for name in defaults}
-
-
-def _ends(trip: Trip, table: schemas.Table) -> Iterable[int | None]:
-    if table is schemas.PICKUP_FEATURES:
-        return (trip.origin,)
-    return (trip.origin, trip.target)
 
 
 def _mean(trips: Sequence[Trip]) -> float | None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from feature_oracle import ROWS, Trip, known
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from feature_oracle import Trip
 
 from databricks_steps import schemas
 from databricks_steps.features.dropoff import dropoff_features
@@ -43,59 +40,11 @@ def trip(end: datetime, origin: int = 7, target: int = 9, fare: float = 10.0) ->
     return Trip(end - timedelta(minutes=12), end, origin, target, fare, 2.5)
 
 
-# Whole quarters of an hour are as likely as any other instant: boundaries are where bugs are.
-_instants = st.one_of(
-    st.integers(0, 4 * 24 * 12).map(lambda n: datetime(2022, 1, 25) + n * timedelta(minutes=15)),
-    st.integers(0, 12 * 86_400).map(lambda n: datetime(2022, 1, 25) + timedelta(seconds=n)),
-    st.integers(0, 86_400).map(lambda n: datetime(2022, 3, 13) + timedelta(seconds=n)),
-)
-_trips = st.builds(
-    lambda end, minutes, origin, target, cents, hundredths: Trip(
-        end - timedelta(minutes=minutes), end, origin, target, cents / 100, hundredths / 100
-    ),
-    _instants,
-    st.integers(1, 240),
-    st.sampled_from([1, 7, 9, 264]),
-    st.sampled_from([1, 7, 9, 264]),
-    st.integers(250, 25_000),
-    st.integers(5, 10_000),
-)
-MONTHS = ["2022-01", "2022-02", "2022-03"]
-
-
-def _in_world(location: int | None, number: int) -> int:
-    return (location or 0) + 1000 * number
+PICKUP, DROPOFF = LOOKUPS
 
 
 def approximately(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v if v is None else pytest.approx(v, rel=1e-9) for k, v in row.items()}
-
-
-@settings(
-    max_examples=4,
-    phases=[Phase.explicit, Phase.generate],  # a Spark run for each shrink would take minutes
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(st.lists(st.lists(_trips, min_size=1, max_size=30), min_size=15, max_size=25))
-def test_rows_and_lookups_equal_the_oracle(spark: SparkSession, worlds: list[list[Trip]]) -> None:
-    """Each world has locations of its own, so that one Spark run tries many."""
-    trips = [
-        replace(t, origin=_in_world(t.origin, n), target=_in_world(t.target, n))
-        for n, world in enumerate(worlds)
-        for t in world
-    ]
-    given_trips = frame(spark, trips).cache()
-    for lookup in LOOKUPS:
-        table = lookup.table
-        rows = MADE[table.name](given_trips, MONTHS).cache()
-        for row in rows.collect():
-            truth = ROWS[table.name](trips, row["location_id"], row["known_at"])
-            assert {name: row[name] for name in lookup.features} == approximately(truth), row
-        looked_up = with_features(given_trips, rows, lookup, WEEK)
-        for row in looked_up.collect():
-            truth = known(trips, table, row[lookup.key], row["pickup_datetime"])
-            assert {name: row[name] for name in lookup.features} == approximately(truth), row
 
 
 def looked_up(
@@ -107,9 +56,6 @@ def looked_up(
     row = with_features(asked, rows, lookup, WEEK).first()
     assert row is not None
     return {name: row[name] for name in (*lookup.features, lookup.age)}
-
-
-PICKUP, DROPOFF = LOOKUPS
 
 
 def test_a_trip_is_not_known_at_the_instant_it_ends(spark: SparkSession) -> None:

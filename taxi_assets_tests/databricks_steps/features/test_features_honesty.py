@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from feature_oracle import Trip
+from pyspark.sql import functions as F
+from template_features import with_pickup_rounded_up
 from test_features import MADE, WEEK, frame
 
 from databricks_steps import schemas
 from databricks_steps.features import honesty
+from databricks_steps.features.lookups import LOOKUPS, Lookup
+from databricks_steps.features.point_in_time import with_features
+from databricks_steps.ports import Verdict
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-FEATURES = (schemas.PICKUP_FEATURES, schemas.DROPOFF_FEATURES)
+lookups = pytest.mark.parametrize("lookup", LOOKUPS, ids=lambda x: x.table.name)
 
 
 @pytest.fixture(scope="module")
@@ -32,37 +39,66 @@ def trips(spark: SparkSession) -> DataFrame:
     return frame(spark, made).cache()
 
 
-@pytest.mark.parametrize("table", FEATURES, ids=lambda t: t.name)
-def test_honest_rows_pass(trips: DataFrame, table: schemas.Table) -> None:
-    rows = MADE[table.name](trips, ["2022-02"])
-    verdict = honesty.no_future_knowledge(trips, rows, table, WEEK)
-    assert (verdict.passed, verdict.figures["values_that_differ"]) == (True, 0), verdict.reason
-    assert verdict.figures["trips_compared"] == honesty.SAMPLE
-    assert honesty.key_unique(rows, table).passed
+def judged(
+    trips: DataFrame,
+    lookup: Lookup,
+    rows: DataFrame,
+    at_lookup: Callable[[DataFrame], DataFrame] = lambda sample: sample,
+) -> Verdict:
+    """The check on these feature rows; `at_lookup` is done to the trips as they look up."""
+
+    def look_up(sample: DataFrame) -> DataFrame:
+        return with_features(at_lookup(sample), rows, lookup, WEEK)
+
+    return honesty.no_future_knowledge(trips, trips, lookup, look_up)
 
 
-@pytest.mark.parametrize("table", FEATURES, ids=lambda t: t.name)
-def test_a_window_stamped_a_quarter_too_early_is_caught(
-    trips: DataFrame, table: schemas.Table
-) -> None:
-    from pyspark.sql import functions as F
+@lookups
+def test_honest_rows_pass(trips: DataFrame, lookup: Lookup) -> None:
+    rows = MADE[lookup.table.name](trips, ["2022-02"])
+    verdict = judged(trips, lookup, rows)
+    assert verdict.passed, verdict.reason
+    assert verdict.reason == "200 trips looked up exactly what the trips ended by then tell"
+    assert verdict.figures == {
+        "trips_compared": 200,
+        "values_compared": 200 * len(lookup.features),
+        "values_that_differ": 0,
+    }
+    assert honesty.key_unique(rows, lookup.table).passed
 
+
+@lookups
+def test_a_window_stamped_at_its_start_is_caught(trips: DataFrame, lookup: Lookup) -> None:
+    """Planted: a row carries the quarter of an hour that begins, not ends, at its stamp."""
     early = F.col("known_at") - F.expr("INTERVAL 15 MINUTES")
-    rows = MADE[table.name](trips, ["2022-02"]).withColumn("known_at", early)
-    verdict = honesty.no_future_knowledge(trips, rows, table, WEEK)
-    assert not verdict.passed
-    assert "values differ; trip " in verdict.reason
+    rows = MADE[lookup.table.name](trips, ["2022-02"]).withColumn("known_at", early)
+    assert_caught(judged(trips, lookup, rows), trips)
 
 
-@pytest.mark.parametrize("table", FEATURES, ids=lambda t: t.name)
-def test_features_by_pickup_instead_of_end_are_caught(
-    trips: DataFrame, table: schemas.Table
-) -> None:
-    from pyspark.sql import functions as F
+@lookups
+def test_time_rounded_up_is_caught(trips: DataFrame, lookup: Lookup) -> None:
+    """Planted: the template's rounding of the pickup up to the next quarter of an hour."""
+    rows = MADE[lookup.table.name](trips, ["2022-02"])
+    assert_caught(judged(trips, lookup, rows, with_pickup_rounded_up), trips)
 
+
+@lookups
+def test_pickup_instead_of_end_is_caught(trips: DataFrame, lookup: Lookup) -> None:
+    """Planted: a trip counts from its pickup on, when its fare is not known yet."""
     leaking = trips.withColumn("dropoff_datetime", F.col("pickup_datetime"))
-    rows = MADE[table.name](leaking, ["2022-02"])
-    assert not honesty.no_future_knowledge(trips, rows, table, WEEK).passed
+    assert_caught(judged(trips, lookup, MADE[lookup.table.name](leaking, ["2022-02"])), trips)
+
+
+def assert_caught(verdict: Verdict, trips: DataFrame) -> None:
+    """The reason names a trip, a feature, and both values."""
+    assert not verdict.passed
+    assert verdict.figures["values_that_differ"] > 0
+    found = re.search(
+        r"values differ; for one, trip (\d+) looked up (\w+) \S+, but trips ended by then give \d",
+        verdict.reason,
+    )
+    assert found, verdict.reason
+    assert trips.where(F.col("trip_id") == found.group(1)).count() == 1
 
 
 def test_a_key_twice_or_null_is_named(trips: DataFrame) -> None:
@@ -73,7 +109,5 @@ def test_a_key_twice_or_null_is_named(trips: DataFrame) -> None:
     twice = honesty.key_unique(rows.unionAll(rows), table)
     assert not twice.passed
     assert f"location_id={first['location_id']}, known_at={first['known_at']}" in twice.reason
-    from pyspark.sql import functions as F
-
     null = honesty.key_unique(rows.withColumn("location_id", F.lit(None).cast("int")), table)
     assert (null.passed, "location_id=None" in null.reason) == (False, True)

@@ -1,0 +1,60 @@
+"""The machine a figure was measured on, and the memory a process and its children take."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from datetime import date
+from pathlib import Path
+
+
+def described() -> str:
+    """Date, processor, cores and Python, for the head of a report."""
+    return (
+        f"{date.today():%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, "  # noqa: DTZ011
+        f"Python {platform.python_version()}"
+    )
+
+
+class Peak:
+    """The largest resident memory of a process and its children, sampled inside the block."""
+
+    def __init__(self, pid: int) -> None:
+        self.gib = 0.0
+        self._pid, self._done = pid, threading.Event()
+
+    def __enter__(self) -> Peak:
+        self._done.clear()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while not self._done.wait(0.5):
+            pages = sum(_resident(pid) for pid in _family(self._pid))
+            self.gib = max(self.gib, pages * os.sysconf("SC_PAGE_SIZE") / 2**30)
+
+
+def _family(pid: int) -> list[int]:
+    found, waiting = [], [pid]
+    while waiting:
+        current = waiting.pop()
+        found.append(current)
+        try:
+            text = Path(f"/proc/{current}/task/{current}/children").read_text()
+        except OSError:
+            continue
+        waiting += [int(child) for child in text.split()]
+    return found
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0

@@ -1,0 +1,254 @@
+"""Feature and training steps on Delta tables: corrections, order of months, time travel, leaks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import functions as F
+
+from databricks_steps import schemas, steps
+from databricks_steps.features.lookups import Lookup
+from databricks_steps.platforms.embedded.feature_store import DeltaFeatureStore
+from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
+from databricks_steps.ports import Outcome
+from databricks_steps.settings import Settings
+from databricks_steps.training import dataset
+from databricks_steps.trips.demo import demo_trips
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+JANUARY, FEBRUARY, MARCH = MONTHS = ("2022-01", "2022-02", "2022-03")
+FEATURES = ("pickup_features", "dropoff_features")
+
+
+class Laptop:
+    """A platform on a home of its own, and the files of its source."""
+
+    def __init__(self, spark: SparkSession, folder: Path) -> None:
+        settings = Settings(home=folder / "home", source=str(folder / "source"))
+        self.source = folder / "source"
+        self.source.mkdir(parents=True)
+        self.platform = EmbeddedPlatform(settings, lambda: spark)
+
+    def land(self, month: str, rows: int = 2_000, seed: int = 1) -> None:
+        """A month's file as published; with another seed, a corrected one."""
+        table = demo_trips(month, rows, seed)
+        pq.write_table(table, self.source / f"green_tripdata_{month}.parquet")
+
+    def run(self, *names: str, months: Sequence[str] | None = None) -> list[Outcome]:
+        return [o for n in names for o in steps.STEPS[n].run(self.platform, months, False)]
+
+    def rows(self, name: str, version: int | None = None) -> set[tuple[Any, ...]]:
+        return without_computed(name, self.platform.tables.read(name, version=version))
+
+
+def without_computed(name: str, rows: DataFrame) -> set[tuple[Any, ...]]:
+    computed = schemas.TABLES[name].computed
+    kept = [n for n in schemas.TABLES[name].names if n not in computed]
+    found = [tuple(row) for row in rows.select(*kept).collect()]
+    assert len(set(found)) == len(found)
+    return set(found)
+
+
+@pytest.fixture
+def laptop(spark: SparkSession, tmp_path: Path) -> Laptop:
+    made = Laptop(spark, tmp_path / "one")
+    for month in MONTHS:
+        made.land(month)
+    made.run("raw_trips", "trips")
+    return made
+
+
+def test_months_one_by_one_backwards_and_at_once_give_the_same_tables(
+    spark: SparkSession, tmp_path: Path, laptop: Laptop
+) -> None:
+    at_once = {name: (laptop.run(name), laptop.rows(name))[1] for name in FEATURES}
+    for order in (MONTHS, MONTHS[::-1]):
+        other = Laptop(spark, tmp_path / order[0])
+        for month in order:
+            other.land(month)
+            other.run("raw_trips", "trips", *FEATURES, months=[month])
+        late = {o.name: o.figures["skipped_months"] for o in other.run(*FEATURES)}
+        # Those computed before the month they reach into had landed were stale, no others.
+        fresh = list(MONTHS) if order == MONTHS else [JANUARY]
+        for name in FEATURES:
+            assert late[name] == fresh
+            assert other.rows(name) == at_once[name]
+            assert other.platform.tables.months(name) == list(MONTHS)
+
+
+def test_real_months_in_any_order_give_the_same_tables(
+    spark: SparkSession, settings: Settings, real_data: Path
+) -> None:
+    """A range, month by month, and in reverse: compared by the hashes of all rows."""
+    green = replace(settings, source=str(real_data / "tlc" / "green"))
+    platform = EmbeddedPlatform(green, lambda: spark)
+    for name in ("raw_trips", "trips"):
+        steps.STEPS[name].run(platform, MONTHS, False)
+
+    def hashes(*runs: Sequence[str]) -> list[tuple[int, str]]:
+        found = []
+        for name in FEATURES:
+            shutil.rmtree(platform.tables.uri(name), ignore_errors=True)
+            for months in runs:
+                steps.STEPS[name].run(platform, months, False)
+            kept = [n for n in schemas.TABLES[name].names if n != "computed_at"]
+            hashed = F.xxhash64(*kept).cast("decimal(38,0)")
+            read = platform.tables.read(name)
+            row = read.agg(F.count(F.lit(1)).alias("rows"), F.sum(hashed).alias("sum")).first()
+            assert row is not None
+            found.append((row["rows"], str(row["sum"])))
+        return found
+
+    at_once = hashes(MONTHS)
+    assert [rows for rows, _ in at_once] == [229_456, 507_386]
+    assert hashes(*([month] for month in MONTHS)) == at_once
+    assert hashes(*([month] for month in reversed(MONTHS))) == at_once
+
+
+def test_a_corrected_month_is_computed_again_with_the_one_it_reaches_into(
+    spark: SparkSession, tmp_path: Path, laptop: Laptop
+) -> None:
+    laptop.run(*FEATURES)
+    (again,) = laptop.run("pickup_features")
+    assert again.figures["skipped_months"] == list(MONTHS)
+    before = {name: laptop.rows(name) for name in FEATURES}
+
+    laptop.land(JANUARY, seed=2)
+    laptop.run("raw_trips", "trips", months=[JANUARY])
+    corrected = laptop.run(*FEATURES)
+    assert [o.figures["skipped_months"] for o in corrected] == [[MARCH], [MARCH]]
+    assert all(verdict.passed for o in corrected for verdict in o.verdicts)
+
+    clean = Laptop(spark, tmp_path / "clean")
+    for month in MONTHS:
+        clean.land(month, seed=2 if month == JANUARY else 1)
+    clean.run("raw_trips", "trips", *FEATURES)
+    for name in FEATURES:
+        assert laptop.rows(name) == clean.rows(name)
+        changed = {row[-1] for row in laptop.rows(name) ^ before[name]}
+        assert changed == {JANUARY, FEBRUARY}
+
+
+def test_rows_that_a_correction_leaves_as_they_were_keep_when_they_were_computed(
+    laptop: Laptop,
+) -> None:
+    def computed() -> Mapping[Any, Any]:
+        rows = laptop.platform.tables.read("pickup_features").collect()
+        return {(*r[:-2], r["known_month"]): r["computed_at"] for r in rows}
+
+    laptop.run("pickup_features")
+    before = computed()
+    laptop.land(JANUARY, seed=2)
+    laptop.run("raw_trips", "trips", "pickup_features")
+    after = computed()
+    same, new = before.keys() & after.keys(), after.keys() - before.keys()
+    assert same
+    assert new
+    assert all(after[key] == before[key] for key in same)
+    assert min(after[key] for key in new) > max(before.values())
+
+
+def test_a_later_correction_changes_nothing_of_what_an_earlier_training_set_saw(
+    laptop: Laptop,
+) -> None:
+    tables, two = laptop.platform.tables, [JANUARY, FEBRUARY]
+    laptop.run(*FEATURES, "training_set", months=two)
+    saw, versions = laptop.rows("training_set"), tables.sources("training_set")
+    read = ("trips", *FEATURES)
+    assert versions == {name: tables.version(name) for name in read}
+    assert len(saw) == tables.rows("trips", two)
+
+    laptop.land(JANUARY, seed=2)
+    laptop.run("raw_trips", "trips", *FEATURES, months=[JANUARY])
+    laptop.run(*FEATURES, "training_set", months=two)
+    now = laptop.rows("training_set")
+    assert not saw & {row for row in now if row[-1] == JANUARY}
+    assert all(tables.sources("training_set")[name] > versions[name] for name in read)
+
+    as_of = dataset.training_rows(laptop.platform, two, versions)
+    assert without_computed("training_set", as_of) == saw
+    assert laptop.rows("training_set", version=0) == saw
+    newest = dataset.training_rows(laptop.platform, two, tables.sources("training_set"))
+    assert without_computed("training_set", newest) == now
+
+
+def test_a_second_training_set_of_the_same_rows_is_skipped_and_keeps_its_sources(
+    laptop: Laptop,
+) -> None:
+    laptop.run(*FEATURES, "training_set")
+    sources = laptop.platform.tables.sources("training_set")
+    (again,) = laptop.run("training_set")
+    assert (again.figures["skipped"], again.commit) == (True, None)
+    assert again.figures["source_versions"] == sources
+    assert laptop.platform.tables.sources("raw_trips") == {}
+    assert laptop.platform.tables.sources("batch_predictions") == {}
+
+
+class RoundingStore(DeltaFeatureStore):
+    """Planted: looks features up at the pickup rounded up to the next quarter of an hour."""
+
+    def look_up(
+        self,
+        trips: DataFrame,
+        lookups: Sequence[Lookup],
+        months: Sequence[str] | None = None,
+        versions: Mapping[str, int] | None = None,
+    ) -> DataFrame:
+        exact = trips.withColumnRenamed("pickup_datetime", "exact")
+        up = "timestamp_seconds(ceil(unix_seconds(exact) / 900) * 900) AS pickup_datetime"
+        return super().look_up(exact.selectExpr("*", up), lookups, months, versions)
+
+
+def test_a_store_that_rounds_time_up_fails_the_check_of_the_step(laptop: Laptop) -> None:
+    honest = laptop.run(*FEATURES)
+    assert {o.name: o.verdicts[1].passed for o in honest} == dict.fromkeys(FEATURES, True)
+    laptop.platform.features = RoundingStore(laptop.platform.settings, laptop.platform.tables)
+    for outcome in laptop.run(*FEATURES):
+        unique, honesty = outcome.verdicts
+        assert (unique.check, unique.passed) == ("key_unique", True)
+        assert (honesty.check, honesty.passed) == ("no_future_knowledge", False)
+        assert "but trips ended by then give" in honesty.reason
+
+
+def test_a_month_reads_of_the_one_before_only_what_its_longest_window_needs(
+    laptop: Laptop,
+) -> None:
+    """The bound is handed down to the scan of the files, so that their row groups are skipped."""
+    from databricks_steps.features.windows import ended_between
+
+    trips = laptop.platform.tables.read("trips", [JANUARY, FEBRUARY])
+    read = ended_between(trips, [FEBRUARY])
+    (earliest, latest) = read.selectExpr(
+        "string(min(dropoff_datetime))", "string(max(dropoff_datetime))"
+    ).collect()[0]
+    assert "2022-01-24 23:45:00" <= earliest < "2022-01-25 06:00:00"
+    assert latest < "2022-03-01"
+    plan = read._jdf.queryExecution().executedPlan().toString()
+    pushed = plan.partition("PushedFilters: [")[2].partition("]")[0]
+    assert "GreaterThanOrEqual(dropoff_datetime,2022-01-24 23:45:00.0)" in pushed
+
+
+def test_without_the_month_before_features_still_come(laptop: Laptop) -> None:
+    """A first month, and one behind a gap: nothing to reach back into, nothing made up."""
+    only = replace(laptop.platform.settings, home=laptop.platform.settings.home.parent / "gap")
+    gap = EmbeddedPlatform(only, lambda: laptop.platform.spark)
+    for month in (JANUARY, MARCH):
+        steps.STEPS["raw_trips"].run(gap, [month], False)
+    steps.STEPS["trips"].run(gap, None, False)
+    (made,) = steps.STEPS["pickup_features"].run(gap, None, False)
+    assert made.figures["months"] == [JANUARY, MARCH]
+    assert all(verdict.passed for verdict in made.verdicts)
+    laptop.run("pickup_features")
+    march = laptop.platform.tables.read("pickup_features", [MARCH])
+    late = "known_at >= '2022-03-08 00:15:00'"  # by then no window reaches into February
+    assert without_computed(
+        "pickup_features", gap.tables.read("pickup_features", [MARCH]).where(late)
+    ) == without_computed("pickup_features", march.where(late))

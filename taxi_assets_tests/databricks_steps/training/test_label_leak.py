@@ -1,0 +1,61 @@
+"""`no_label_leak` on whole demo months: honest features pass, the template's rounding fails."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+import pytest
+import template_features
+
+from databricks_steps import steps
+from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
+from databricks_steps.settings import Settings
+from databricks_steps.training import honesty
+from databricks_steps.trips.demo import demo_trips
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+MONTHS = ("2022-01", "2022-02")
+WEEK = timedelta(days=7)
+
+
+@pytest.fixture(scope="module")
+def trips(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> DataFrame:
+    home = tmp_path_factory.mktemp("label_leak")
+    (home / "source").mkdir()
+    for month in MONTHS:
+        pq.write_table(demo_trips(month, 8_000), home / "source" / f"trips_{month}.parquet")
+    platform = EmbeddedPlatform(Settings(home=home, source=str(home / "source")), lambda: spark)
+    for step in ("raw_trips", "trips"):
+        steps.STEPS[step].run(platform, MONTHS, False)
+    return platform.tables.read("trips").cache()
+
+
+def test_honest_features_know_nothing_of_shuffled_fares(trips: DataFrame) -> None:
+    featured = partial(honesty.featured, months=MONTHS, lookback=WEEK)
+    verdict = honesty.no_label_leak(trips, featured, 0.2)
+    assert verdict.passed, verdict.reason
+    r2 = verdict.figures["r2_of_shuffled_fares"]
+    assert verdict.figures == {"r2_of_shuffled_fares": r2, "limit": 0.05, "trips": trips.count()}
+    assert verdict.reason == (
+        f"with shuffled fares the holdout R² is {r2:.3f}; allowed is within ±0.05"
+    )
+
+
+def test_the_rounding_of_the_template_is_caught(trips: DataFrame) -> None:
+    featured = partial(template_features.featured, months=MONTHS, lookback=WEEK)
+    verdict = honesty.no_label_leak(trips, featured, 0.2)
+    assert not verdict.passed
+    assert verdict.figures["r2_of_shuffled_fares"] > 0.3
+
+
+def test_shuffling_the_label_alone_would_miss_it(trips: DataFrame) -> None:
+    """Why the fares are shuffled before features are made."""
+    real = template_features.featured(trips, MONTHS, WEEK).cache()
+    dealt = honesty.with_shuffled_fares(real)
+    names = ["pickup_datetime", "trip_id", *honesty.INPUTS, "fare_amount"]
+    assert abs(honesty.holdout_r2(dealt.select(*names).toPandas(), 0.2)) <= honesty.LIMIT
