@@ -1,0 +1,280 @@
+"""Models on real months, by the command line: promoted, refused, rolled back, reproduced."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from conftest_run import Home
+from deltalake import DeltaTable
+
+from databricks_steps import schemas
+from databricks_steps.features import lookups
+from databricks_steps.features.request import with_request_features
+from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
+from databricks_steps.serving import endpoint
+from databricks_steps.serving.online import workspace_client
+from databricks_steps.serving.scorer import Scorer
+from databricks_steps.training import dataset, registry
+from databricks_steps.workspace import auth
+
+if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
+    from pyspark.sql import SparkSession
+
+SINGLE = json.loads(endpoint.SINGLE_FILE.read_text(encoding="utf-8"))
+
+
+@dataclass
+class Trained:
+    """A home in which versions were trained one after another, and what each run said."""
+
+    home: Home
+    source: Path
+    said: dict[str, subprocess.CompletedProcess[str]] = field(default_factory=dict)
+    served: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def client(self) -> WorkspaceClient:
+        settings = self.home.settings
+        return workspace_client(settings.host, auth.token(settings.token_file))
+
+    def run(self, name: str, *arguments: str) -> None:
+        self.said[name] = self.home.call("run", "--source", str(self.source), *arguments)
+        self.served[name] = self.version_served()
+
+    def version_served(self) -> str:
+        found = self.client.serving_endpoints.get(self.home.settings.endpoint).config
+        assert found is not None
+        assert found.served_entities is not None
+        (entity,) = found.served_entities
+        return str(entity.entity_version)
+
+    def champion(self) -> str:
+        return registry.require(self.home.settings, registry.CHAMPION).number
+
+    def table(self, name: str) -> Any:
+        return DeltaTable(str(self.home.settings.table_path(name))).to_pandas()
+
+
+def shuffled(path: Path, target: Path) -> None:
+    """The same month with its fares dealt out anew among the trips."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    fares = table.column("fare_amount").combine_chunks()
+    order = np.random.default_rng(4).permutation(len(fares))
+    place = table.schema.get_field_index("fare_amount")
+    pq.write_table(table.set_column(place, "fare_amount", pc.take(fares, pa.array(order))), target)
+
+
+@pytest.fixture(scope="module")
+def trained(homes: Any, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Versions 1 (two months), 2 (shuffled fares), 3 (January 2023)."""
+    green = real_data / "tlc" / "green"
+    source = tmp_path_factory.mktemp("months")
+    made = Trained(homes("models"), source)
+    for month in ("2022-01", "2022-02"):
+        shutil.copy(green / f"green_tripdata_{month}.parquet", source)
+    made.run("first", "--months", "2022-01:2022-02")
+    assert made.said["first"].returncode == 0, made.said["first"].stderr
+
+    shutil.copy(green / "green_tripdata_2022-03.parquet", source)
+    made.run("scored", "--months", "2022-03", "--skip-training")
+    assert made.said["scored"].returncode == 0, made.said["scored"].stderr
+
+    for month in ("2022-01", "2022-02"):
+        file = f"green_tripdata_{month}.parquet"
+        shuffled(green / file, source / file)
+    made.run("shuffled", "--months", "2022-01:2022-02")
+
+    for month in ("2022-01", "2022-02"):  # as they were published
+        shutil.copy(green / f"green_tripdata_{month}.parquet", source)
+    shutil.copy(green / "green_tripdata_2023-01.parquet", source)
+    made.run("later", "--months", "2023-01")
+    assert made.said["later"].returncode == 0, made.said["later"].stderr
+    return made
+
+
+def test_the_first_candidate_is_promoted_and_its_holdout_ends_its_months(trained: Trained) -> None:
+    first = registry.numbered(trained.home.settings, "1")
+    assert (first.tags["checks"], first.tags["months"]) == ("passed", "2022-01,2022-02")
+    assert trained.served["first"] == "1"
+    ledger = trained.table("deployments").sort_values("number")
+    assert list(ledger["to_version"]) == ["1", "3"]
+    assert list(ledger["action"]) == ["promoted", "promoted"]
+    assert ledger["why"].iloc[0] == "the first champion"
+
+
+def test_the_champion_of_two_months_keeps_its_bounds_on_the_third(trained: Trained) -> None:
+    """RMSE at most 4.05 and MAE at most 1.70 dollars on the valid trips of March 2022."""
+    predictions = trained.table("batch_predictions")
+    first = predictions[predictions["model_version"] == "1"]
+    march = first[first["trip_month"] == "2022-03"]
+    trips = trained.table("trips")[["trip_id", "fare_amount"]]
+    both = march.merge(trips, on="trip_id")
+    assert len(both) == 72_786
+    error = both["predicted_fare"] - both["fare_amount"]
+    assert float(np.sqrt((error**2).mean())) <= 4.05
+    assert float(error.abs().mean()) <= 1.70
+
+
+def test_a_candidate_of_shuffled_fares_is_refused_with_its_sentence(trained: Trained) -> None:
+    refused = trained.said["shuffled"]
+    assert refused.returncode == 1
+    (line,) = [x for x in refused.stderr.splitlines() if x.startswith("error: ")]
+    assert "A blocking check failed: failed check fare_model: beats_baseline: not better than" in (
+        line
+    )
+    assert trained.served["shuffled"] == "1"
+    second = registry.numbered(trained.home.settings, "2")
+    assert second.tags["checks"] == "failed"
+    assert "2" not in set(trained.table("deployments")["to_version"])
+
+
+def test_after_the_fare_change_the_new_candidate_wins_on_the_same_rows(trained: Trained) -> None:
+    third = registry.numbered(trained.home.settings, "3")
+    assert third.tags["months"] == "2023-01"
+    compared = {v.check: v for v in registry.verdicts(third)}["champion_not_better"]
+    assert compared.passed
+    assert compared.figures["champion"] == "1"
+    assert compared.figures["high"] < 0  # surely better, not merely no worse
+    assert "on the same" in compared.reason
+    assert "95% interval" in compared.reason
+    assert trained.served["later"] == "3"
+
+
+def test_the_interval_covers_what_it_promises_on_a_month_never_seen(
+    trained: Trained, spark: SparkSession
+) -> None:
+    """Between 77 and 83 of 100 fares of March 2022 lie inside the 80 % interval of version 1."""
+    settings = trained.home.settings
+    platform = EmbeddedPlatform(settings, lambda: spark)
+    trips = platform.tables.read("trips", ["2022-03"])
+    looked_up = platform.features.look_up(trips, lookups.LOOKUPS, ["2022-03"])
+    names = [*dataset.INPUTS, schemas.LABEL]
+    frame: Any = with_request_features(looked_up).select(*names).toPandas()
+    scorer = Scorer.load(registry.folder(settings, "1"))
+    found = scorer.predict_interval(dataset.matrix(frame))
+    fares = frame[schemas.LABEL].to_numpy()
+    inside = (fares >= found.low) & (fares <= found.high)
+    assert 0.77 <= float(inside.mean()) <= 0.83
+    assert scorer.spec.interval is not None
+    assert 0.77 <= scorer.spec.interval.coverage <= 0.83
+
+
+def test_the_endpoint_gives_the_interval_when_asked(trained: Trained) -> None:
+    settings = trained.home.settings
+    plain = endpoint.answer(trained.client, settings, SINGLE)
+    asked = endpoint.answer(trained.client, settings, {**SINGLE, "params": {"interval": True}})
+    (fare,) = plain["predictions"]
+    (found,) = asked["predictions"]
+    assert found["fare"] == pytest.approx(fare, abs=1e-6)
+    assert 0 <= found["low"] < fare < found["high"]
+    assert 0.7 < asked["interval"]["coverage"] < 0.9
+    assert set(plain) == {"predictions"}
+
+
+def test_a_version_reproduces_itself(trained: Trained) -> None:
+    """From the table versions of then, although January and February were replaced twice since."""
+    done = trained.home.call("reproduce", "1", "--json")
+    assert done.returncode == 0, done.stderr + done.stdout
+    found = json.loads(done.stdout)
+    assert (found["version"], found["equal"]) == ("1", True)
+    assert found["largest_difference"] <= 1e-9
+    assert {"rmse", "mae", "r2", "p90_absolute_error"} <= set(found["metrics"])
+
+
+def test_the_passport_tells_the_version_and_needs_no_network(trained: Trained) -> None:
+    settings = trained.home.settings
+    path = registry.artifact(settings, registry.numbered(settings, "1"), "passport.html")
+    page = Path(path).read_text(encoding="utf-8")
+    for text in ("2022-01", "2022-02", "pickup_features", "taxi-assets reproduce 1", "rmse"):
+        assert text.lower() in page.lower(), text
+    for address in ('src="http', 'href="http', "url(http", "@import", "<script"):
+        assert address not in page, address
+
+
+class Asking(threading.Thread):
+    """Sends requests one after another, and counts answers by kind, until it is stopped."""
+
+    def __init__(self, trained: Trained) -> None:
+        super().__init__(daemon=True)
+        self.answered, self.failed = 0, list[str]()
+        self._done = threading.Event()
+        self._client, self._settings = trained.client, trained.home.settings
+
+    def run(self) -> None:
+        while not self._done.is_set():
+            try:
+                endpoint.query(self._client, self._settings, SINGLE)
+                self.answered += 1
+            except Exception as error:  # noqa: PERF203 each answer counts
+                self.failed.append(str(error))
+
+    def __enter__(self) -> Asking:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self.join(30)
+
+
+@pytest.fixture
+def back_to_the_newest(trained: Trained) -> Iterator[None]:
+    yield
+    trained.home.call("rollback", "--to", "3")
+
+
+@pytest.mark.usefixtures("back_to_the_newest")
+def test_rollback_moves_alias_and_endpoint_without_a_failed_request(trained: Trained) -> None:
+    dry = trained.home.call("rollback", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "dry run: would move version 3 to version 1" in dry.stdout
+    assert (trained.champion(), trained.version_served()) == ("3", "3")
+
+    moves = len(trained.table("deployments"))
+    with Asking(trained) as asking:
+        time.sleep(1)
+        done = trained.home.call("rollback", "--why", "a test")
+        time.sleep(1)
+    assert done.returncode == 0, done.stderr
+    assert asking.failed == []
+    assert asking.answered > 100
+    assert "moved version 3 to version 1, endpoint updated, in" in done.stdout
+    assert float(done.stdout.rpartition(" in ")[2].split()[0]) <= 5.0
+    assert (trained.champion(), trained.version_served()) == ("1", "1")
+    ledger = trained.table("deployments").sort_values("number")
+    assert len(ledger) == moves + 1
+    last = ledger.iloc[-1]
+    assert (last["action"], last["from_version"], last["to_version"], last["why"]) == (
+        "rolled back",
+        "3",
+        "1",
+        "a test",
+    )
+    again = trained.home.call("rollback", "--to", "1")
+    assert "version 1 is champion already; endpoint unchanged" in again.stdout
+    assert len(trained.table("deployments")) == moves + 1
+
+
+def test_rollback_to_what_is_not_there_or_failed_is_refused(trained: Trained) -> None:
+    for version, said in (("99", "99"), ("2", "checks failed")):
+        done = trained.home.call("rollback", "--to", version)
+        assert done.returncode == 1
+        (line,) = [x for x in done.stderr.splitlines() if x]
+        assert line.startswith("error: ")
+        assert said in line
+    assert trained.champion() == trained.version_served()
