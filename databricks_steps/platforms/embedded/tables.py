@@ -121,24 +121,41 @@ class DeltaTables:
     ) -> Commit:
         """Upsert by primary key; with `months`, rows of those months not in the frame go.
 
-        Only rows that differ are written, so the change data feed holds what changed and a
-        second run commits nothing.
+        Months that hold no rows yet get their files as Spark wrote them, in a commit of their own.
+        Of the others only rows that differ are written, so the change data feed holds what
+        changed and a second run commits nothing.
         """
         table = _known(name)
-        existed = self.exists(name)
+        existed, added = self.exists(name), 0
+        empty = self._without_rows(table, months)
+        held = None if months is None else [m for m in months if m not in empty]
         with self._staged(table, frame) as stage:
-            if not existed or not self.rows(name, months):
-                adds = self._move(table, stage, months)
-                self._commit(table, adds, "append", None, made_from)
+            if empty:
+                adds = self._move(table, stage, months, empty)
+                added = delta_files.records(adds)
+                if adds or not existed:
+                    self._commit(table, adds, "append", None, _of(made_from, empty))
+                else:
+                    self._remember(table, _of(made_from, empty))
+            if "" in empty or held == []:
                 action: Action = "appended" if existed else "created"
-                return Commit(name, action, self._open(name).version(), delta_files.records(adds))
+                return Commit(name, action, self._open(name).version(), added)
+            made_from = _of(made_from, [""] if held is None else held)
             staged = self._staged_frame(table, stage)
-            with self._differences(table, staged, months) as changes:
+            with self._differences(table, staged, held) as changes:
                 if changes is None:
                     self._remember(table, made_from)
-                    return Commit(name, "unchanged", self._open(name).version(), 0)
+                    action = "appended" if added else "unchanged"
+                    return Commit(name, action, self._open(name).version(), added)
                 count = delta_files.merge_changes(table, self._open(name), changes, made_from)
-        return Commit(name, "merged", self._open(name).version(), count)
+        return Commit(name, "merged", self._open(name).version(), added + count)
+
+    def _without_rows(self, table: schemas.Table, months: Sequence[str] | None) -> list[str]:
+        """Those of the months that hold no rows; "" for all of a table without any."""
+        held = {month for month, rows in self._rows_by_month(table.name).items() if rows}
+        if table.month and months is not None:
+            return [month for month in months if month not in held]
+        return [] if held else [""]
 
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Commit:
         """Append a few rows (column → value) of an uncut table in one commit, without Spark."""
@@ -219,9 +236,17 @@ class DeltaTables:
         return self._spark().read.schema(table.spark()).parquet(str(stage)).select(*table.names)
 
     def _move(
-        self, table: schemas.Table, stage: Path, months: Sequence[str] | None
+        self,
+        table: schemas.Table,
+        stage: Path,
+        months: Sequence[str] | None,
+        only: Sequence[str] | None = None,
     ) -> list[AddAction]:
-        """Rename the staged files to their place in the table; one add action a file."""
+        """Rename the staged files to their place in the table; one add action a file.
+
+        A file of a month that is not among `months` is refused; with `only` files of other
+        months stay where they are.
+        """
         root = Path(self.uri(table.name))
         files = sorted(p for p in stage.rglob("*.parquet") if not p.name.startswith((".", "_")))
         found = {path: delta_files.month_of(path, table) for path in files}
@@ -232,7 +257,11 @@ class DeltaTables:
                 ", ".join(sorted(strays)),
                 "Filter the frame to its months first",
             )
-        return [delta_files.place(path, root, table.month, found[path]) for path in files]
+        return [
+            delta_files.place(path, root, table.month, found[path])
+            for path in files
+            if only is None or found[path] in only or "" in only
+        ]
 
     def _commit(
         self,
@@ -289,6 +318,12 @@ class DeltaTables:
             yield folder if delta_files.count(folder) else None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _of(made_from: Mapping[str, int] | None, months: Sequence[str]) -> dict[str, int]:
+    """The digests of these months; all of them for the empty month."""
+    every = "" in months
+    return {m: digest for m, digest in (made_from or {}).items() if every or m in months}
 
 
 def _known(name: str) -> schemas.Table:

@@ -113,6 +113,37 @@ def test_a_second_merge_commits_nothing(tables: DeltaTables, frame: Any) -> None
     assert (again.action, again.version, rows(tables)) == ("unchanged", 0, same)
 
 
+def test_months_without_rows_are_added_as_files_and_the_others_merged(
+    tables: DeltaTables, frame: Any
+) -> None:
+    """Rows of new months need no comparing: they never pass through the merge."""
+    months = ["2022-01", "2022-02"]
+    tables.merge(NAME, frame([row(1, JANUARY), row(2, JANUARY)]), ["2022-01"], {"2022-01": 7})
+    both = [row(1, JANUARY), row(2, JANUARY, 5), row(1, FEBRUARY), row(2, FEBRUARY)]
+    done = tables.merge(NAME, frame(both), months, {"2022-01": 8, "2022-02": 9})
+    assert (done.action, done.rows, done.version) == ("merged", 3, 2)
+    assert rows(tables) == sorted(both)
+    assert [tables.made_from(NAME, month) for month in months] == [8, 9]
+    assert feed(tables, 1) == [
+        (1, "insert"),
+        (2, "insert"),
+        (2, "update_postimage"),
+        (2, "update_preimage"),
+    ]
+    same = tables.merge(NAME, frame(both), months, {"2022-01": 8, "2022-02": 9})
+    assert (same.action, same.rows, same.version) == ("unchanged", 0, 2)
+
+
+def test_a_month_that_stays_empty_is_remembered_once(tables: DeltaTables, frame: Any) -> None:
+    tables.merge(NAME, frame([row(1, JANUARY)]), ["2022-01"], {"2022-01": 7})
+    done = tables.merge(NAME, frame([]), ["2022-02"], {"2022-02": 3})
+    assert (done.action, done.rows, tables.made_from(NAME, "2022-02")) == ("appended", 0, 3)
+    again = tables.merge(NAME, frame([]), ["2022-02"], {"2022-02": 3})
+    assert again.version == done.version
+    with pytest.raises(TableError, match="must hold only the months it names: 2022-01"):
+        tables.merge(NAME, frame([row(1, JANUARY)]), ["2022-02"])
+
+
 def test_merge_without_months_keeps_rows_that_are_not_in_the_frame(
     tables: DeltaTables, frame: Any
 ) -> None:
