@@ -278,3 +278,34 @@ def test_rollback_to_what_is_not_there_or_failed_is_refused(trained: Trained) ->
         assert line.startswith("error: ")
         assert said in line
     assert trained.champion() == trained.version_served()
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 1
+    (line,) = [x for x in done.stderr.splitlines() if x]
+    assert line.startswith("error: ")
+    return line
+
+
+def test_without_a_champion_nothing_rolls_back_or_reproduces(homes: Any) -> None:
+    home = homes("no_champion")
+    assert "A trained model is needed: no p03." in one_line(home.call("rollback"))
+    assert "1" in one_line(home.call("reproduce", "1"))
+    assert "1" in one_line(home.call("approve", "1"))
+
+
+def test_when_every_trip_is_quarantined_the_run_says_so(homes: Any, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from databricks_steps.trips.demo import demo_trips
+
+    table = demo_trips("2022-01", 500)
+    place = table.schema.get_field_index("fare_amount")
+    free = table.set_column(place, "fare_amount", pa.array([0.0] * table.num_rows))
+    pq.write_table(free, tmp_path / "green_tripdata_2022-01.parquet")
+    home = homes("quarantined")
+    said = one_line(home.call("run", "--source", str(tmp_path)))
+    assert "Trips are needed: the table trips is empty" in said
+    assert registry.version(home.settings, registry.CHAMPION) is None
+    assert home.last_run()["tables"]["quarantined_trips"] == table.num_rows

@@ -121,6 +121,43 @@ def properties(
     )
 
 
+def digests_of(made_from: Mapping[str, int] | None, months: Sequence[str]) -> dict[str, int]:
+    """The digests of these months; all of them for the empty month."""
+    every = "" in months
+    return {m: digest for m, digest in (made_from or {}).items() if every or m in months}
+
+
+def commit(
+    opened: DeltaTable | None,
+    uri: str,
+    table: schemas.Table,
+    adds: list[AddAction],
+    mode: str,
+    filters: list[Any] | None,
+    kept: CommitProperties,
+) -> None:
+    """One transaction that makes the files visible; makes the table when it is not `opened`."""
+    from deltalake.transaction import create_table_with_add_actions
+
+    partition_by = [table.month] if table.month else None
+    if opened is not None:
+        opened.create_write_transaction(
+            list(adds), mode, delta_schema(table), partition_by, filters, commit_properties=kept
+        )
+        return
+    create_table_with_add_actions(
+        uri,
+        delta_schema(table),
+        adds,
+        mode="error",
+        partition_by=partition_by,
+        name=table.name,
+        description=table.comment,
+        configuration={"delta.enableChangeDataFeed": "true" if table.change_data_feed else "false"},
+        commit_properties=kept,
+    )
+
+
 def merge_changes(
     table: schemas.Table, target: DeltaTable, changes: Path, made_from: Mapping[str, int] | None
 ) -> int:

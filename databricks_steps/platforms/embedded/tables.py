@@ -19,7 +19,6 @@ from urllib.parse import unquote
 from databricks_steps import schemas
 from databricks_steps.errors import SettingsError, TableError
 from databricks_steps.platforms.embedded import delta_files
-from databricks_steps.platforms.embedded.delta_schema import delta_schema
 from databricks_steps.ports import Action, Commit
 from databricks_steps.settings import Settings
 
@@ -134,13 +133,15 @@ class DeltaTables:
                 adds = self._move(table, stage, months, empty)
                 added = delta_files.records(adds)
                 if adds or not existed:
-                    self._commit(table, adds, "append", None, _of(made_from, empty))
+                    self._commit(
+                        table, adds, "append", None, delta_files.digests_of(made_from, empty)
+                    )
                 else:
-                    self._remember(table, _of(made_from, empty))
+                    self._remember(table, delta_files.digests_of(made_from, empty))
             if "" in empty or held == []:
                 action: Action = "appended" if existed else "created"
                 return Commit(name, action, self._open(name).version(), added)
-            made_from = _of(made_from, [""] if held is None else held)
+            made_from = delta_files.digests_of(made_from, [""] if held is None else held)
             staged = self._staged_frame(table, stage)
             with self._differences(table, staged, held) as changes:
                 if changes is None:
@@ -272,32 +273,9 @@ class DeltaTables:
         made_from: Mapping[str, int] | None,
         sources: Mapping[str, int] | None = None,
     ) -> None:
-        from deltalake.transaction import create_table_with_add_actions
-
+        opened = self._open(table.name) if self.exists(table.name) else None
         kept = delta_files.properties(made_from, sources)
-        partition_by = [table.month] if table.month else None
-        if self.exists(table.name):
-            self._open(table.name).create_write_transaction(
-                list(adds),
-                mode,
-                delta_schema(table),
-                partition_by,
-                filters,
-                commit_properties=kept,
-            )
-            return
-        feed = "true" if table.change_data_feed else "false"
-        create_table_with_add_actions(
-            self.uri(table.name),
-            delta_schema(table),
-            adds,
-            mode="error",
-            partition_by=partition_by,
-            name=table.name,
-            description=table.comment,
-            configuration={"delta.enableChangeDataFeed": feed},
-            commit_properties=kept,
-        )
+        delta_files.commit(opened, self.uri(table.name), table, adds, mode, filters, kept)
 
     def _remember(self, table: schemas.Table, made_from: Mapping[str, int] | None) -> None:
         """Keep the digests of inputs that gave the same rows again; a commit without rows."""
@@ -318,12 +296,6 @@ class DeltaTables:
             yield folder if delta_files.count(folder) else None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _of(made_from: Mapping[str, int] | None, months: Sequence[str]) -> dict[str, int]:
-    """The digests of these months; all of them for the empty month."""
-    every = "" in months
-    return {m: digest for m, digest in (made_from or {}).items() if every or m in months}
 
 
 def _known(name: str) -> schemas.Table:
