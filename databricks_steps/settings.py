@@ -117,6 +117,15 @@ class Settings:
     interval: Interval = field(default_factory=Interval)
     require_approval: bool = False  # a person's word on a version before it becomes champion
 
+    def __post_init__(self) -> None:
+        # A trip still in the longest window must be known, or no_future_knowledge could not tell.
+        if self.lookback_days < 7:
+            raise SettingsError(
+                "lookback_days must cover the longest window, 7 days",
+                self.lookback_days,
+                "Set it to 7 or more",
+            )
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
         """Settings with the `TAXI_…` variables applied.

@@ -12,7 +12,7 @@ from databricks_steps import digests, schemas, scoring
 from databricks_steps.errors import TableError
 from databricks_steps.features import dropoff, honesty, lookups, pickup, point_in_time, windows
 from databricks_steps.features import request as request_features
-from databricks_steps.months import trailing, with_months_before
+from databricks_steps.months import shift, start, trailing, with_months_before
 from databricks_steps.ports import Outcome, Platform
 from databricks_steps.training import (
     candidate,
@@ -56,13 +56,15 @@ def training_set(platform: Platform, months: Months, force: bool = False) -> tup
     chosen = training_months(platform, months)
     made_from = digests.digest(
         tables.contents("trips", chosen),
-        *_feature_contents(platform, chosen),
-        (settings.holdout_share, settings.lookback_days),
-        digests.code(dataset, point_in_time, request_features, lookups),
+        *_lookup_inputs(platform, chosen),
+        settings.holdout_share,
+        digests.code(dataset),
     )
     commit = None
     if force or tables.made_from("training_set") != made_from:
         read = ("trips", *(x.table.name for x in lookups.LOOKUPS))
+        for name in read:
+            _required(platform, name)
         versions = {name: tables.version(name) or 0 for name in read}
         rows = dataset.training_rows(platform, chosen, versions)
         commit = tables.replace("training_set", rows, made_from={"": made_from}, sources=versions)
@@ -123,7 +125,7 @@ def batch_predictions(
     chosen = list(months or _trip_months(platform)[-1:])
     champion = registry.require(settings, registry.CHAMPION)
     files = registry.folder(settings, champion.number)
-    inputs = (champion.number, digests.code(scoring), *_feature_contents(platform, chosen))
+    inputs = (champion.number, digests.code(scoring), *_lookup_inputs(platform, chosen))
     digest = {m: digests.digest(tables.contents("trips", [m]), *inputs) for m in chosen}
     stale = [m for m in chosen if force or tables.made_from("batch_predictions", m) != digest[m]]
     commit = None
@@ -172,9 +174,16 @@ def _required(platform: Platform, name: str) -> DataFrame:
     return platform.tables.read(name)
 
 
-def _feature_contents(platform: Platform, months: Sequence[str]) -> list[str]:
-    read = with_months_before(months, timedelta(days=platform.settings.lookback_days))
-    return [platform.tables.contents(x.table.name, read) for x in lookups.LOOKUPS]
+def _lookup_inputs(platform: Platform, months: Sequence[str]) -> list[object]:
+    """Everything that what the months' trips look up depends on, but for the trips."""
+    lookback = platform.settings.lookback_days
+    read = with_months_before(months, timedelta(days=lookback))
+    return [
+        *(platform.tables.contents(x.table.name, read) for x in lookups.LOOKUPS),
+        *(x.defaults for x in lookups.LOOKUPS),
+        lookback,
+        digests.code(point_in_time, request_features, lookups, windows),
+    ]
 
 
 def _features(
@@ -182,29 +191,31 @@ def _features(
 ) -> tuple[Outcome, ...]:
     """Merge the months whose trips, or the code, changed since they were last computed."""
     tables = platform.tables
-    held = _trip_months(platform)
+    # A month whose trips are all gone still has rows to lose.
+    held = sorted({*_trip_months(platform), *tables.months(table.name)})
     chosen = [month for month in held if months is None or month in months]
     if not chosen:
         wanted = ", ".join(months or ())
         raise TableError(f"{table.name} needs trips", f"none in {wanted}", "Ingest the month first")
     source = digests.code(module, windows)
-    digest = {
-        month: digests.digest(
-            tables.contents("trips", with_months_before([month], windows.REACH)), source
-        )
-        for month in chosen
-    }
-    stale = [m for m in chosen if force or tables.made_from(table.name, m) != digest[m]]
+
+    def digest(month: str) -> int:
+        read = with_months_before([month], windows.REACH)
+        return digests.digest(tables.contents("trips", read), source)
+
+    stale = [m for m in chosen if force or tables.made_from(table.name, m) != digest(m)]
     commit = None
     if stale:
         read = tables.read("trips", with_months_before(stale, windows.REACH))
         rows = getattr(module, table.name)(read, stale)
-        commit = tables.merge(table.name, rows, stale, {m: digest[m] for m in stale})
+        commit = tables.merge(table.name, rows, stale, {m: digest(m) for m in stale})
     lookup = lookups.of(table)
+    before = {shift(month, -1) for month in chosen}.intersection(held)
+    old = [m for m in before if tables.made_from(table.name, m) != digest(m)]
     verdicts = (
         honesty.key_unique(tables.read(table.name, chosen), table),
         honesty.no_future_knowledge(
-            tables.read("trips", chosen),
+            _asked(platform, chosen, old),
             tables.read("trips", with_months_before(chosen, windows.REACH)),
             lookup,
             lambda sample: platform.features.look_up(sample, [lookup], chosen),
@@ -213,6 +224,23 @@ def _features(
     skipped = [m for m in chosen if m not in stale]
     figures = {"months": chosen, "skipped_months": skipped}
     return (Outcome(table.name, tables.rows(table.name, chosen), figures, commit, verdicts),)
+
+
+def _asked(platform: Platform, months: Sequence[str], old: Sequence[str]) -> DataFrame:
+    """Trips of the months whose lookups read nothing but rows that are up to date.
+
+    Where the month before still has to be computed, the first trips would find its rows absent
+    or old: that is for its own run to mend, and no leak.
+    """
+    from pyspark.sql import functions as F  # noqa: N812
+
+    trips = platform.tables.read("trips", months)
+    for month in months:
+        if shift(month, -1) in old:
+            first = start(month) + timedelta(days=platform.settings.lookback_days)
+            early = F.col("pickup_datetime") < windows.instant(first)
+            trips = trips.where(~((F.col("trip_month") == month) & early))
+    return trips
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,11 @@ def no_future_knowledge(
             f"{len(wrong)} of {figures['values_compared']} values differ; for one, trip {trip} "
             f"looked up {name} {value}, but trips ended by then give {truth}"
         )
-    else:
+    elif found:
         reason = f"{len(found)} trips looked up exactly what the trips ended by then tell"
-    return Verdict("no_future_knowledge", not wrong and bool(found), reason, figures)
+    else:
+        reason = "there is no trip to look up for"
+    return Verdict("no_future_knowledge", not wrong, reason, figures)
 
 
 def _truth(row: Row, name: str, lookup: Lookup) -> float:

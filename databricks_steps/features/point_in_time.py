@@ -68,4 +68,6 @@ def _latest_rows(rows: DataFrame, lookup: Lookup, lookback: timedelta) -> DataFr
         F.struct("known_at", *lookup.features).alias("_row"),
     )
     instants = F.sequence("_from", "_to", F.lit(GRID_SECONDS).cast("long"))
+    # A key that occurs twice is for key_unique to report: only its last row has any instants.
+    spans = spans.where("_to >= _from")
     return spans.select("_location_id", F.explode(instants).alias("_at"), "_row")

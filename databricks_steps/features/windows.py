@@ -46,12 +46,12 @@ def ended_between(trips: DataFrame, months: Sequence[str]) -> DataFrame:
     ended = F.col("dropoff_datetime")
     within = F.lit(False)
     for run in spans(months):
-        first, last = _instant(start(run[0]) - REACH), _instant(end(run[-1]))
+        first, last = instant(start(run[0]) - REACH), instant(end(run[-1]))
         within = within | ((ended >= first) & (ended < last))
     return trips.where(within)
 
 
-def _instant(at: datetime) -> Column:
+def instant(at: datetime) -> Column:
     """A wall-clock time as a constant that Spark hands down to the scan of the files.
 
     By way of seconds: PySpark reads a naive datetime in the timezone of the Python process.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 SAMPLE = 30_000  # trips
+LEAST = 1_000
 LIMIT = 0.05  # of R² around 0
 _LEAF = 200  # coarse on purpose: the forest must not fit the noise of the sample
 _TREES = 20
@@ -34,6 +35,10 @@ def no_label_leak(
     shuffling the label alone would not show a feature that carries the trip's own fare.
     """
     shuffled = with_shuffled_fares(sample(trips, SAMPLE)).cache()
+    rows = shuffled.count()
+    if rows < LEAST:  # the coarse forest would not learn a leak, nor tell noise from one
+        sentence = f"too few trips to tell: {rows}; {LEAST:,} are needed"
+        return Verdict("no_label_leak", True, sentence, {"trips": rows, "limit": LIMIT})
     try:
         names = ["pickup_datetime", "trip_id", *INPUTS, schemas.LABEL]
         frame = featured(shuffled).select(*names).toPandas()
@@ -50,7 +55,10 @@ def no_label_leak(
 
 
 def featured(trips: DataFrame, months: Sequence[str], lookback: timedelta) -> DataFrame:
-    """The trips with every model input, made and looked up as the steps do."""
+    """The trips with every model input, by the functions that features and lookups are made of.
+
+    A platform's own store looks up in tables; `no_future_knowledge` is what watches over it.
+    """
     made = {
         "pickup_features": pickup_features(trips, months),
         "dropoff_features": dropoff_features(trips, months),

@@ -46,8 +46,8 @@ def data_version(
 ) -> dg.DataVersion | None:
     """What Dagster compares to tell that something downstream is stale.
 
-    It changes with the rows of the months, not with every run, so a skipped month leaves what
-    depends on it fresh. All months of a range share one.
+    It changes when rows of the months are written, not with every run, so a skipped month leaves
+    what depends on it fresh. All months of a range share one.
     """
     if outcome.name in schemas.TABLES:
         held = months if schemas.TABLES[outcome.name].month else None

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
 
 from databricks_steps import schemas, steps
+from databricks_steps.errors import TableError
 from databricks_steps.features.lookups import Lookup
 from databricks_steps.platforms.embedded.feature_store import DeltaFeatureStore
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
@@ -74,7 +76,8 @@ def test_months_one_by_one_backwards_and_at_once_give_the_same_tables(
         other = Laptop(spark, tmp_path / order[0])
         for month in order:
             other.land(month)
-            other.run("raw_trips", "trips", *FEATURES, months=[month])
+            made = other.run("raw_trips", "trips", *FEATURES, months=[month])
+            assert all(v.passed for o in made for v in o.verdicts), made
         late = {o.name: o.figures["skipped_months"] for o in other.run(*FEATURES)}
         # Those computed before the month they reach into had landed were stale, no others.
         fresh = list(MONTHS) if order == MONTHS else [JANUARY]
@@ -98,7 +101,8 @@ def test_real_months_in_any_order_give_the_same_tables(
         for name in FEATURES:
             shutil.rmtree(platform.tables.uri(name), ignore_errors=True)
             for months in runs:
-                steps.STEPS[name].run(platform, months, False)
+                (made,) = steps.STEPS[name].run(platform, months, False)
+                assert all(verdict.passed for verdict in made.verdicts), made
             kept = [n for n in schemas.TABLES[name].names if n != "computed_at"]
             hashed = F.xxhash64(*kept).cast("decimal(38,0)")
             read = platform.tables.read(name)
@@ -216,6 +220,54 @@ def test_a_store_that_rounds_time_up_fails_the_check_of_the_step(laptop: Laptop)
         assert (unique.check, unique.passed) == ("key_unique", True)
         assert (honesty.check, honesty.passed) == ("no_future_knowledge", False)
         assert "but trips ended by then give" in honesty.reason
+
+
+def test_a_month_before_that_is_absent_or_old_is_no_leak(laptop: Laptop) -> None:
+    """Trips of its first days would look into rows that are still to be made: not asked about."""
+    for table in FEATURES:
+        (alone,) = laptop.run(table, months=[FEBRUARY])
+        assert all(verdict.passed for verdict in alone.verdicts), alone
+        compared = alone.verdicts[1].figures["trips_compared"]
+        assert compared == 200
+
+    laptop.run(*FEATURES)
+    laptop.land(JANUARY, seed=2)
+    laptop.run("raw_trips", "trips", months=[JANUARY])
+    asked = steps._asked(laptop.platform, [FEBRUARY], [JANUARY])
+    (earliest,) = asked.selectExpr("string(min(pickup_datetime))").collect()[0]
+    assert "2022-02-08 00:00:00" <= earliest < "2022-02-08 06:00:00"
+    for outcome in laptop.run(*FEATURES, months=[FEBRUARY]):
+        assert all(verdict.passed for verdict in outcome.verdicts), outcome
+
+
+def test_a_month_that_loses_all_its_trips_loses_its_rows(laptop: Laptop) -> None:
+    laptop.run(*FEATURES)
+    table = demo_trips(JANUARY, 500, 1)
+    free = table.set_column(
+        table.schema.get_field_index("fare_amount"), "fare_amount", pa.array([0.0] * len(table))
+    )
+    pq.write_table(free, laptop.source / f"green_tripdata_{JANUARY}.parquet")
+    laptop.run("raw_trips", "trips", months=[JANUARY])
+    emptied = laptop.run(*FEATURES)
+    assert all(verdict.passed for o in emptied for verdict in o.verdicts), emptied
+    for name in FEATURES:
+        assert laptop.platform.tables.months(name) == [FEBRUARY, MARCH]
+    (again,) = laptop.run("pickup_features")
+    assert again.figures["skipped_months"] == [FEBRUARY, MARCH]
+
+
+def test_what_a_lookup_answers_by_default_is_an_input_of_the_training_set(
+    laptop: Laptop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laptop.run(*FEATURES, "training_set")
+    assert laptop.run("training_set")[0].figures["skipped"] is True
+    monkeypatch.setattr(Lookup, "defaults", property(lambda self: dict.fromkeys(self.features, 1)))
+    assert laptop.run("training_set")[0].figures["skipped"] is False
+
+
+def test_without_features_there_is_no_training_set(laptop: Laptop) -> None:
+    with pytest.raises(TableError, match="pickup_features is needed: it holds no rows"):
+        laptop.run("training_set")
 
 
 def test_a_month_reads_of_the_one_before_only_what_its_longest_window_needs(

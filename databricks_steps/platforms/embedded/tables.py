@@ -1,7 +1,8 @@
 """The Tables port over Delta (delta-rs): Spark writes data files, each write is one commit.
 
 Spark writes parquet files into a staging folder inside the table, they are renamed to their
-place, and one Delta transaction makes them visible: rows pass neither the driver nor Python.
+place, and one Delta transaction makes them visible: rows pass neither the driver nor Python. Only
+the rows that a merge finds changed do, streamed into delta-rs.
 Killed before the commit, nothing has happened; what is left behind no reader ever sees.
 """
 
@@ -292,7 +293,7 @@ class DeltaTables:
             changes = delta_files.changed_rows(
                 table, self.read(table.name, months), new, months is not None
             )
-            changes.coalesce(1).write.parquet(str(folder))
+            changes.repartition(1).write.parquet(str(folder))
             yield folder if delta_files.count(folder) else None
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -111,3 +111,20 @@ def test_a_key_twice_or_null_is_named(trips: DataFrame) -> None:
     assert f"location_id={first['location_id']}, known_at={first['known_at']}" in twice.reason
     null = honesty.key_unique(rows.withColumn("location_id", F.lit(None).cast("int")), table)
     assert (null.passed, "location_id=None" in null.reason) == (False, True)
+
+
+@lookups
+def test_a_key_twice_does_not_break_the_lookup(trips: DataFrame, lookup: Lookup) -> None:
+    """So that key_unique can tell of it."""
+    rows = MADE[lookup.table.name](trips, ["2022-02"])
+    assert judged(trips, lookup, rows.unionAll(rows)).passed
+
+
+def test_no_trips_are_no_leak(trips: DataFrame) -> None:
+    lookup = LOOKUPS[0]
+    rows = MADE[lookup.table.name](trips, ["2022-02"])
+    nothing = trips.limit(0)
+    verdict = honesty.no_future_knowledge(
+        nothing, trips, lookup, lambda sample: with_features(sample, rows, lookup, WEEK)
+    )
+    assert (verdict.passed, verdict.reason) == (True, "there is no trip to look up for")

@@ -67,7 +67,8 @@ def test_equal_trees_spread_as_far_as_the_floor_and_no_rows_give_none() -> None:
 def test_constant_errors_need_no_stretch_on_the_side_without_any() -> None:
     predicted = np.linspace(10, 20, 400)
     trees = predicted[:, None] + np.array([-1.0, 0.0, 1.0])
-    found = calibrated(predicted + 0.5, predicted, trees, WANTED)  # every fare is 0.5 above
+    found = calibrated(predicted + 0.4, predicted, trees, WANTED)  # every fare is 0.4 above
     assert found.low_stretch == 0.0
-    assert found.high_stretch == pytest.approx(0.5 / 0.8)
-    assert found.coverage == pytest.approx(1.0, abs=0.05)  # all lie on the edge, to a last bit
+    assert found.high_stretch == pytest.approx(0.4 / 0.8)
+    assert coverage(predicted + 0.399, predicted, trees, found) == 1.0
+    assert coverage(predicted + 0.401, predicted, trees, found) == 0.0

@@ -11,6 +11,10 @@ import pytest
 import template_features
 
 from databricks_steps import steps
+from databricks_steps.features.dropoff import dropoff_features
+from databricks_steps.features.lookups import LOOKUPS
+from databricks_steps.features.pickup import pickup_features
+from databricks_steps.features.point_in_time import with_features
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
 from databricks_steps.training import honesty
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 
 MONTHS = ("2022-01", "2022-02")
 WEEK = timedelta(days=7)
+LOOKED_UP = [name for lookup in LOOKUPS for name in lookup.features]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,34 @@ def test_honest_features_know_nothing_of_shuffled_fares(trips: DataFrame) -> Non
     )
 
 
-def test_the_rounding_of_the_template_is_caught(trips: DataFrame) -> None:
+def test_rounding_the_pickup_up_alone_is_caught(trips: DataFrame) -> None:
+    def featured(shuffled: DataFrame) -> DataFrame:
+        """Features as they should be, looked up at the pickup rounded up to the quarter."""
+        rounded = template_features.with_pickup_rounded_up(shuffled)
+        made = honesty.featured(shuffled, MONTHS, WEEK).drop(*LOOKED_UP)
+        rows = {"pickup_features": pickup_features, "dropoff_features": dropoff_features}
+        looked_up = rounded
+        for lookup in LOOKUPS:
+            table = rows[lookup.table.name](shuffled, MONTHS)
+            looked_up = with_features(looked_up, table, lookup, WEEK)
+        return made.join(looked_up.select("trip_id", *LOOKED_UP), "trip_id")
+
+    verdict = honesty.no_label_leak(trips, featured, 0.2)
+    assert not verdict.passed, verdict.reason
+
+
+def test_fewer_trips_than_can_tell_are_said_to_be_too_few(trips: DataFrame) -> None:
+    featured = partial(honesty.featured, months=MONTHS, lookback=WEEK)
+    verdict = honesty.no_label_leak(trips.limit(999), featured, 0.2)
+    assert (verdict.passed, verdict.reason) == (
+        True,
+        "too few trips to tell: 999; 1,000 are needed",
+    )
+
+
+def test_the_rounding_of_the_template_with_its_windows_by_pickup_is_caught(
+    trips: DataFrame,
+) -> None:
     featured = partial(template_features.featured, months=MONTHS, lookback=WEEK)
     verdict = honesty.no_label_leak(trips, featured, 0.2)
     assert not verdict.passed
