@@ -59,7 +59,7 @@ def forests() -> Iterator[Forest]:
     for name, values in {
         "n_estimators": (10, 20, 80),
         "min_samples_leaf": (2, 4, 16, 32),
-        "max_features": (0.3, 0.8, 1.0),
+        "max_features": (0.3, 0.5, 1.0),
         "rows_per_tree": (10_000, 20_000, 80_000),
     }.items():
         for value in values:
