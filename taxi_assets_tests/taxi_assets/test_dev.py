@@ -148,6 +148,8 @@ def test_a_month_launched_in_the_ui_is_served(
         "beats_baseline": "SUCCEEDED",
         "champion_not_better": "SUCCEEDED",
         "no_label_leak": "SUCCEEDED",
+        "onnx_parity": "SUCCEEDED",
+        "slices": "SUCCEEDED",
     }
     assert all(check["blocking"] for check in checks)
     assert abs(figures(checks, "no_label_leak")["r2_of_shuffled_fares"]) <= 0.05
