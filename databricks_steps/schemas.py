@@ -254,6 +254,7 @@ REQUEST_FEATURES = (
 )
 
 LABEL = "fare_amount"
+TRAIN, HOLDOUT, BETWEEN = "train", "holdout", "between"  # values of training_set.split
 MODEL_INPUTS = (*REQUEST_FEATURES, *PICKUP_FEATURES.features, *DROPOFF_FEATURES.features)
 
 TRAINING_SET = Table(

@@ -17,7 +17,7 @@ from databricks_steps.serving import endpoint
 from databricks_steps.serving.verification import (
     differences,
     feature_age,
-    parity_requests,
+    parity,
 )
 from databricks_steps.training import registry
 from taxi_assets.assets.serving import (
@@ -28,7 +28,7 @@ from taxi_assets.assets.serving import (
 from taxi_assets.resources.workspace import Workspace
 
 PARITY = 0.01  # dollars
-PARITY_TRIPS = 300
+PARITY_TRIPS = 2_000
 LATENCY_REQUESTS = 50
 LATENCY_LIMIT = 50.0  # milliseconds, median over loopback
 RESOURCES = {"platform", "workspace"}
@@ -119,7 +119,7 @@ def batch_predictions_request(context: dg.AssetCheckExecutionContext) -> Result:
 
 @dg.asset_check(
     asset=serving_endpoint,
-    description="Trips sent to the endpoint get the fare that the offline path computes",
+    description="Holdout trips get the same features and fares from the endpoint as offline",
     blocking=True,
     required_resource_keys=RESOURCES,
 )
@@ -128,13 +128,16 @@ def train_serve_parity(context: dg.AssetCheckExecutionContext) -> Result:
     workspace: Workspace = context.resources.workspace
     champion = registry.require(platform.settings, registry.CHAMPION)
     files = registry.folder(platform.settings, champion.number)
-    payload, expected = parity_requests(platform, files, PARITY_TRIPS)
-    served = endpoint.query(workspace.client, workspace.settings, payload)
-    gaps = [abs(a - b) for a, b in zip(served, expected, strict=True)]
+    found = parity(workspace.client, platform, files, PARITY_TRIPS)
+    told = f"{found.trips:,} holdout trips, largest difference {found.largest:.4f} dollars"
     return Result(
-        passed=bool(gaps) and max(gaps) <= PARITY,
-        description=f"{len(gaps)} trips, largest difference {max(gaps):.4f} dollars",
-        metadata={"trips": len(gaps), "largest_difference_dollars": max(gaps)},
+        passed=found.trips > 0 and found.largest <= PARITY and not found.skewed,
+        description="; ".join([told, *found.skewed[:3]]),
+        metadata={
+            "trips": found.trips,
+            "largest_difference_dollars": found.largest,
+            "skewed_inputs": dg.MetadataValue.json(list(found.skewed)),
+        },
     )
 
 

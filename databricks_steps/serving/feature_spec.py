@@ -18,12 +18,17 @@ FOLDER = "extra_files"  # where MLflow keeps the files that travel with a model
 
 @dataclass(frozen=True)
 class TableLookup:
-    """A lookup by full table name, as it is stored with the model."""
+    """A lookup by full table name, as it is stored with the model.
+
+    `lookback_days` is the features' time to live: a row known longer before the pickup is not
+    used, in training as in serving. None, of versions logged without it, is no limit.
+    """
 
     table: str
     key: str
     features: tuple[str, ...]
     defaults: Mapping[str, float]
+    lookback_days: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,13 @@ class FeatureSpec:
         return cls(
             tuple(column.name for column in schemas.MODEL_INPUTS),
             tuple(
-                TableLookup(settings.table(x.table.name), x.key, x.features, x.defaults)
+                TableLookup(
+                    settings.table(x.table.name),
+                    x.key,
+                    x.features,
+                    x.defaults,
+                    settings.lookback_days,
+                )
                 for x in lookups
             ),
             interval,
@@ -76,7 +87,13 @@ class FeatureSpec:
     def from_json(cls, text: str) -> FeatureSpec:
         raw = json.loads(text)
         lookups = tuple(
-            TableLookup(x["table"], x["key"], tuple(x["features"]), x["defaults"])
+            TableLookup(
+                x["table"],
+                x["key"],
+                tuple(x["features"]),
+                x["defaults"],
+                x.get("lookback_days"),
+            )
             for x in raw["lookups"]
         )
         interval = raw.get("interval")  # versions logged before there were intervals have none

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,8 @@ MAX_LOCATION = 99_999  # zones end at 265, but zip codes may stand in for them
 MAX_MILES = 100.0
 FIRST_PICKUP = datetime(2009, 1, 1)  # noqa: DTZ001 - New York wall clock, as the trips
 LAST_PICKUP = datetime(2100, 1, 1)  # noqa: DTZ001
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
+_MICROSECOND = timedelta(microseconds=1)
 FIELDS = ("pickup_location_id", "dropoff_location_id", "trip_distance", "pickup_datetime")
 FORMS = ("dataframe_records", "dataframe_split", "instances", "inputs")
 
@@ -65,9 +67,14 @@ class FareRequest:
     pickup_datetime: tuple[datetime, ...]
     client_request_id: str | None = None
     interval: bool = False  # whether each fare is wanted with its low and high
+    explain: bool = False  # whether the model's inputs are wanted beside the fares
 
     def __len__(self) -> int:
         return len(self.pickup_datetime)
+
+    def at(self) -> NDArray[np.int64]:
+        """The pickup times, in microseconds since 1970."""
+        return np.array([(at - _EPOCH) // _MICROSECOND for at in self.pickup_datetime], np.int64)
 
     def keys(self, name: str) -> NDArray[np.int64]:
         """The values of a lookup key."""
@@ -104,7 +111,7 @@ def read(payload: object) -> FareRequest:
     for name in payload:
         if name not in _ENVELOPE:
             raise _malformed("Unknown key beside the rows", name, f"Known: {sorted(_ENVELOPE)}")
-    interval, client_id = _options(payload)
+    interval, explain, client_id = _options(payload)
     form, rows = forms[0], payload[forms[0]]
     if form == "dataframe_split":
         columns = _from_split(rows)
@@ -116,20 +123,21 @@ def read(payload: object) -> FareRequest:
         _checked(columns, "pickup_location_id", _location, np.int64, _LOCATION),
         _checked(columns, "dropoff_location_id", _location, np.int64, _LOCATION),
         _checked(columns, "trip_distance", _miles, np.float64, _MILES),
-        tuple(_values(columns, "pickup_datetime", _time, _PICKUP)),
+        tuple(_values(columns, "pickup_datetime", _time, PICKUP_RULE)),
         client_id,
         interval,
+        explain,
     )
 
 
-def _options(payload: dict[str, Any]) -> tuple[bool, str | None]:
-    """What is asked beside the rows: an interval, and the request's id at its sender."""
+def _options(payload: dict[str, Any]) -> tuple[bool, bool, str | None]:
+    """What is asked beside the rows: interval, features, and the request's id at its sender."""
     for name in ("params", "extra_params"):
         if not isinstance(payload.get(name, {}), dict):
             raise _malformed(f"{name} must be an object", payload[name], "Leave it out")
-    interval = payload.get("params", {}).get("interval", False)
-    if not isinstance(interval, bool):
-        raise _malformed("params.interval must be true or false", interval, "Leave it out")
+    interval, explain = (
+        _flag(payload.get("params", {}), name) for name in ("interval", "features")
+    )
     client_id = payload.get("client_request_id")
     if client_id is not None and not _is_id(client_id):
         raise _malformed(
@@ -137,7 +145,14 @@ def _options(payload: dict[str, Any]) -> tuple[bool, str | None]:
             client_id,
             "Leave it out",
         )
-    return interval, client_id
+    return interval, explain, client_id
+
+
+def _flag(params: dict[str, Any], name: str) -> bool:
+    value = params.get(name, False)
+    if not isinstance(value, bool):
+        raise _malformed(f"params.{name} must be true or false", value, "Leave it out")
+    return value
 
 
 def _is_id(value: object) -> bool:
@@ -239,7 +254,7 @@ def _known(names: Any, row: int) -> None:
 
 _LOCATION = f"a whole number from 1 to {MAX_LOCATION}"
 _MILES = f"a number above 0 and at most {MAX_MILES:g} (miles)"
-_PICKUP = (
+PICKUP_RULE = (
     "a New York wall-clock time as text, YYYY-MM-DD HH:MM:SS without an offset, "
     f"from {FIRST_PICKUP:%Y-%m-%d} until {LAST_PICKUP:%Y-%m-%d}"
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
-from databricks_steps.features.lookups import LOOKUPS
+from databricks_steps.errors import ServingError
 from databricks_steps.features.request import with_request_features
 from databricks_steps.ports import Platform
+from databricks_steps.serving import endpoint
+from databricks_steps.serving.feature_spec import FeatureSpec
 from databricks_steps.serving.online import online_table_name
 from databricks_steps.serving.scorer import Scorer
 from databricks_steps.settings import Settings
@@ -17,10 +20,12 @@ from databricks_steps.settings import Settings
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
     from databricks.sdk import WorkspaceClient
     from pyspark.sql import DataFrame
 
 TOLERANCE = 1e-9
+MAX_DAYS = 100_000  # no limit
 REQUEST = ("pickup_location_id", "dropoff_location_id", "trip_distance", "pickup_datetime")
 
 
@@ -76,30 +81,92 @@ def feature_age(
     return _instant(newest), _instant(found["at"] if found else None)
 
 
-def parity_requests(
-    platform: Platform, model: Path, trips: int
-) -> tuple[dict[str, Any], list[float]]:
-    """A request of some trips of the newest month, and the fares the offline path gives them.
+@dataclass(frozen=True)
+class Parity:
+    """Holdout trips sent to the endpoint, against the offline path.
 
-    The offline path takes the latest offline row of each location, as the online tables do,
-    so that features are frozen at the same instant on both sides.
+    `largest` is the largest difference of two fares in dollars; `skewed` has a sentence for each
+    input of the model that the endpoint does not compute as the offline path does.
+    """
+
+    trips: int
+    largest: float
+    skewed: tuple[str, ...]
+
+
+def parity(
+    client: WorkspaceClient, platform: Platform, model: Path, trips: int, singly: int = 100
+) -> Parity:
+    """Replay some holdout trips, `singly` of them one by one and the others as one request.
+
+    Raises:
+        ServingError: the endpoint refuses; the message says why.
+    """
+    scorer = Scorer.load(model)
+    found = _offline(platform, scorer.spec, trips)
+    expected = scorer.predict(found[list(scorer.spec.inputs)].to_numpy(dtype="float32"))
+    records = [_record(row) for row in found[list(REQUEST)].values.tolist()]
+    requests = [[record] for record in records[:singly]] + [records[singly:]]
+    answers = [_replayed(client, platform.settings, rows) for rows in requests if rows]
+    served = [fare for answer in answers for fare in answer["predictions"]]
+    gaps = [abs(a - b) for a, b in zip(served, expected.tolist(), strict=True)]
+    skewed = []
+    if all("features" in answer for answer in answers):
+        for name in scorer.spec.inputs:
+            told = [value for answer in answers for value in answer["features"][name]]
+            skewed += _skew(name, told, found[name].astype("float32").tolist(), records)
+    return Parity(len(gaps), max(gaps, default=0.0), tuple(skewed))
+
+
+def _replayed(
+    client: WorkspaceClient, settings: Settings, records: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The endpoint's answer, with the model's inputs where it tells them (Databricks does not)."""
+    payload = {"dataframe_records": records}
+    try:
+        return endpoint.answer(client, settings, {**payload, "params": {"features": True}})
+    except ServingError:
+        return endpoint.answer(client, settings, payload)
+
+
+def _skew(
+    name: str, served: list[float], offline: list[float], records: list[dict[str, Any]]
+) -> list[str]:
+    differ = [
+        place for place, pair in enumerate(zip(served, offline, strict=True)) if not _same(*pair)
+    ]
+    if not differ:
+        return []
+    first = differ[0]
+    example = f"{served[first]:g} served, {offline[first]:g} offline for {records[first]}"
+    return [f"{name} differs for {len(differ):,} of {len(served):,} trips: {example}"]
+
+
+def _offline(platform: Platform, spec: FeatureSpec, trips: int) -> pd.DataFrame:
+    """Holdout trips with their requests and the model's inputs, computed without the endpoint.
+
+    Each location has its latest offline row, as the online tables have, so that features are
+    frozen at the same instant on both sides; a row older than the lookback is not used.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
-    newest = platform.tables.months("trips")[-1:]
-    sample = platform.tables.read("trips", newest).orderBy(F.xxhash64("trip_id")).limit(trips)
+    held = platform.tables.read("training_set").where(F.col("split") == schemas.HOLDOUT)
+    sample = held.orderBy(F.xxhash64("trip_id")).limit(trips).select(*REQUEST)
     frame = with_request_features(sample)
-    for lookup in LOOKUPS:
-        rows = latest(_rows(platform, lookup.table)).select("location_id", *lookup.features)
-        frame = frame.join(
-            F.broadcast(rows.withColumnRenamed("location_id", lookup.key)), lookup.key, "left"
-        ).fillna({name: float(value) for name, value in lookup.defaults.items()})
-    scorer = Scorer.load(model)
-    found = frame.select(*REQUEST, *scorer.spec.inputs[1:]).toPandas()
-    fares = scorer.predict(found[list(scorer.spec.inputs)].to_numpy(dtype="float32"))
-    return {"dataframe_records": [_record(row) for row in found[list(REQUEST)].values.tolist()]}, (
-        fares.tolist()
-    )
+    for lookup in spec.lookups:
+        name = lookup.table.rsplit(".", 1)[1]
+        rows = latest(_rows(platform, schemas.TABLES[name]))
+        rows = rows.select(F.col("location_id").alias(lookup.key), "known_at", *lookup.features)
+        age = F.unix_micros("pickup_datetime") - F.unix_micros("known_at")
+        limit = timedelta(days=lookup.lookback_days or MAX_DAYS) // timedelta(microseconds=1)
+        looked_up = {
+            feature: F.coalesce(F.when(age <= limit, F.col(feature)), F.lit(default))
+            for feature, default in lookup.defaults.items()
+        }
+        frame = frame.join(F.broadcast(rows), lookup.key, "left").withColumns(looked_up)
+        frame = frame.drop("known_at")
+    found: pd.DataFrame = frame.select(*REQUEST, *spec.inputs[1:]).toPandas()
+    return found
 
 
 def _rows(platform: Platform, table: schemas.Table) -> DataFrame:

@@ -10,12 +10,12 @@ from databricks_steps.errors import ModelError
 from databricks_steps.features.lookups import LOOKUPS
 from databricks_steps.features.request import with_request_features
 from databricks_steps.ports import Platform
+from databricks_steps.schemas import BETWEEN, HOLDOUT, TRAIN
 
 if TYPE_CHECKING:
     import pandas as pd
     from pyspark.sql import DataFrame
 
-TRAIN, HOLDOUT, BETWEEN = "train", "holdout", "between"
 INPUTS = tuple(column.name for column in schemas.MODEL_INPUTS)
 LEAST_ROWS = 100  # in each part; fewer tell nothing
 

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 from databricks_steps import schemas
 from databricks_steps.features.lookups import LOOKUPS
 from databricks_steps.ports import Verdict
+from databricks_steps.schemas import BETWEEN, HOLDOUT, TRAIN
 from databricks_steps.serving.feature_spec import FareInterval
 from databricks_steps.settings import METRICS
 from databricks_steps.training import plots as draw
-from databricks_steps.training.dataset import BETWEEN, HOLDOUT, INPUTS, TRAIN
+from databricks_steps.training.dataset import INPUTS
 from databricks_steps.training.recipe import Recipe
 from databricks_steps.training.slices import Slice
 

@@ -14,36 +14,44 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
 
-import uvicorn
-
 from databricks_steps.errors import ServingError, TaxiError
-from databricks_steps.settings import LOOPBACK, Settings
-from databricks_steps.workspace import process
+from databricks_steps.settings import Settings
+from databricks_steps.workspace import process, server
 from databricks_steps.workspace.app import create_app
+from databricks_steps.workspace.crew import Crew
 
 
 def main(arguments: list[str]) -> int:
     """Serve until told to stop; 0 after a clean stop."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format=server.LOG_FORMAT)
     try:
-        settings = _settings(arguments)
+        settings, access_log = _settings(arguments)
         settings.home.mkdir(parents=True, exist_ok=True)
         with process.lock_file(settings).open("a") as lock:  # held until this process ends
             _hold(lock, settings)
-            _serve(settings)
+            _serve(settings, access_log)
     except (TaxiError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
 
 
-def _settings(arguments: list[str]) -> Settings:
+def _settings(arguments: list[str]) -> tuple[Settings, bool]:
     parser = argparse.ArgumentParser(prog="python -m databricks_steps.workspace")
     parser.add_argument("--home", type=Path, help="instead of TAXI_HOME")
     parser.add_argument("--port", type=int, help="instead of TAXI_PORT")
+    parser.add_argument(
+        "--workers", type=int, help="processes that answer; instead of TAXI_WORKERS"
+    )
+    parser.add_argument("--access-log", action="store_true", help="write a line for each request")
     options = parser.parse_args(arguments)
     settings = Settings.from_environment()
-    return replace(settings, home=options.home or settings.home, port=options.port or settings.port)
+    changed = {
+        name: value
+        for name in ("home", "port", "workers")
+        if (value := getattr(options, name)) is not None
+    }
+    return replace(settings, **changed), options.access_log
 
 
 def _hold(lock: IO[str], settings: Settings) -> None:
@@ -64,25 +72,19 @@ def _locked(lock: IO[str]) -> bool:
     return True
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings, access_log: bool) -> None:
     state = {
         "pid": os.getpid(),
         "port": settings.port,
+        "workers": settings.workers,
         "started_at": datetime.now(timezone.utc).isoformat(),
     }
     file = process.state_file(settings)
+    listeners = [server.listen(settings.port), server.listen(0)]  # the second one for workers
+    crew = Crew(settings, listeners[0], listeners[1].getsockname()[1], access_log)
     file.write_text(json.dumps(state), encoding="utf-8")
     try:
-        uvicorn.run(
-            create_app(settings),
-            host=LOOPBACK,
-            port=settings.port,
-            access_log=False,
-            server_header=False,
-            log_config=None,
-            timeout_graceful_shutdown=10,
-            timeout_keep_alive=75,
-        )
+        server.server(create_app(settings, crew), access_log).run(listeners)
     finally:
         file.unlink(missing_ok=True)
 

@@ -15,11 +15,14 @@ from databricks_steps.workspace import (
     auth,
     errors,
     feature_store,
+    observing,
     online_tables,
+    openapi,
     serving_endpoints,
     state,
 )
 from databricks_steps.workspace.capture import Capture
+from databricks_steps.workspace.crew import Crew
 from databricks_steps.workspace.endpoints import Endpoints
 from databricks_steps.workspace.invocations import Invocations
 from databricks_steps.workspace.online_tables import OnlineTables
@@ -29,19 +32,21 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 
-def create_app(settings: Settings) -> ASGIApp:
+def create_app(settings: Settings, crew: Crew) -> ASGIApp:
     """The workspace as one ASGI application; its state is opened here and closed at shutdown."""
     secret = auth.token(settings.token_file)
     memory = State(state.database(settings))
     tables = OnlineTables(online_tables.database(settings))
-    endpoints = Endpoints(settings, memory, tables)
+    endpoints = Endpoints(settings, memory, tables, crew)
     capture = Capture(settings, memory)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(endpoints.restore)
         capture.start()
+        crew.start()
         yield
+        await asyncio.to_thread(crew.stop)
         await asyncio.to_thread(capture.stop)
         endpoints.close()
         memory.close()
@@ -53,8 +58,11 @@ def create_app(settings: Settings) -> ASGIApp:
         redoc_url=None,
     )
     errors.install(app)
+    openapi.install(app)
     app.include_router(_own_routes(secret, capture))
     app.include_router(serving_endpoints.routes(endpoints))
+    app.include_router(observing.routes(endpoints))
+    app.include_router(observing.own_routes(endpoints, tables))
     app.include_router(feature_store.routes(settings, memory, endpoints.warm))
     app.include_router(feature_store.catalog_routes(tables, endpoints.warm))
     app.include_router(feature_store.own_routes(tables))

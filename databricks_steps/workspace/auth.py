@@ -18,7 +18,7 @@ from databricks_steps.workspace import errors
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN = frozenset({"/health", "/docs", "/openapi.json"})
+OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
 MAX_BODY = 1024 * 1024
 DRAINED = 16 * MAX_BODY
 BODY_SECONDS = 30.0

@@ -1,7 +1,8 @@
-"""Payload capture: answered invocations, first into a buffer on disk, then into a Delta table.
+"""Payload capture: answered queries, first into a buffer on disk, then into a Delta table.
 
-The table has the shape of an AI-gateway inference table. Each payload gets into it exactly once:
-the commit carries the id of its last payload, and payloads up to that id leave the buffer.
+The table has the shape of an AI-gateway inference table and one column more, what was looked up.
+Each payload gets into it exactly once: the commit carries the id of its last payload, and payloads
+up to that id leave the buffer.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import orjson
 
 from databricks_steps.errors import ServingError
 from databricks_steps.settings import Settings
-from databricks_steps.workspace import state
+from databricks_steps.workspace import metrics, state
+from databricks_steps.workspace.answers import Answer, LookedUp
+from databricks_steps.workspace.metrics import Tally
+from databricks_steps.workspace.online_tables import FRESH, STATES, Many, One
 from databricks_steps.workspace.state import State
 
 if TYPE_CHECKING:
@@ -30,19 +35,44 @@ _LOG = logging.getLogger(__name__)
 BUFFER_SECONDS = 0.5
 FLUSH_SECONDS = 60.0
 FLUSH_ROWS = 10_000
-FULL = 50_000  # payloads in memory before requests are put off
+FULL = 50_000  # payloads in memory before queries are put off
+FULL_BYTES = 64 * 1024 * 1024  # and bytes of them
+MAX_FEATURES = 1024 * 1024  # bytes of what was looked up for one query
 REQUESTER = "token"
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - `known_at` is New York wall clock
 
 Payload = tuple[Any, ...]  # (target table, *state.PAYLOAD_COLUMNS)
+
+
+class Taken(NamedTuple):
+    """One answered query, as it is queued: the way of a query does no more than make it.
+
+    `table` is the full name of the payload table, None when the endpoint captures nothing; `body`
+    is None when it was too large to keep. `at` is in microseconds since 1970.
+    """
+
+    endpoint: str
+    table: str | None
+    answer: Answer
+    body: bytes | None
+    at: int
+    micros: int
+
+    @property
+    def size(self) -> int:
+        return len(self.answer.body) + len(self.body or b"")
 
 
 class Capture:
     """Takes payloads without making an answer wait, and writes them from a thread of its own."""
 
-    def __init__(self, settings: Settings, memory: State) -> None:
+    def __init__(self, settings: Settings, memory: State, flushes: bool = True) -> None:
         self._settings = settings
         self._state = memory
-        self._queue: queue.SimpleQueue[Payload | None] = queue.SimpleQueue()
+        self._flushes = flushes
+        self._queue: queue.SimpleQueue[Taken] = queue.SimpleQueue()
+        self._bytes_in = 0  # written by the way of queries alone
+        self._bytes_out = 0  # written under the lock below
         self._buffering = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self._wake = threading.Event()
@@ -50,12 +80,13 @@ class Capture:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, payload: Payload) -> None:
-        self._queue.put(payload)
+    def put(self, taken: Taken) -> None:
+        self._bytes_in += taken.size
+        self._queue.put(taken)
 
     @property
     def full(self) -> bool:
-        return self._queue.qsize() >= FULL
+        return self._queue.qsize() >= FULL or self._bytes_in - self._bytes_out >= FULL_BYTES
 
     def flush(self) -> int:
         """Write everything captured so far to the tables; answers how many payloads."""
@@ -68,18 +99,20 @@ class Capture:
         if self._thread.is_alive():
             self._thread.join(timeout=FLUSH_SECONDS)
         self._attempt(self._buffer)
-        self._attempt(lambda: flush(self._settings, self._state))
+        if self._flushes:
+            self._attempt(lambda: flush(self._settings, self._state))
 
     def _run(self) -> None:
         due = time.monotonic() + FLUSH_SECONDS
-        waiting = 0
         while not self._wake.wait(BUFFER_SECONDS):
-            waiting += self._attempt(self._buffer)
-            if waiting >= FLUSH_ROWS or (waiting and time.monotonic() >= due):
-                self._attempt(lambda: flush(self._settings, self._state))
-                waiting = 0
-            if not waiting:
-                due = time.monotonic() + FLUSH_SECONDS
+            self._attempt(self._buffer)
+            if self._flushes:
+                waiting = sum(self._state.targets().values())
+                if waiting >= FLUSH_ROWS or (waiting and time.monotonic() >= due):
+                    self._attempt(lambda: flush(self._settings, self._state))
+                    waiting = 0
+                if not waiting:
+                    due = time.monotonic() + FLUSH_SECONDS
 
     def _attempt(self, work: Any) -> int:
         """Payloads stay queued or buffered when a disk is full; the server answers on."""
@@ -91,19 +124,107 @@ class Capture:
 
     def _buffer(self) -> int:
         with self._buffering:
-            payloads: list[Payload] = []
+            waiting: list[Taken] = []
             while not self._queue.empty():
-                payload = self._queue.get()
-                if payload is not None:
-                    payloads.append(payload)
-            if payloads:
+                waiting.append(self._queue.get())
+            if waiting:
                 try:
-                    self._state.buffer(payloads)
+                    payloads = [payload(taken) for taken in waiting if taken.table is not None]
+                    self._state.buffer(payloads, tally(waiting))
                 except Exception:
-                    for payload in payloads:
-                        self._queue.put(payload)
+                    for taken in waiting:
+                        self._queue.put(taken)
                     raise
-            return len(payloads)
+                self._bytes_out += sum(taken.size for taken in waiting)
+            return len(waiting)
+
+
+def payload(taken: Taken) -> Payload:
+    """The row of the payload table, as the buffer keeps it."""
+    answer, codes = taken.answer, []
+    if taken.body is None:
+        codes.append("MAX_REQUEST_SIZE_EXCEEDED")
+    features = orjson.dumps(features_of(answer.looked_up), option=orjson.OPT_SERIALIZE_NUMPY)
+    if len(features) > MAX_FEATURES:
+        codes.append("MAX_FEATURES_SIZE_EXCEEDED")
+    kept = answer.looked_up and len(features) <= MAX_FEATURES
+    return (
+        taken.table,
+        answer.request_id,
+        answer.client_id,
+        taken.at,
+        answer.status,
+        round(taken.micros / 1000),
+        None if taken.body is None else taken.body.decode(errors="replace"),
+        answer.body.decode(),
+        answer.served.entity_id if answer.served else None,
+        orjson.dumps(codes).decode(),
+        features.decode() if kept else None,
+    )
+
+
+def features_of(looked_up: tuple[LookedUp, ...]) -> dict[str, dict[str, Any]]:
+    """What was looked up: feature table → location → `known_at` and features.
+
+    A location without a row is null; one whose row was too old for every row of the query that
+    asked for it has null features. In both cases the model was given the defaults.
+    """
+    return {each.lookup.source: _by_location(each) for each in looked_up}
+
+
+def _by_location(each: LookedUp) -> dict[str, dict[str, Any] | None]:
+    names, found = each.lookup.features, each.found
+    if isinstance(found, One):
+        shown = _row(names, found.known_at or 0, found.features if found.state == FRESH else None)
+        return {str(each.locations): shown}
+    freshest = np.argsort(found.state, kind="stable")
+    locations, first = np.unique(np.asarray(each.locations)[freshest], return_index=True)
+    return {
+        str(location): _row(
+            names,
+            int(found.known_at[place]),
+            found.features[place].tolist() if found.state[place] == FRESH else None,
+        )
+        for location, place in zip(locations, freshest[first], strict=True)
+    }
+
+
+def _row(
+    names: tuple[str, ...], known_at: int, features: list[float] | None
+) -> dict[str, Any] | None:
+    if not known_at:
+        return None
+    return {
+        "known_at": (_EPOCH + timedelta(microseconds=known_at)).isoformat(),
+        "features": features and dict(zip(names, features, strict=True)),
+    }
+
+
+def tally(waiting: list[Taken]) -> Tally:
+    """What answered queries add to the counters of their endpoints."""
+    counted = Tally()
+    for taken in waiting:
+        answer, served = taken.answer, taken.answer.served
+        names = (served.name, served.entity_name, served.entity_version) if served else ("",) * 3
+        key = metrics.Key(taken.endpoint, *names, answer.status, metrics.bucket(taken.micros))
+        counted.add(key, answer.rows, taken.micros)
+        for each in answer.looked_up:
+            for name, rows in _states(each.found):
+                counted.looked_up[taken.endpoint, each.lookup.source, name] += rows
+        if answer.status >= 400:
+            message = str(orjson.loads(answer.body)["message"])
+            counted.refusals.append(
+                metrics.Refusal(taken.endpoint, taken.at, answer.status, message)
+            )
+    return counted
+
+
+def _states(found: One | Many) -> list[tuple[str, int]]:
+    """Name of a state and how many rows are in it."""
+    if isinstance(found, One):
+        return [(STATES[found.state], 1)]
+    counts = np.bincount(found.state, minlength=len(STATES)).tolist()
+    return [(name, rows) for name, rows in zip(STATES, counts, strict=True) if rows]
 
 
 def flush(settings: Settings, memory: State | None = None) -> int:
@@ -161,6 +282,7 @@ def _append(settings: Settings, memory: State, target: str, rows: list[tuple[Any
             str(path),
             _table(rows),
             mode="append",
+            schema_mode="merge",  # a table of before there were looked-up features
             name=target.rsplit(".", 1)[1],
             description="Requests to the serving endpoint and their answers, as captured",
             commit_properties=CommitProperties(
@@ -178,26 +300,25 @@ def _append(settings: Settings, memory: State, target: str, rows: list[tuple[Any
 def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
     import pyarrow as pa
 
-    _, request_ids, client_ids, times, codes, durations, requests, responses, served, logged = zip(
-        *rows, strict=True
-    )
-    at = [datetime.fromtimestamp(micros / 1e6, timezone.utc) for micros in times]
-    stamp = pa.timestamp("us", "UTC")
+    _, *columns = zip(*rows, strict=True)
+    named = dict(zip(state.PAYLOAD_COLUMNS, columns, strict=True))
+    at = [datetime.fromtimestamp(micros / 1e6, timezone.utc) for micros in named["request_time"]]
+    logged = [orjson.loads(codes) for codes in named["logging_error_codes"]]
+    stamp, text = pa.timestamp("us", "UTC"), pa.string()
     return pa.table(
         {
-            "databricks_request_id": pa.array(request_ids, pa.string()),
-            "client_request_id": pa.array(client_ids, pa.string()),
+            "databricks_request_id": pa.array(named["databricks_request_id"], text),
+            "client_request_id": pa.array(named["client_request_id"], text),
             "request_date": pa.array([moment.date() for moment in at], pa.date32()),
-            "request_time": pa.array(times, pa.int64()).cast(stamp),
-            "status_code": pa.array(codes, pa.int32()),
+            "request_time": pa.array(named["request_time"], pa.int64()).cast(stamp),
+            "status_code": pa.array(named["status_code"], pa.int32()),
             "sampling_fraction": pa.array([1.0] * len(rows), pa.float64()),
-            "execution_duration_ms": pa.array(durations, pa.int64()),
-            "request": pa.array(requests, pa.string()),
-            "response": pa.array(responses, pa.string()),
-            "served_entity_id": pa.array(served, pa.string()),
-            "logging_error_codes": pa.array(
-                [orjson.loads(codes) for codes in logged], pa.list_(pa.string())
-            ),
-            "requester": pa.array([REQUESTER] * len(rows), pa.string()),
+            "execution_duration_ms": pa.array(named["execution_duration_ms"], pa.int64()),
+            "request": pa.array(named["request"], text),
+            "response": pa.array(named["response"], text),
+            "served_entity_id": pa.array(named["served_entity_id"], text),
+            "logging_error_codes": pa.array(logged, pa.list_(text)),
+            "requester": pa.array([REQUESTER] * len(rows), text),
+            "looked_up_features": pa.array(named["looked_up_features"], text),
         }
     )

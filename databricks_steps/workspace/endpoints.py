@@ -10,52 +10,26 @@ import logging
 import threading
 import time
 import uuid
-import zlib
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-from databricks_steps import schemas
-from databricks_steps.errors import ModelError, TaxiError
-from databricks_steps.serving.feature_spec import FeatureSpec
-from databricks_steps.serving.scorer import Scorer
+from databricks_steps.errors import TaxiError
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import errors, models
-from databricks_steps.workspace.online_tables import Lookup, OnlineTables, lookups
+from databricks_steps.workspace.crew import Crew
+from databricks_steps.workspace.metrics import Figures
+from databricks_steps.workspace.online_tables import OnlineTables
+from databricks_steps.workspace.served import Document, Serving, load
 from databricks_steps.workspace.state import State
 
 _LOG = logging.getLogger(__name__)
 KIND = "endpoint"
-Document = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """One loaded model version behind one name of the endpoint."""
-
-    name: str
-    entity_id: str
-    entity_name: str
-    entity_version: str
-    scorer: Scorer
-    lookups: tuple[Lookup, ...]
-    order: tuple[int, ...]  # the model's inputs among the request's and the lookups' features
-
-
-@dataclass(frozen=True)
-class Serving:
-    """What answers requests: the loaded models and the first percentage above each one's share."""
-
-    models: tuple[ServedModel, ...]
-    bounds: tuple[int, ...]
-
-    def route(self, request_id: str) -> ServedModel:
-        """The model for a request; the same id gets the same one."""
-        if len(self.models) == 1:
-            return self.models[0]
-        place = zlib.crc32(request_id.encode()) % 100
-        return next(m for m, bound in zip(self.models, self.bounds, strict=True) if place < bound)
+LOADS = 4
+EVENTS = 500  # lines of an endpoint's log
 
 
 @dataclass
@@ -65,17 +39,26 @@ class Endpoint:
     document: Document
     serving: Serving | None = None
     payload_table: str | None = None
+    events: deque[str] = field(default_factory=lambda: deque(maxlen=EVENTS))
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def log(self, event: str) -> None:
+        """Add a line to what people read as the endpoint's log."""
+        self.events.append(
+            f"{datetime.now(timezone.utc).isoformat(timespec='milliseconds')} {event}"
+        )
 
 
 class Endpoints:
     """All endpoints of the workspace; changes are saved before they are answered."""
 
-    def __init__(self, settings: Settings, state: State, tables: OnlineTables) -> None:
-        self._settings, self._state, self._tables = settings, state, tables
+    def __init__(self, settings: Settings, state: State, tables: OnlineTables, crew: Crew) -> None:
+        self._settings, self._state, self._tables, self._crew = settings, state, tables, crew
         self._registry = models.Registry(settings)
         self._endpoints: dict[str, Endpoint] = {}
         self._lock = threading.Lock()
+        # A few at a time: whoever makes a thousand endpoints must not make a thousand threads.
+        self._loads = ThreadPoolExecutor(LOADS, thread_name_prefix="load")
 
     def find(self, name: str) -> Endpoint:
         """Raises ApiError when there is none."""
@@ -87,16 +70,24 @@ class Endpoints:
     def all(self) -> list[Endpoint]:
         return [self._endpoints[name] for name in sorted(self._endpoints)]
 
+    def figures(self, name: str) -> Figures:
+        """What an endpoint has answered; raises ApiError when there is none."""
+        self.find(name)
+        return self._state.figures(name)
+
     def restore(self) -> None:
         """Serve again what was served when the workspace stopped, and go on with what was begun."""
+        self._state.forget_followers()
         for name, document in self._state.all(KIND).items():
+            (document.get("pending_config") or {}).pop("loaded", None)  # not in this process
             endpoint = Endpoint(document, payload_table=payload_table(document))
             self._endpoints[name] = endpoint
             if document["config"] is not None:
                 try:
-                    endpoint.serving = self._load(document["config"], self._folder)
+                    endpoint.serving = load(document["config"], self._folder, self._tables)
                 except TaxiError as error:
                     _LOG.warning("endpoint %s: %s", name, error)
+                    endpoint.log(f"not served after the start: {error}")
                     document["pending_config"] = (
                         document.get("pending_config") or document["config"]
                     )
@@ -109,6 +100,7 @@ class Endpoints:
 
     def close(self) -> None:
         self._registry.close()
+        self._loads.shutdown(wait=False, cancel_futures=True)
 
     def create(self, name: str, document: Document, config: Document) -> Endpoint:
         with self._lock:
@@ -154,6 +146,7 @@ class Endpoints:
                 endpoint.serving = None
                 del self._endpoints[name]
                 self._state.drop(KIND, name)
+                self._state.forget_figures(name)
 
     def _begin(self, endpoint: Endpoint, config: Document) -> None:
         document = endpoint.document
@@ -170,26 +163,37 @@ class Endpoints:
             "start_time": now,
         }
         self._save(endpoint)
+        endpoint.log(f"update {document['config_version']} begins: {_named(config)}")
         self._start(endpoint)
 
     def _start(self, endpoint: Endpoint) -> None:
-        threading.Thread(
-            target=self._swap, args=(endpoint,), name="load", daemon=True
-        ).start()  # fmt: skip
+        self._loads.submit(self._swap, endpoint)
 
     def _swap(self, endpoint: Endpoint) -> None:
         """Load the pending configuration beside what serves, then let it take over."""
-        pending = endpoint.document["pending_config"]
+        pending, before = endpoint.document["pending_config"], endpoint.serving
         try:
-            loaded = self._load(pending, self._registry.fetch)
+            endpoint.serving = load(pending, self._registry.fetch, self._tables)
+            self._await_crew(endpoint, pending)
         except Exception as error:  # whatever breaks a load must not break what serves
             expected = isinstance(error, TaxiError)
             message = str(error) if expected else "The model could not be loaded; see the log"
             _LOG.warning("endpoint %s: %s", endpoint.document["name"], error, exc_info=not expected)
+            endpoint.serving = before
+            pending.pop("loaded", None)
             self._finish(endpoint, {"failure": message, "failed_config": pending})
+            endpoint.log(f"update {pending['config_version']} failed: {message}")
             return
-        endpoint.serving = loaded
         self._finish(endpoint, {"failure": None, "config": pending})
+        endpoint.log(f"update {pending['config_version']} serves: {_named(pending)}")
+
+    def _await_crew(self, endpoint: Endpoint, pending: Document) -> None:
+        if self._crew.pids():
+            with endpoint.lock:
+                pending["loaded"] = True  # from here on workers take it over
+                self._save(endpoint)
+            mark = f"{endpoint.document['id']} {pending['config_version']}"
+            self._crew.await_swap(self._state, endpoint.document["name"], mark)
 
     def _finish(self, endpoint: Endpoint, changes: Document) -> None:
         with endpoint.lock:
@@ -203,41 +207,17 @@ class Endpoints:
     def _folder(self, name: str, version: str) -> Path:
         return models.folder(self._settings, name, version)
 
-    def _load(self, config: Document, find: Callable[[str, str], Path]) -> Serving:
-        loaded: dict[str, ServedModel] = {}
-        for entity in config["served_entities"]:
-            name, version = entity["entity_name"], entity["entity_version"]
-            scorer = Scorer.load(find(name, version))
-            loaded[entity["name"]] = ServedModel(
-                entity["name"],
-                entity["id"],
-                name,
-                version,
-                scorer,
-                lookups(self._tables, scorer.spec.lookups),
-                _order(scorer.spec),
-            )
-        routes = [r for r in config["traffic_config"]["routes"] if r["traffic_percentage"]]
-        bounds = [0]
-        for route in routes:
-            bounds.append(bounds[-1] + route["traffic_percentage"])
-        return Serving(
-            tuple(loaded[route["served_model_name"]] for route in routes), tuple(bounds[1:])
-        )
 
-
-def _order(spec: FeatureSpec) -> tuple[int, ...]:
-    names = [column.name for column in schemas.REQUEST_FEATURES]
-    for lookup in spec.lookups:
-        names += lookup.features
-    unknown = set(spec.inputs) - set(names)
-    if unknown:
-        raise ModelError(
-            "Every input of a served model is looked up or requested",
-            sorted(unknown),
-            "Train and log it again",
-        )
-    return tuple(names.index(name) for name in spec.inputs)
+def _named(config: Document) -> str:
+    shares = {
+        route["served_model_name"]: route["traffic_percentage"]
+        for route in config["traffic_config"]["routes"]
+    }
+    return ", ".join(
+        f"{entity['entity_name']} version {entity['entity_version']} at "
+        f"{shares.get(entity['name'], 0)} % as {entity['name']}"
+        for entity in config["served_entities"]
+    )
 
 
 def payload_table(document: Document) -> str | None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,10 @@ CREATE TABLE IF NOT EXISTS _registry (
 ) WITHOUT ROWID
 """
 _AMONG = "WHERE t.location_id IN (SELECT value FROM json_each(?))"
+FRESH, STALE, UNKNOWN = 0, 1, 2  # states of a looked-up row
+STATES = ("fresh", "stale", "unknown")
+DAY = 86_400_000_000  # microseconds
+NO_LIMIT = 1 << 62
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}(\.[A-Za-z0-9_-]{1,100}){2}")
 
 
@@ -129,21 +133,60 @@ class OnlineTables:
         names = [column[0] for column in cursor.description]
         return {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in cursor}
 
+    def overview(self) -> list[dict[str, object]]:
+        """Each online table, with `known_at` of its newest and oldest row in microseconds."""
+        shown = []
+        for table in self.published().values():
+            sql = f'SELECT max(known_at), min(known_at) FROM "{table.name}"'
+            newest, oldest = self._connection().execute(sql).fetchone()
+            shown.append({**as_json(table), "newest": newest, "oldest": oldest})
+        return shown
+
     def lookup(self, wanted: TableLookup) -> Lookup:
         return Lookup(self, wanted)
 
-    def select(self, sql: str, parameter: object) -> list[tuple[float | None, ...]]:
+    def select(self, sql: str, parameter: object) -> list[tuple[Any, ...]]:
         return self._connection().execute(sql, (parameter,)).fetchall()
 
 
+class One(NamedTuple):
+    """What a lookup answers for one location: features, `known_at` of the row, and its `state`."""
+
+    features: list[float]
+    known_at: int | None
+    state: int
+
+
+class Many(NamedTuple):
+    """What a lookup answers for many rows, one place a row; `known_at` is 0 where UNKNOWN.
+
+    `features` has the shape (rows, features).
+    """
+
+    features: NDArray[np.float64]
+    known_at: NDArray[np.int64]
+    state: NDArray[np.int8]
+
+
 class Lookup:
-    """One prepared lookup: locations in, features out, defaults where a feature is unknown."""
+    """One prepared lookup: locations and pickup times in (microseconds), features out.
+
+    The defaults answer where there is no row (UNKNOWN), where the row was known longer before
+    the pickup than the lookback (STALE), and for a null in the row.
+    """
 
     def __init__(self, tables: OnlineTables, wanted: TableLookup) -> None:
         self._tables = tables
         self._wanted = wanted
         self._defaults = [float(wanted.defaults[name]) for name in wanted.features]
+        days = wanted.lookback_days
+        self._lookback = NO_LIMIT if days is None else days * DAY
         self._sql: tuple[str, str] | None = None
+
+    @property
+    def source(self) -> str:
+        """Full name of the feature table."""
+        return self._wanted.table
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -153,7 +196,7 @@ class Lookup:
     def key(self) -> str:
         return self._wanted.key
 
-    def one(self, location: int) -> list[float]:
+    def one(self, location: int, at: int) -> One:
         """The features of one location.
 
         Raises:
@@ -161,26 +204,32 @@ class Lookup:
         """
         rows = self._select(0, location)
         if not rows:
-            return self._defaults
-        return [
-            default if value is None else value
-            for value, default in zip(rows[0], self._defaults, strict=True)
-        ]
+            return One(self._defaults, None, UNKNOWN)
+        known_at, *features = rows[0]
+        if at - known_at > self._lookback:
+            return One(self._defaults, known_at, STALE)
+        return One(features, known_at, FRESH)
 
-    def many(self, locations: NDArray[np.int64]) -> NDArray[np.float64]:
-        """One row of features for each location; raises as `one` does.
+    def many(self, locations: NDArray[np.int64], at: NDArray[np.int64]) -> Many:
+        """The features of each row's location; raises as `one` does.
 
         One statement answers the whole batch, so that no publish can fall in between.
         """
         keys, places = np.unique(locations, return_inverse=True)
         rows = self._select(1, json.dumps(keys.tolist()))
-        by_key = np.full((len(keys), len(self._defaults)), np.nan)
+        features = np.tile(self._defaults, (len(keys) + 1, 1))  # the last row: nothing but defaults
+        known = np.zeros(len(keys), dtype=np.int64)
+        state = np.full(len(keys), UNKNOWN, dtype=np.int8)
         if rows:
-            values = np.array(rows, dtype=float)
-            by_key[np.searchsorted(keys, values[:, 0])] = values[:, 1:]
-        return np.where(np.isnan(by_key), self._defaults, by_key)[places]
+            found = np.searchsorted(keys, [row[0] for row in rows])
+            known[found] = [row[1] for row in rows]
+            features[found] = [row[2:] for row in rows]
+            state[found] = FRESH
+        stale = (state[places] == FRESH) & (at - known[places] > self._lookback)
+        states = np.where(stale, np.int8(STALE), state[places])
+        return Many(features[np.where(stale, len(keys), places)], known[places], states)
 
-    def _select(self, which: int, parameter: object) -> list[tuple[float | None, ...]]:
+    def _select(self, which: int, parameter: object) -> list[tuple[Any, ...]]:
         try:
             return self._tables.select((self._sql or self._prepare())[which], parameter)
         except sqlite3.OperationalError:  # published anew under another name or with other columns
@@ -192,10 +241,13 @@ class Lookup:
     def _prepare(self) -> tuple[str, str]:
         table = self._tables.by_source(self._wanted.table).name
         # Qualified names: SQLite reads a bare quoted name that is no column as a text.
-        columns = ", ".join(f't."{name}"' for name in self._wanted.features)
+        columns = ", ".join(
+            f'coalesce(t."{name}", {default!r})'
+            for name, default in zip(self._wanted.features, self._defaults, strict=True)
+        )
         self._sql = (
-            f'SELECT {columns} FROM "{table}" t WHERE t.location_id = ?',
-            f'SELECT t.location_id, {columns} FROM "{table}" t {_AMONG}',
+            f'SELECT t.known_at, {columns} FROM "{table}" t WHERE t.location_id = ?',
+            f'SELECT t.location_id, t.known_at, {columns} FROM "{table}" t {_AMONG}',
         )
         return self._sql
 

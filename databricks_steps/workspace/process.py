@@ -24,6 +24,7 @@ from databricks_steps.workspace import auth
 
 START_SECONDS = 60.0
 STOP_SECONDS = 90.0
+LEAVE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Status:
     running: bool
     pid: int | None = None
     port: int | None = None
+    workers: int = 1
 
     @property
     def host(self) -> str | None:
@@ -52,8 +54,8 @@ def log_file(settings: Settings) -> Path:
     return settings.home / "logs" / "workspace.log"
 
 
-def ensure_running(settings: Settings) -> str:
-    """The host of this home's workspace, started when it was not running.
+def ensure_running(settings: Settings, *options: str) -> str:
+    """The host of this home's workspace, started with these options when it was not running.
 
     Raises:
         ServingError: the port is taken, the home's workspace is on another port, or it dies.
@@ -66,7 +68,7 @@ def ensure_running(settings: Settings) -> str:
         if found.running:
             _await_running(settings, found)
         else:
-            _start(settings)
+            _start(settings, *options)
     return settings.host
 
 
@@ -86,7 +88,7 @@ def status(settings: Settings) -> Status:
         return Status(running=False)
     try:
         written = json.loads(state_file(settings).read_text(encoding="utf-8"))
-        return Status(True, int(written["pid"]), int(written["port"]))
+        return Status(True, int(written["pid"]), int(written["port"]), int(written["workers"]))
     except (OSError, ValueError, KeyError):  # it has just begun to start, or to stop
         return Status(running=True)
 
@@ -127,7 +129,8 @@ def stop(settings: Settings) -> bool:
     return True
 
 
-def _start(settings: Settings) -> None:
+def _start(settings: Settings, *options: str) -> None:
+    _await_leavers(settings)
     if _taken(settings.port):
         raise _port_in_use(settings)
     log = log_file(settings)
@@ -138,6 +141,7 @@ def _start(settings: Settings) -> None:
             [
                 *(sys.executable, "-m", "databricks_steps.workspace"),
                 *("--home", str(settings.home.absolute()), "--port", str(settings.port)),
+                *("--workers", str(settings.workers), *options),
             ],
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
@@ -158,6 +162,17 @@ def _start(settings: Settings) -> None:
                 _last_line(log),
                 f"Look at {log}",
             )
+        time.sleep(0.05)
+
+
+def _await_leavers(settings: Settings) -> None:
+    """Workers of a workspace that was killed hold the port until they have noticed."""
+    try:
+        left = json.loads(state_file(settings).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # it ended cleanly
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while left.get("workers", 1) > 1 and _taken(settings.port) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 

@@ -10,7 +10,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from databricks_steps.workspace import errors, online_tables
-from databricks_steps.workspace.endpoints import Document, Endpoint, Endpoints
+from databricks_steps.workspace.endpoints import Endpoint, Endpoints
+from databricks_steps.workspace.served import Document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

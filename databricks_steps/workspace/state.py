@@ -1,6 +1,6 @@
 """What the embedded workspace remembers besides feature values: `TAXI_HOME/workspace.db`.
 
-Documents (endpoints, online stores) as JSON, and the buffer of captured payloads.
+Documents (endpoints, online stores) as JSON, the buffer of captured payloads, and counters.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from databricks_steps.settings import Settings
+from databricks_steps.workspace import metrics
 
 PAYLOAD_COLUMNS = (
     "databricks_request_id",
@@ -27,6 +28,7 @@ PAYLOAD_COLUMNS = (
     "response",
     "served_entity_id",
     "logging_error_codes",  # JSON
+    "looked_up_features",  # JSON; null when nothing was looked up
 )
 
 _SCHEMA = f"""
@@ -37,6 +39,10 @@ CREATE TABLE IF NOT EXISTS payloads (
     id INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, {", ".join(PAYLOAD_COLUMNS)}
 );
 CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS followers (
+    pid INTEGER, endpoint TEXT, mark TEXT NOT NULL, failure TEXT, PRIMARY KEY (pid, endpoint)
+) WITHOUT ROWID;
+{metrics.SCHEMA}
 """
 
 
@@ -111,14 +117,54 @@ class State:
             )
             return found.rowcount > 0
 
-    def buffer(self, payloads: Sequence[tuple[Any, ...]]) -> None:
-        """Keep captured payloads: (target table, *PAYLOAD_COLUMNS) each."""
+    def changes(self) -> int:
+        """A number that differs when another process has written since the last question."""
+        with self._lock:
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def follow(self, pid: int, endpoint: str, mark: str, failure: str | None) -> None:
+        """A worker's word on an endpoint: which configuration it serves, or why it does not."""
+        with self._write() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO followers VALUES (?, ?, ?, ?)",
+                (pid, endpoint, mark, failure),
+            )
+
+    def followers(self, endpoint: str) -> dict[int, tuple[str, str | None]]:
+        """Worker → the last configuration of an endpoint it tried, and its failure."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT pid, mark, failure FROM followers WHERE endpoint = ?", (endpoint,)
+            ).fetchall()
+        return {pid: (mark, failure) for pid, mark, failure in rows}
+
+    def forget_followers(self) -> None:
+        """Drop the words of workers of before."""
+        with self._write() as connection:
+            connection.execute("DELETE FROM followers")
+
+    def figures(self, endpoint: str) -> metrics.Figures:
+        """The counters of an endpoint."""
+        with self._lock:
+            return metrics.read(self._connection, endpoint)
+
+    def forget_figures(self, endpoint: str) -> None:
+        """Drop the counters of an endpoint that was deleted."""
+        with self._write() as connection:
+            metrics.forget(connection, endpoint)
+
+    def buffer(
+        self, payloads: Sequence[tuple[Any, ...]], tally: metrics.Tally | None = None
+    ) -> None:
+        """Keep captured payloads, (target table, *PAYLOAD_COLUMNS) each, and what they count."""
         marks = ", ".join("?" * (len(PAYLOAD_COLUMNS) + 1))
         with self._write() as connection:
             connection.executemany(
                 f"INSERT INTO payloads (target, {', '.join(PAYLOAD_COLUMNS)}) VALUES ({marks})",
                 payloads,
             )
+            if tally is not None:
+                metrics.write(connection, tally)
 
     def buffered(self, target: str, limit: int) -> list[tuple[Any, ...]]:
         """The oldest payloads of a table: (id, *PAYLOAD_COLUMNS) each. Ids are never used again."""

@@ -24,7 +24,7 @@ TRIP = {
     "pickup_location_id": 74,
     "dropoff_location_id": 42,
     "trip_distance": 1.8,
-    "pickup_datetime": "2022-03-15 08:30:00",
+    "pickup_datetime": "2022-02-01 08:30:00",
 }
 COLUMNS = [
     "databricks_request_id",
@@ -39,6 +39,7 @@ COLUMNS = [
     "served_entity_id",
     "logging_error_codes",
     "requester",
+    "looked_up_features",
 ]
 
 
@@ -127,7 +128,7 @@ def memory(settings: Settings) -> State:
 
 
 def payload(number: int, target: str = "a.b.c_payload") -> tuple[Any, ...]:
-    return (target, f"id-{number}", None, number, 200, 1, "{}", "{}", "entity", "[]")
+    return (target, f"id-{number}", None, number, 200, 1, "{}", "{}", "entity", "[]", None)
 
 
 def rows(settings: Settings, target: str = "a.b.c_payload") -> list[str]:

@@ -45,7 +45,7 @@ TRIP = {
     "pickup_location_id": 74,
     "dropoff_location_id": 42,
     "trip_distance": 1.8,
-    "pickup_datetime": "2022-03-15 08:30:00",
+    "pickup_datetime": "2022-02-01 08:30:00",
 }
 MINUTE = timedelta(minutes=1)
 

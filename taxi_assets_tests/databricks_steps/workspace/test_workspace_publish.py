@@ -19,7 +19,14 @@ from databricks_steps.serving.feature_spec import TableLookup
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import online_tables
 from databricks_steps.workspace.errors import ApiError
-from databricks_steps.workspace.online_tables import OnlineTables, Published
+from databricks_steps.workspace.online_tables import (
+    DAY,
+    FRESH,
+    STALE,
+    UNKNOWN,
+    OnlineTables,
+    Published,
+)
 from databricks_steps.workspace.publish import publish, unpublish
 from taxi_assets_tests.databricks_steps.workspace.homes import (
     GRID,
@@ -190,10 +197,34 @@ def test_null_features_stay_null_and_the_lookup_answers_the_default(source: Sour
     wanted = TableLookup(source.name, "pickup_location_id", names, dict.fromkeys(names, 15.0))
     lookup = OnlineTables(online_tables.database(source.settings)).lookup(wanted)
     known = shown["pickup_mean_fare_7d"]
-    assert lookup.one(5) == [15.0, known]
-    assert lookup.one(404) == [15.0, 15.0]
-    assert lookup.many(np.array([404, 5, 404])).tolist() == [[15, 15], [15, known], [15, 15]]
-    assert lookup.many(np.array([404, 405])).tolist() == [[15, 15], [15, 15]]
+    at = shown["known_at"]
+    assert lookup.one(5, at) == ([15.0, known], at, FRESH)
+    assert lookup.one(404, at) == ([15.0, 15.0], None, UNKNOWN)
+    many = lookup.many(np.array([404, 5, 404]), np.full(3, at))
+    assert many.features.tolist() == [[15, 15], [15, known], [15, 15]]
+    assert many.state.tolist() == [UNKNOWN, FRESH, UNKNOWN]
+    assert many.known_at.tolist() == [0, at, 0]
+    none = lookup.many(np.array([404, 405]), np.full(2, at))
+    assert none.features.tolist() == [[15, 15], [15, 15]]
+
+
+def test_a_row_lives_as_long_as_the_lookback_says(source: Source) -> None:
+    source.append(5, step=0)
+    source.publish()
+    shown = source.shown()[5]
+    names = ("pickup_trip_count_1h", "pickup_mean_fare_7d")
+    wanted = TableLookup(
+        source.name, "pickup_location_id", names, dict.fromkeys(names, -1.0), lookback_days=7
+    )
+    lookup = OnlineTables(online_tables.database(source.settings)).lookup(wanted)
+    values = [float(shown[name]) for name in names]
+    last = shown["known_at"] + 7 * DAY  # to the microsecond, as in the offline lookup
+    assert lookup.one(5, last) == (values, shown["known_at"], FRESH)
+    assert lookup.one(5, last + 1) == ([-1.0, -1.0], shown["known_at"], STALE)
+    assert lookup.one(5, 0).state == FRESH  # a trip of the past: nothing is too old for it
+    many = lookup.many(np.array([5, 5, 404]), np.array([last, last + 1, last]))
+    assert many.features.tolist() == [values, [-1, -1], [-1, -1]]
+    assert many.state.tolist() == [FRESH, STALE, UNKNOWN]
 
 
 def test_what_cannot_be_published_is_refused(source: Source) -> None:
@@ -244,9 +275,11 @@ def readers(source: Source) -> Iterator[list[set[tuple[float, ...]]]]:
     seen: list[set[tuple[float, ...]]] = [set(), set()]
     stop = threading.Event()
 
+    now = np.zeros(3, dtype=np.int64)
+
     def read(answers: set[tuple[float, ...]]) -> None:
         while not stop.is_set():
-            answers.add(tuple(lookup.many(np.array([1, 2, 3]))[:, 2].tolist()))
+            answers.add(tuple(lookup.many(np.array([1, 2, 3]), now).features[:, 2].tolist()))
 
     threads = [threading.Thread(target=read, args=(answers,)) for answers in seen]
     for thread in threads:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
+from databricks.sdk.errors import NotFound
 from databricks.sdk.service.serving import DataframeSplitInput
 
 from databricks_steps import schemas
@@ -17,19 +19,19 @@ from databricks_steps.serving import endpoint, online
 from databricks_steps.workspace import online_tables
 from databricks_steps.workspace.online_tables import OnlineTables
 from taxi_assets_tests.databricks_steps.serving.test_request import REFUSED
-from taxi_assets_tests.databricks_steps.workspace.homes import INPUTS, Workspace
+from taxi_assets_tests.databricks_steps.workspace.homes import INPUTS, TABLES, Workspace
 
 TUESDAY = {
     "pickup_location_id": 74,
     "dropoff_location_id": 42,
     "trip_distance": 1.8,
-    "pickup_datetime": "2022-03-15 08:30:00",
+    "pickup_datetime": "2022-02-01 08:30:00",
 }
 SUNDAY = {
     "pickup_location_id": 75,
     "dropoff_location_id": 9_999,  # unknown: the defaults answer
     "trip_distance": 7,
-    "pickup_datetime": "2022-03-20T23:59:59",
+    "pickup_datetime": "2022-02-06T23:59:59",
 }
 
 
@@ -78,6 +80,51 @@ def test_fares_equal_the_pipelines_with_features_looked_up_by_hand(
     assert answer.status_code == 200
     assert answer.json()["predictions"] == pytest.approx(fares, abs=1e-3)
     assert fares[0] != pytest.approx(fares[1], abs=1)
+
+
+def test_features_older_than_the_lookback_give_way_to_the_defaults(served: Workspace) -> None:
+    known = datetime(2022, 2, 1, 0, 30)
+    for age, stale in ((timedelta(days=7), False), (timedelta(days=7, seconds=1), True)):
+        at = known + age
+        record = {**TUESDAY, "pickup_datetime": f"{at:%Y-%m-%d %H:%M:%S}"}
+        unknown = {**record, "pickup_location_id": 9_999, "dropoff_location_id": 9_998}
+        for rows in ([record], [record, record], [record, unknown]):
+            answer = post(served, {"instances": rows, "params": {"features": True}}).json()
+            as_default = {**record, "pickup_location_id": 9_999, "dropoff_location_id": 9_998}
+            trip = as_default if stale else record
+            expected = by_hand(served, trip, (at.hour, at.weekday()))
+            assert answer["predictions"][0] == pytest.approx(expected, abs=1e-3)
+            ages = answer["feature_age_seconds"]
+            assert list(ages) == [served.settings.table(table.name) for table in TABLES]
+            assert {each[0] for each in ages.values()} == {None if stale else 7 * 86_400}
+
+
+def test_the_inputs_are_told_when_asked_for(served: Workspace) -> None:
+    answer = post(served, {"instances": [TUESDAY, SUNDAY], "params": {"features": True}}).json()
+    features = answer["features"]
+    assert list(features) == list(INPUTS)
+    assert features["trip_distance"] == pytest.approx([1.8, 7.0])
+    assert (features["pickup_hour"], features["pickup_weekday"]) == ([8, 23], [1, 6])
+    defaults = {column.name: column.default for column in schemas.DROPOFF_FEATURES.features}
+    assert {name: features[name][1] for name in defaults} == pytest.approx(defaults)
+    single = post(served, {"instances": [TUESDAY], "params": {"features": True}}).json()
+    assert {name: values[0] for name, values in single["features"].items()} == {
+        name: values[0] for name, values in features.items()
+    }
+    assert "features" not in post(served, {"instances": [TUESDAY]}).json()
+    refused = post(served, {"instances": [TUESDAY], "params": {"features": 1}})
+    assert refused.status_code == 400
+    assert "params.features must be true or false: 1" in refused.json()["message"]
+
+
+def test_one_served_model_can_be_asked(served: Workspace, fares: list[float]) -> None:
+    settings = served.settings
+    path = f"/serving-endpoints/{settings.endpoint}/served-models/{{}}/invocations"
+    api, body = served.client.api_client, {"instances": [TUESDAY]}
+    answer = api.do("POST", path.format("taxi-fare"), body=body)
+    assert answer["predictions"] == pytest.approx(fares[:1], abs=1e-3)
+    with pytest.raises(NotFound, match=r"Served model does not exist: other.*taxi-fare"):
+        api.do("POST", path.format("other"), body=body)
 
 
 def test_headers_say_which_request_and_model(served: Workspace) -> None:

@@ -1,0 +1,100 @@
+"""Endpoints as a worker serves them: what the manager has loaded is loaded here, too.
+
+A worker changes nothing. It looks at the saved endpoints twenty times a second, loads what they
+say beside what it serves, swaps, and writes down how far it is, which the manager waits for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+from databricks_steps.errors import TaxiError
+from databricks_steps.settings import Settings
+from databricks_steps.workspace import errors, models
+from databricks_steps.workspace.endpoints import KIND, Endpoint, payload_table
+from databricks_steps.workspace.online_tables import OnlineTables
+from databricks_steps.workspace.served import Document, load
+from databricks_steps.workspace.state import State
+
+_LOG = logging.getLogger(__name__)
+LOOK_SECONDS = 0.05
+
+
+class Followed:
+    """The endpoints of the workspace, kept in step with the manager's."""
+
+    def __init__(self, settings: Settings, state: State, tables: OnlineTables) -> None:
+        self._settings, self._state, self._tables = settings, state, tables
+        self._endpoints: dict[str, Endpoint] = {}
+        self._versions: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
+
+    def find(self, name: str) -> Endpoint:
+        """Raises ApiError when there is none."""
+        endpoint = self._endpoints.get(name)
+        if endpoint is None:
+            raise errors.missing("Serving endpoint", name[:120], "Create it first")
+        return endpoint
+
+    def start(self) -> None:
+        """Load what is served now, then follow."""
+        self._look()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        seen = self._state.changes()
+        while not self._stop.wait(LOOK_SECONDS):
+            now = self._state.changes()
+            if now != seen:
+                seen = now
+                try:
+                    self._look()
+                except Exception:
+                    _LOG.exception("the endpoints could not be read; looking again")
+
+    def _look(self) -> None:
+        documents = self._state.all(KIND)
+        for name in self._endpoints.keys() - documents.keys():
+            del self._endpoints[name]
+            self._versions.pop(name, None)
+        for name, document in documents.items():
+            self._follow(name, document)
+
+    def _follow(self, name: str, document: Document) -> None:
+        config = wanted(document)
+        endpoint = self._endpoints.get(name) or Endpoint(document)
+        endpoint.document, endpoint.payload_table = document, payload_table(document)
+        self._endpoints[name] = endpoint
+        if config is None:
+            endpoint.serving = None
+            return
+        # Numbers of configurations count on when an endpoint is made anew under the same name.
+        mark = f"{document['id']} {config['config_version']}"
+        if self._versions.get(name) == mark:
+            return
+        self._versions[name] = mark
+        try:
+            endpoint.serving = load(config, self._folder, self._tables)
+            failure = None
+        except TaxiError as error:
+            failure = str(error)
+            _LOG.warning("endpoint %s: %s", name, error)
+        self._state.follow(os.getpid(), name, mark, failure)
+
+    def _folder(self, name: str, version: str) -> Path:
+        return models.folder(self._settings, name, version)
+
+
+def wanted(document: Document) -> Document | None:
+    """The configuration a worker serves: the pending one from when the manager has loaded it."""
+    pending: Document | None = document.get("pending_config")
+    active: Document | None = document["config"]
+    return pending if pending is not None and pending.get("loaded") else active
