@@ -21,7 +21,7 @@ from databricks_steps.serving import endpoint
 from databricks_steps.settings import LOOPBACK, Settings
 
 LIMIT_SECONDS = 5.0
-CLIENTS = 4
+CLIENTS = 1
 PORT = 8378
 
 

@@ -93,6 +93,20 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Canary:
+    """The ladder of a new version at the endpoint, and the limits that end it."""
+
+    enabled: bool = False
+    shares: tuple[int, ...] = (5, 25)  # percent of the traffic, before all of it
+    seconds: float = 10.0  # least stay on a rung, for live traffic
+    requests: int = 200  # sent to both versions at each rung
+    error_rate: float = 0.01  # of the new version's answers
+    latency_ratio: float = 2.0  # of the median answers, new to old
+    latency_floor_ms: float = 5.0  # a median below is never too slow
+    shift: float = 0.25  # Wasserstein distance of the fares, in standard deviations of the old
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything a step may depend on besides its input tables. Frozen: pass `replace`d copies."""
 
@@ -116,6 +130,7 @@ class Settings:
     forest: Forest = field(default_factory=Forest)
     gate: Gate = field(default_factory=Gate)
     interval: Interval = field(default_factory=Interval)
+    canary: Canary = field(default_factory=Canary)
     require_approval: bool = False  # a person's word on a version before it becomes champion
 
     def __post_init__(self) -> None:
@@ -155,6 +170,8 @@ class Settings:
             changes["workers"] = _workers(env["TAXI_WORKERS"])
         if env.get("TAXI_REQUIRE_APPROVAL"):
             changes["require_approval"] = _flag("TAXI_REQUIRE_APPROVAL", env)
+        if env.get("TAXI_CANARY"):
+            changes["canary"] = Canary(enabled=_flag("TAXI_CANARY", env))
         return replace(cls(), **changes)
 
     def table(self, name: str) -> str:

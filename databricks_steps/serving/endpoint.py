@@ -57,29 +57,41 @@ def ensure_endpoint(
     Raises:
         ServingError: the endpoint cannot be made or updated; the message holds the reason.
     """
+    started = time.perf_counter()
+    action = serve_config(client, endpoint_config(settings, version), timeout)
+    return EndpointState(
+        settings.endpoint,
+        f"{client.config.host}/serving-endpoints/{settings.endpoint}/invocations",
+        str(version),
+        "READY",
+        action,
+        time.perf_counter() - started,
+    )
+
+
+def serve_config(
+    client: WorkspaceClient, wanted: dict[str, Any], timeout: float = READY_SECONDS
+) -> str:
+    """The endpoint as `wanted` says, once it is ready; `created`, `updated` or `unchanged`.
+
+    Raises:
+        ServingError: as `ensure_endpoint`.
+    """
     from databricks.sdk.errors.base import DatabricksError
 
-    started, wanted = time.perf_counter(), endpoint_config(settings, version)
     name = wanted["name"]
     try:
         action = _apply(client, wanted, timeout)
         ready = _await_ready(client, name, timeout)
         _ensure_capture(client, wanted, ready)
     except DatabricksError as error:
+        versions = [e["entity_version"] for e in wanted["config"]["served_entities"]]
         raise ServingError(
             "The serving endpoint must serve the model",
-            f"{name}, version {version}: {error}",
+            f"{name}, version {' and '.join(versions)}: {error}",
             "Correct it and materialize serving_endpoint again",
         ) from error
-    host = str(client.config.host)
-    return EndpointState(
-        name,
-        f"{host}/serving-endpoints/{name}/invocations",
-        str(version),
-        "READY",
-        action,
-        time.perf_counter() - started,
-    )
+    return action
 
 
 def query(client: WorkspaceClient, settings: Settings, payload: dict[str, Any]) -> list[float]:

@@ -118,6 +118,19 @@ def parity(
     return Parity(len(gaps), max(gaps, default=0.0), tuple(skewed))
 
 
+def holdout_requests(platform: Platform, trips: int) -> list[dict[str, Any]]:
+    """The rows of requests for some holdout trips, the same ones every time."""
+    found = _held(platform, trips).toPandas()
+    return [_record(row) for row in found[list(REQUEST)].values.tolist()]
+
+
+def _held(platform: Platform, trips: int) -> DataFrame:
+    from pyspark.sql import functions as F  # noqa: N812
+
+    held = platform.tables.read("training_set").where(F.col("split") == schemas.HOLDOUT)
+    return held.orderBy(F.xxhash64("trip_id")).limit(trips).select(*REQUEST)
+
+
 def _replayed(
     client: WorkspaceClient, settings: Settings, records: list[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -150,9 +163,7 @@ def _offline(platform: Platform, spec: FeatureSpec, trips: int) -> pd.DataFrame:
     """
     from pyspark.sql import functions as F  # noqa: N812
 
-    held = platform.tables.read("training_set").where(F.col("split") == schemas.HOLDOUT)
-    sample = held.orderBy(F.xxhash64("trip_id")).limit(trips).select(*REQUEST)
-    frame = with_request_features(sample)
+    frame = with_request_features(_held(platform, trips))
     for lookup in spec.lookups:
         name = lookup.table.rsplit(".", 1)[1]
         rows = latest(_rows(platform, schemas.TABLES[name]))

@@ -88,6 +88,10 @@ class Capture:
     def full(self) -> bool:
         return self._queue.qsize() >= FULL or self._bytes_in - self._bytes_out >= FULL_BYTES
 
+    def settle(self) -> None:
+        """Write what waits in this process to the buffer and the counters."""
+        self._attempt(self._buffer)
+
     def flush(self) -> int:
         """Write everything captured so far to the tables; answers how many payloads."""
         self._buffer()

@@ -100,16 +100,12 @@ def routes(settings: Settings, state: State, published: Callable[[], None]) -> A
     return router
 
 
-def catalog_routes(tables: OnlineTables, asked: Callable[[], None]) -> APIRouter:
-    """What Unity Catalog tells of a published table: its columns.
-
-    `asked` is called at each question: an endpoint's update usually follows.
-    """
+def catalog_routes(tables: OnlineTables) -> APIRouter:
+    """What Unity Catalog tells of a published table: its columns."""
     router = APIRouter(prefix="/api/2.1/unity-catalog", tags=["unity catalog"])
 
     @router.get("/tables/{full_name}")
     def get(full_name: str) -> dict[str, Any]:
-        asked()
         table = tables.published().get(full_name)
         if table is None:
             raise errors.missing("Table", full_name[:120], "Publish the feature table")

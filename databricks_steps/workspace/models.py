@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import select
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import IO, cast
 
@@ -48,6 +50,10 @@ class Registry:
             raise ModelError(
                 "There is no model registry", self._settings.home / "mlflow.db", "Train first"
             )
+        target = folder(self._settings, name, version)
+        recorded = _recorded(self._settings, name, version)
+        if recorded is not None and _fetched_from(target) == recorded:
+            return target  # a rollback must not wait for MLflow to be loaded
         with self._lock:
             failure = self._ask([name, version])
         if failure:
@@ -56,7 +62,7 @@ class Registry:
                 f"{name} version {version}: {failure}",
                 "Train and register it first",
             )
-        return folder(self._settings, name, version)
+        return target
 
     def warm(self) -> None:
         """Start the process now: what it imports takes seconds, and a fetch will follow."""
@@ -120,7 +126,7 @@ def copy(settings: Settings, name: str, version: str) -> Path:
     try:
         found = mlflow.MlflowClient().get_model_version(name, version)
         source = f"{found.source} {found.run_id} {found.creation_timestamp}"
-        if (target / SOURCE_FILE).is_file() and (target / SOURCE_FILE).read_text() == source:
+        if _fetched_from(target) == source:
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as scratch:
@@ -133,6 +139,30 @@ def copy(settings: Settings, name: str, version: str) -> Path:
     except (MlflowException, OSError, shutil.Error) as error:
         raise ModelError("It must be readable", error, "Train it again") from error
     return target
+
+
+def _fetched_from(copied: Path) -> str | None:
+    file = copied / SOURCE_FILE
+    return file.read_text() if file.is_file() else None
+
+
+def _recorded(settings: Settings, name: str, version: str) -> str | None:
+    """What MLflow's database says of a version, as `SOURCE_FILE` has it.
+
+    None where it cannot tell, also when a later MLflow keeps its versions differently: then
+    MLflow itself is asked.
+    """
+    database = f"{(settings.home / 'mlflow.db').absolute().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(database, uri=True, timeout=5)) as connection:
+            row = connection.execute(
+                "SELECT source, run_id, creation_time FROM model_versions "
+                "WHERE name = ? AND version = ? AND current_stage = 'None'",
+                (name, int(version)),
+            ).fetchone()
+    except sqlite3.Error:
+        return None
+    return None if row is None else " ".join(str(value) for value in row)
 
 
 def main(home: Path) -> int:

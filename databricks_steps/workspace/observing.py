@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter
@@ -14,13 +15,17 @@ from databricks_steps.workspace.online_tables import OnlineTables
 from databricks_steps.workspace.serving_endpoints import shown
 
 
-def routes(endpoints: Endpoints) -> APIRouter:
-    """What Databricks tells of an endpoint, too."""
+def routes(endpoints: Endpoints, settle: Callable[[], None]) -> APIRouter:
+    """What Databricks tells of an endpoint, too.
+
+    `settle` brings the counters up to date with what this process has answered.
+    """
     router = APIRouter(prefix="/api/2.0/serving-endpoints/{name}", tags=["serving endpoints"])
 
     @router.get("/metrics", response_class=PlainTextResponse)
     def export_metrics(name: str) -> str:
-        """Counters and times in Prometheus' text form; at most half a second old."""
+        """Counters and times in Prometheus' text form; of workers at most half a second old."""
+        settle()
         return metrics.prometheus(endpoints.figures(name))
 
     @router.get("/served-models/{served}/logs")
@@ -36,8 +41,8 @@ def routes(endpoints: Endpoints) -> APIRouter:
     return router
 
 
-def own_routes(endpoints: Endpoints, tables: OnlineTables) -> APIRouter:
-    """What Databricks has no route for: the page and what it shows."""
+def own_routes(endpoints: Endpoints, tables: OnlineTables, settle: Callable[[], None]) -> APIRouter:
+    """What Databricks has no route for: the page and what it shows; `settle` as in `routes`."""
     router = APIRouter(tags=["embedded only"])
 
     @router.get("/", response_class=HTMLResponse)
@@ -48,6 +53,7 @@ def own_routes(endpoints: Endpoints, tables: OnlineTables) -> APIRouter:
     @router.get("/api/2.0/taxi/overview")
     def figures() -> dict[str, Any]:
         """What the page shows."""
+        settle()
         return {
             "bounds_ms": BOUNDS_MS,
             "endpoints": [

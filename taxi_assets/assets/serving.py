@@ -1,14 +1,17 @@
 """Serving: feature tables published online, and the endpoint on the champion's version."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 
 from databricks_steps import schemas
 from databricks_steps.ports import Platform
+from databricks_steps.serving.canary import Climb, climb
 from databricks_steps.serving.endpoint import ensure_endpoint
 from databricks_steps.serving.online import ensure_online_store, publish
+from databricks_steps.serving.verification import holdout_requests
 from databricks_steps.training import registry
 from taxi_assets.assets.features import dropoff_features, pickup_features
 from taxi_assets.assets.materialize import OWNERS
@@ -54,6 +57,14 @@ def dropoff_features_online(context: dg.AssetExecutionContext) -> dg.Materialize
     return _published(context.resources.workspace, schemas.DROPOFF_FEATURES)
 
 
+def _climbed(workspace: Workspace, platform: Platform, version: str) -> Climb:
+    settings = workspace.settings
+    if not settings.canary.enabled:
+        return Climb(ensure_endpoint(workspace.client, settings, version), ())
+    requests = holdout_requests(platform, settings.canary.requests)
+    return climb(workspace.client, settings, version, requests)
+
+
 @dg.asset(
     deps=[champion_model, pickup_features_online, dropoff_features_online],
     group_name=GROUP,
@@ -66,9 +77,11 @@ def serving_endpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[
     workspace: Workspace = context.resources.workspace
     platform: Platform = context.resources.platform
     champion = registry.require(platform.settings, registry.CHAMPION)
-    state = ensure_endpoint(workspace.client, workspace.settings, champion.number)
+    climbed = _climbed(workspace, platform, champion.number)
+    state = climbed.state
     return dg.MaterializeResult(
         metadata={
+            "canary": dg.MetadataValue.json([asdict(rung) for rung in climbed.rungs]),
             "endpoint": state.name,
             "url": dg.MetadataValue.url(state.url),
             "model_version": state.version,

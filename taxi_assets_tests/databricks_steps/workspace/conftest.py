@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -52,14 +53,17 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.fixture(scope="session")
 def start(
     template: Home, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[], Workspace]]:
-    """Starts a workspace on a fresh copy of the template; stops them all in the end."""
+) -> Iterator[Callable[..., Workspace]]:
+    """Starts a workspace on a fresh copy of the template; stops them all in the end.
+
+    Keyword arguments are settings.
+    """
     started: list[Settings] = []
 
-    def begin() -> Workspace:
+    def begin(**changes: Any) -> Workspace:
         home = tmp_path_factory.mktemp("copy") / "home"
         shutil.copytree(template.settings.home, home)
-        settings = replace(template.settings, home=home, port=free_port())
+        settings = replace(template.settings, home=home, port=free_port(), **changes)
         started.append(settings)
         host = process.ensure_running(settings)
         client = online.workspace_client(host, settings.token_file.read_text().strip())
@@ -71,7 +75,7 @@ def start(
 
 
 @pytest.fixture(scope="module")
-def workspace(start: Callable[[], Workspace]) -> Workspace:
+def workspace(start: Callable[..., Workspace]) -> Workspace:
     """A running workspace, shared by the tests of a module."""
     return start()
 

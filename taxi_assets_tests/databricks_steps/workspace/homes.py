@@ -89,14 +89,16 @@ def to_onnx(pipeline: Any) -> bytes:
     return bytes(graph.SerializeToString())
 
 
-def register(settings: Settings, pipeline: Any, folder: Path) -> str:
+def register(
+    settings: Settings, pipeline: Any, folder: Path, described: FeatureSpec | None = None
+) -> str:
     """Log and register the pipeline with its graph and spec; answers the version."""
     import mlflow
 
     folder.mkdir(parents=True)
     graph, spec = folder / feature_spec.ONNX_FILE, folder / feature_spec.FILE
     graph.write_bytes(to_onnx(pipeline))
-    spec.write_text(FeatureSpec.current(settings).to_json())
+    spec.write_text((described or FeatureSpec.current(settings)).to_json())
     logged = mlflow.sklearn.log_model(
         pipeline,
         name="model",
