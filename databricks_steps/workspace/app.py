@@ -27,6 +27,7 @@ from databricks_steps.workspace.endpoints import Endpoints
 from databricks_steps.workspace.invocations import Invocations
 from databricks_steps.workspace.online_tables import OnlineTables
 from databricks_steps.workspace.state import State
+from databricks_steps.workspace.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -38,7 +39,8 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
     memory = State(state.database(settings))
     tables = OnlineTables(online_tables.database(settings))
     endpoints = Endpoints(settings, memory, tables, crew)
-    capture = Capture(settings, memory)
+    warehouse = Warehouse(settings)
+    capture = Capture(memory, warehouse.flush)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -49,6 +51,7 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
         await asyncio.to_thread(crew.stop)
         await asyncio.to_thread(capture.stop)
         endpoints.close()
+        warehouse.close()
         memory.close()
 
     app = FastAPI(
@@ -63,7 +66,7 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
     app.include_router(serving_endpoints.routes(endpoints))
     app.include_router(observing.routes(endpoints, capture.settle))
     app.include_router(observing.own_routes(endpoints, tables, capture.settle))
-    app.include_router(feature_store.routes(settings, memory, endpoints.warm))
+    app.include_router(feature_store.routes(settings, memory, warehouse, endpoints.warm))
     app.include_router(feature_store.catalog_routes(tables))
     app.include_router(feature_store.own_routes(tables))
     app.add_middleware(auth.Guard, secret=secret)

@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -66,19 +66,26 @@ class Taken(NamedTuple):
 class Capture:
     """Takes payloads without making an answer wait, and writes them from a thread of its own."""
 
-    def __init__(self, settings: Settings, memory: State, flushes: bool = True) -> None:
-        self._settings = settings
+    def __init__(self, memory: State, flush: Callable[[], int] | None) -> None:
+        """`flush` moves what is buffered to its tables; None leaves that to the manager."""
         self._state = memory
-        self._flushes = flushes
+        self._flush = flush
         self._queue: queue.SimpleQueue[Taken] = queue.SimpleQueue()
         self._bytes_in = 0  # written by the way of queries alone
         self._bytes_out = 0  # written under the lock below
         self._buffering = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self._wake = threading.Event()
+        # A flush takes its time, and what waits for the buffer would be lost in a crash.
+        works = (
+            [self._keep_buffering] if flush is None else [self._keep_buffering, self._keep_flushing]
+        )
+        self._threads = [
+            threading.Thread(target=work, name="capture", daemon=True) for work in works
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def put(self, taken: Taken) -> None:
         self._bytes_in += taken.size
@@ -95,28 +102,32 @@ class Capture:
     def flush(self) -> int:
         """Write everything captured so far to the tables; answers how many payloads."""
         self._buffer()
-        return flush(self._settings, self._state)
+        return self._flush() if self._flush is not None else 0
 
     def stop(self) -> None:
-        """End the thread and flush; what cannot be written is kept for the next start."""
+        """End the threads and flush; what cannot be written is kept for the next start."""
         self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=FLUSH_SECONDS)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=FLUSH_SECONDS)
         self._attempt(self._buffer)
-        if self._flushes:
-            self._attempt(lambda: flush(self._settings, self._state))
+        if self._flush is not None:
+            self._attempt(self._flush)
 
-    def _run(self) -> None:
-        due = time.monotonic() + FLUSH_SECONDS
+    def _keep_buffering(self) -> None:
         while not self._wake.wait(BUFFER_SECONDS):
             self._attempt(self._buffer)
-            if self._flushes:
-                waiting = sum(self._state.targets().values())
-                if waiting >= FLUSH_ROWS or (waiting and time.monotonic() >= due):
-                    self._attempt(lambda: flush(self._settings, self._state))
-                    waiting = 0
-                if not waiting:
+
+    def _keep_flushing(self) -> None:
+        due = time.monotonic() + FLUSH_SECONDS
+        while not self._wake.wait(BUFFER_SECONDS):
+            waiting = self._state.waiting()
+            if self._flush is not None and waiting:
+                if waiting >= FLUSH_ROWS or time.monotonic() >= due:
+                    self._attempt(self._flush)
                     due = time.monotonic() + FLUSH_SECONDS
+            else:
+                due = time.monotonic() + FLUSH_SECONDS
 
     def _attempt(self, work: Any) -> int:
         """Payloads stay queued or buffered when a disk is full; the server answers on."""

@@ -15,6 +15,7 @@ from databricks_steps.settings import Settings
 from databricks_steps.workspace import errors, online_tables, publish
 from databricks_steps.workspace.online_tables import OnlineTables
 from databricks_steps.workspace.state import State
+from databricks_steps.workspace.warehouse import Warehouse
 
 KIND = "online_store"
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]{0,62}")
@@ -40,7 +41,9 @@ class PublishTable(BaseModel):
     publish_spec: PublishSpec
 
 
-def routes(settings: Settings, state: State, published: Callable[[], None]) -> APIRouter:
+def routes(
+    settings: Settings, state: State, warehouse: Warehouse, published: Callable[[], None]
+) -> APIRouter:
     """The feature store's routes over this home.
 
     `published` is called at each publish: an endpoint's update usually follows.
@@ -94,8 +97,8 @@ def routes(settings: Settings, state: State, published: Callable[[], None]) -> A
         _store(state, spec.online_store)
         published()
         with publishing:
-            done = publish.publish(settings, source, spec.online_table_name, spec.online_store)
-        return {"online_table_name": done.name, "pipeline_id": done.pipeline_id}
+            name, pipeline = warehouse.publish(source, spec.online_table_name, spec.online_store)
+        return {"online_table_name": name, "pipeline_id": pipeline}
 
     return router
 

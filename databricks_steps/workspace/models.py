@@ -1,29 +1,23 @@
 """Fetching registered model versions into the workspace, so that a restart needs no MLflow.
 
-The server stays small: MLflow is loaded in a process of its own, `python -m …workspace.models`,
-which takes one request a line and ends when nobody asks for a while.
+The server stays small: MLflow is loaded in a helper process, `python -m …workspace.models`.
 """
 
 from __future__ import annotations
 
-import json
-import select
 import shutil
 import sqlite3
-import subprocess
 import sys
 import tempfile
-import threading
 from contextlib import closing
 from pathlib import Path
-from typing import IO, cast
 
 from databricks_steps.errors import ModelError, TaxiError
 from databricks_steps.settings import Settings
+from databricks_steps.workspace import helpers
 
 SOURCE_FILE = "fetched_from.txt"
 FETCH_SECONDS = 180.0
-IDLE_SECONDS = 300.0
 
 
 def folder(settings: Settings, name: str, version: str) -> Path:
@@ -36,9 +30,7 @@ class Registry:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._process: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()
-        self._closed = False
+        self._helper = helpers.Helper(__name__, settings.home, FETCH_SECONDS)
 
     def fetch(self, name: str, version: str) -> Path:
         """The workspace's copy of a model version, made or brought up to date.
@@ -46,7 +38,7 @@ class Registry:
         Raises:
             ModelError: there is no such version, or it cannot be read.
         """
-        if not (self._settings.home / "mlflow.db").is_file():
+        if not self._exists():
             raise ModelError(
                 "There is no model registry", self._settings.home / "mlflow.db", "Train first"
             )
@@ -54,67 +46,26 @@ class Registry:
         recorded = _recorded(self._settings, name, version)
         if recorded is not None and _fetched_from(target) == recorded:
             return target  # a rollback must not wait for MLflow to be loaded
-        with self._lock:
-            failure = self._ask([name, version])
-        if failure:
+        try:
+            self._helper.ask([name, version])
+        except TaxiError as error:
             raise ModelError(
                 "A served model must be in the registry",
-                f"{name} version {version}: {failure}",
+                f"{name} version {version}: {error.value}",
                 "Train and register it first",
-            )
+            ) from error
         return target
 
     def warm(self) -> None:
-        """Start the process now: what it imports takes seconds, and a fetch will follow."""
-        with self._lock:
-            if not self._closed and (self._settings.home / "mlflow.db").is_file():
-                self._running()
+        """A version will be asked for soon."""
+        if self._exists():
+            self._helper.warm()
 
     def close(self) -> None:
-        """End the process, even one that is being waited for."""
-        self._closed = True
-        if self._process is not None:
-            self._process.kill()
+        self._helper.close()
 
-    def _ask(self, request: list[str]) -> str:
-        """The reader's word on a request: empty when the copy is there, or what went wrong."""
-        for _ in range(2):  # a reader that was idle may end in this very moment
-            if self._closed:
-                return "the workspace is stopping"
-            reader = self._running()
-            try:
-                stdin, stdout = cast("IO[str]", reader.stdin), cast("IO[str]", reader.stdout)
-                stdin.write(json.dumps(request) + "\n")
-                stdin.flush()
-                if not select.select([stdout], [], [], FETCH_SECONDS)[0]:
-                    self._end()
-                    return f"it was not fetched within {FETCH_SECONDS:g} seconds"
-                answer = stdout.readline()
-            except BrokenPipeError:
-                answer = ""
-            if answer:
-                return str(json.loads(answer))
-            self._end()
-        return "the process that reads it ended; its reason is in the log"
-
-    def _running(self) -> subprocess.Popen[str]:
-        if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "databricks_steps.workspace.models"),
-                    str(self._settings.home),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        return self._process
-
-    def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+    def _exists(self) -> bool:
+        return (self._settings.home / "mlflow.db").is_file()
 
 
 def copy(settings: Settings, name: str, version: str) -> Path:
@@ -166,8 +117,8 @@ def _recorded(settings: Settings, name: str, version: str) -> str | None:
 
 
 def main(home: Path) -> int:
-    """Answer requests from standard input, one line each, until it closes or stays silent."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    """Answer requests until standard input closes or stays silent."""
+    answers, sys.stdout = sys.stdout, sys.stderr
     import mlflow
     from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 
@@ -175,18 +126,11 @@ def main(home: Path) -> int:
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
     mlflow.set_tracking_uri(settings.mlflow_uri)
     mlflow.set_registry_uri(settings.mlflow_uri)
-    while select.select([sys.stdin], [], [], IDLE_SECONDS)[0]:
-        line = sys.stdin.readline()
-        if not line:
-            break
-        try:
-            copy(settings, *json.loads(line))
-            failure = ""
-        except TaxiError as error:
-            failure = " ".join(str(error.value).split())[:300]
-        answers.write(json.dumps(failure) + "\n")
-        answers.flush()
-    return 0
+
+    def handle(request: helpers.Request) -> None:
+        copy(settings, *request)
+
+    return helpers.answer(handle, answers)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,14 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     connection.commit()
 
 
+def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+    """A buffer of before there were looked-up features gets their column."""
+    known = {row[1] for row in connection.execute("PRAGMA table_info(payloads)")}
+    for column in PAYLOAD_COLUMNS:
+        if column not in known:
+            connection.execute(f"ALTER TABLE payloads ADD COLUMN {column}")
+
+
 class State:
     """The workspace's database. Safe to share between threads."""
 
@@ -79,6 +87,7 @@ class State:
         self._lock = threading.RLock()
         self._connection.executescript(_SCHEMA)
         with self._write() as connection:
+            _bring_up_to_date(connection)
             if connection.execute("SELECT 1 FROM identity").fetchone() is None:
                 connection.execute("INSERT INTO identity VALUES (?)", (uuid.uuid4().hex,))
             self.identity: str = connection.execute("SELECT id FROM identity").fetchone()[0]
@@ -174,6 +183,14 @@ class State:
                 "WHERE target = ? ORDER BY id LIMIT ?",
                 (target, limit),
             ).fetchall()
+
+    def waiting(self) -> int:
+        """About how many payloads are buffered."""
+        with self._lock:
+            first, last = self._connection.execute(
+                "SELECT min(id), max(id) FROM payloads"
+            ).fetchone()
+        return 0 if first is None else int(last - first + 1)
 
     def targets(self) -> dict[str, int]:
         """Table → payloads waiting for it."""

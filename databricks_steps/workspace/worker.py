@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     secret = auth.token(settings.token_file)
     memory = State(state.database(settings))
     followed = Followed(settings, memory, OnlineTables(online_tables.database(settings)))
-    capture = Capture(settings, memory, flushes=False)
+    capture = Capture(memory, flush=None)
     followed.start()
     capture.start()
     threading.Thread(target=_end_with_the_manager, name="manager", daemon=True).start()

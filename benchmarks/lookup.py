@@ -1,0 +1,110 @@
+"""One lookup of both keys in process, against two bare SQLite reads and Feast's online store."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks import _machine, _served
+from databricks_steps.serving.feature_spec import FeatureSpec
+from databricks_steps.settings import Settings
+from databricks_steps.workspace import online_tables
+from databricks_steps.workspace.online_tables import Lookup, OnlineTables, lookups
+
+LIMIT_US = 10.0
+FEAST_RATIO = 25.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the medians in microseconds and the ratios with what is wanted of them."""
+    parser = argparse.ArgumentParser("python -m benchmarks lookup", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--home", type=Path, help="of a demo run; default: one is made")
+    parser.add_argument("--feast", help="a Python that has Feast; default: a new one gets it")
+    given = parser.parse_args(arguments)
+    with _served.endpoint(given=given.home) as settings:
+        tables = OnlineTables(online_tables.database(settings))
+        found = lookups(tables, FeatureSpec.current(settings).lookups)
+        keys = [next(iter(tables.rows(tables.by_source(each.source).name))) for each in found]
+        at = [
+            tables.rows(tables.by_source(e.source).name)[k]["known_at"]
+            for e, k in zip(found, keys, strict=True)
+        ]
+        pairs = list(zip(found, keys, at, strict=True))
+        ours = _timed(
+            lambda: [each.one(key, when or 0) for each, key, when in pairs], given.seconds
+        )
+        bare = _timed(_bare(settings, tables, found, keys), given.seconds)
+        feast = _feast(tables, found, given.seconds, given.feast)
+    print(
+        f"\n{_machine.described()}; both keys, {sum(len(f.features) for f in found)} features, p50"
+    )
+    print(f"  ours                       {ours:8.2f} us")
+    print(f"  two bare SQLite reads      {bare:8.2f} us")
+    print(f"  Feast, SQLite online store {feast:8.2f} us")
+    print(f"ours: {ours:.2f} us, wanted under {LIMIT_US:g}")
+    print(f"Feast's time to ours: {feast / ours:.1f}, wanted at least {FEAST_RATIO:g}")
+    print(f"ours to two bare reads: {ours / bare:.2f}")
+    return 0
+
+
+def _timed(ask: Callable[[], object], seconds: float) -> float:
+    ask()
+    times, until = [], time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        started = time.perf_counter_ns()
+        ask()
+        times.append(time.perf_counter_ns() - started)
+    return statistics.median(times) / 1000
+
+
+def _bare(
+    settings: Settings, tables: OnlineTables, found: Sequence[Lookup], keys: Sequence[int]
+) -> Callable[[], object]:
+    connection = sqlite3.connect(online_tables.database(settings))
+    asked = [
+        (f'SELECT * FROM "{tables.by_source(each.source).name}" WHERE location_id = ?', (key,))
+        for each, key in zip(found, keys, strict=True)
+    ]
+    return lambda: [connection.execute(sql, key).fetchall() for sql, key in asked]
+
+
+def _feast(
+    tables: OnlineTables, found: Sequence[Lookup], seconds: float, python: str | None
+) -> float:
+    rows = {
+        each.source.rsplit(".", 1)[1]: {
+            "key": each.key,
+            "features": each.features,
+            "rows": {
+                location: [row[name] or 0.0 for name in each.features]
+                for location, row in tables.rows(tables.by_source(each.source).name).items()
+            },
+        }
+        for each in found
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.json"
+        file.write_text(json.dumps(rows))
+        script = Path(__file__).parent / "_feast_lookup.py"
+        command = [python or _python_with_feast(Path(folder)), str(script), str(file), str(seconds)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return float(json.loads(done.stdout.splitlines()[-1])["p50_us"])
+
+
+def _python_with_feast(folder: Path) -> str:
+    """Feast needs other versions than the lock's, so it gets an environment of its own."""
+    print("installing Feast for this run", file=sys.stderr)
+    venv.create(folder / "feast", with_pip=True)
+    python = str(folder / "feast" / "bin" / "python")
+    subprocess.run([python, "-m", "pip", "install", "-q", "feast"], check=True)
+    return python
