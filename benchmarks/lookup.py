@@ -18,7 +18,7 @@ from benchmarks import _machine, _served
 from databricks_steps.serving.feature_spec import FeatureSpec
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import online_tables
-from databricks_steps.workspace.online_tables import Lookup, OnlineTables, lookups
+from databricks_steps.workspace.online_tables import Lookup, OnlineTables
 
 LIMIT_US = 10.0
 FEAST_RATIO = 25.0
@@ -33,16 +33,20 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     with _served.endpoint(given=given.home) as settings:
         tables = OnlineTables(online_tables.database(settings))
-        found = lookups(tables, FeatureSpec.current(settings).lookups)
-        keys = [next(iter(tables.rows(tables.by_source(each.source).name))) for each in found]
-        at = [
-            tables.rows(tables.by_source(e.source).name)[k]["known_at"]
-            for e, k in zip(found, keys, strict=True)
-        ]
-        pairs = list(zip(found, keys, at, strict=True))
-        ours = _timed(
-            lambda: [each.one(key, when or 0) for each, key, when in pairs], given.seconds
-        )
+        found = [Lookup(wanted) for wanted in FeatureSpec.current(settings).lookups]
+        tables.refresh()
+        rows = [tables.snapshot[each.source].by_location for each in found]
+        keys = [next(iter(each)) for each in rows]
+        at = [each[key][0] for each, key in zip(rows, keys, strict=True)]
+
+        def both() -> list[object]:
+            now = tables.snapshot
+            return [
+                found[0].one(now, keys[0], at[0]),
+                found[1].one(now, keys[1], at[1]),
+            ]
+
+        ours = _timed(both, given.seconds)
         bare = _timed(_bare(settings, tables, found, keys), given.seconds)
         feast = _feast(tables, found, given.seconds, given.feast)
     print(
@@ -70,24 +74,31 @@ def _timed(ask: Callable[[], object], seconds: float) -> float:
 def _bare(
     settings: Settings, tables: OnlineTables, found: Sequence[Lookup], keys: Sequence[int]
 ) -> Callable[[], object]:
+    names = _names(tables)
     connection = sqlite3.connect(online_tables.database(settings))
     asked = [
-        (f'SELECT * FROM "{tables.by_source(each.source).name}" WHERE location_id = ?', (key,))
+        (f'SELECT * FROM "{names[each.source]}" WHERE location_id = ?', (key,))
         for each, key in zip(found, keys, strict=True)
     ]
     return lambda: [connection.execute(sql, key).fetchall() for sql, key in asked]
 
 
+def _names(tables: OnlineTables) -> dict[str, str]:
+    """Feature table → its online table."""
+    return {table.source: table.name for table in tables.published().values()}
+
+
 def _feast(
     tables: OnlineTables, found: Sequence[Lookup], seconds: float, python: str | None
 ) -> float:
+    names = _names(tables)
     rows = {
         each.source.rsplit(".", 1)[1]: {
             "key": each.key,
             "features": each.features,
             "rows": {
                 location: [row[name] or 0.0 for name in each.features]
-                for location, row in tables.rows(tables.by_source(each.source).name).items()
+                for location, row in tables.rows(names[each.source]).items()
             },
         }
         for each in found

@@ -89,13 +89,14 @@ def _model(endpoint: Endpoint, served: str | None, request_id: str) -> ServedMod
 
 def matrix(request: FareRequest, model: ServedModel) -> tuple[Matrix, tuple[LookedUp, ...]]:
     """The model's inputs for every row: what the request says, and what the lookups answer."""
+    now = model.tables.snapshot  # one for all lookups: no publish falls in between
     if len(request) == 1:  # the common case; arrays of one element would cost more than the lookup
         at = request.at().item()
         row = [values.item() for values in request.features().values()]
         looked_up = []
         for lookup in model.lookups:
             location = request.keys(lookup.key).item()
-            found = lookup.one(location, at)
+            found = lookup.one(now, location, at)
             row += found.features
             looked_up.append(LookedUp(lookup, location, found))
         inputs = np.array([[row[place] for place in model.order]], dtype=np.float32)
@@ -103,7 +104,7 @@ def matrix(request: FareRequest, model: ServedModel) -> tuple[Matrix, tuple[Look
     times, columns, asked = request.at(), [*request.features().values()], []
     for lookup in model.lookups:
         locations = request.keys(lookup.key)
-        many = lookup.many(locations, times)
+        many = lookup.many(now, locations, times)
         columns.extend(many.features.T)
         asked.append(LookedUp(lookup, locations, many))
     whole = np.column_stack([columns[place] for place in model.order]).astype(np.float32)

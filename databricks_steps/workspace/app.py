@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from databricks_steps.workspace.capture import Capture
 from databricks_steps.workspace.crew import Crew
 from databricks_steps.workspace.endpoints import Endpoints
 from databricks_steps.workspace.invocations import Invocations
-from databricks_steps.workspace.online_tables import OnlineTables
+from databricks_steps.workspace.online_tables import REFRESH_SECONDS, OnlineTables
 from databricks_steps.workspace.state import State
 from databricks_steps.workspace.warehouse import Warehouse
 
@@ -42,8 +43,15 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
     warehouse = Warehouse(settings)
     capture = Capture(memory, warehouse.flush)
 
+    def published() -> None:
+        tables.refresh()
+        if crew.pids():
+            time.sleep(2 * REFRESH_SECONDS)  # whoever asks next asks the new tables, everywhere
+        endpoints.warm()  # an endpoint's update usually follows
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(tables.start)
         await asyncio.to_thread(endpoints.restore)
         capture.start()
         crew.start()
@@ -52,6 +60,7 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
         await asyncio.to_thread(capture.stop)
         endpoints.close()
         warehouse.close()
+        tables.stop()
         memory.close()
 
     app = FastAPI(
@@ -66,7 +75,7 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
     app.include_router(serving_endpoints.routes(endpoints))
     app.include_router(observing.routes(endpoints, capture.settle))
     app.include_router(observing.own_routes(endpoints, tables, capture.settle))
-    app.include_router(feature_store.routes(settings, memory, warehouse, endpoints.warm))
+    app.include_router(feature_store.routes(settings, memory, warehouse, published))
     app.include_router(feature_store.catalog_routes(tables))
     app.include_router(feature_store.own_routes(tables))
     app.add_middleware(auth.Guard, secret=secret)

@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -205,7 +205,7 @@ def _by_location(each: LookedUp) -> dict[str, dict[str, Any] | None]:
 
 
 def _row(
-    names: tuple[str, ...], known_at: int, features: list[float] | None
+    names: tuple[str, ...], known_at: int, features: Sequence[float] | None
 ) -> dict[str, Any] | None:
     if not known_at:
         return None

@@ -46,7 +46,7 @@ def routes(
 ) -> APIRouter:
     """The feature store's routes over this home.
 
-    `published` is called at each publish: an endpoint's update usually follows.
+    `published` is called when the online tables have changed.
     """
     router = APIRouter(prefix="/api/2.0/feature-store", tags=["feature store"])
     publishing = threading.Lock()  # one publish at a time; the database would make them wait too
@@ -89,15 +89,16 @@ def routes(
         with publishing:
             publish.unpublish(settings, name)
             state.drop(KIND, name)
+        published()
         return {}
 
     @router.post("/tables/{source}/publish")
     def publish_table(source: str, body: PublishTable) -> dict[str, Any]:
         spec = body.publish_spec
         _store(state, spec.online_store)
-        published()
         with publishing:
             name, pipeline = warehouse.publish(source, spec.online_table_name, spec.online_store)
+        published()
         return {"online_table_name": name, "pipeline_id": pipeline}
 
     return router

@@ -7,11 +7,13 @@ published from where. How values get there is in `publish`.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +26,8 @@ from databricks_steps.workspace import errors
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_LOG = logging.getLogger(__name__)
+REFRESH_SECONDS = 0.01  # between looks for a publish of another process
 REGISTRY = """
 CREATE TABLE IF NOT EXISTS _registry (
     name TEXT PRIMARY KEY, source TEXT NOT NULL, store TEXT NOT NULL, delta_id TEXT NOT NULL,
@@ -31,7 +35,6 @@ CREATE TABLE IF NOT EXISTS _registry (
     published_at TEXT NOT NULL, pipeline_id TEXT NOT NULL, columns TEXT NOT NULL
 ) WITHOUT ROWID
 """
-_AMONG = "WHERE t.location_id IN (SELECT value FROM json_each(?))"
 FRESH, STALE, UNKNOWN = 0, 1, 2  # states of a looked-up row
 STATES = ("fresh", "stale", "unknown")
 DAY = 86_400_000_000  # microseconds
@@ -87,42 +90,89 @@ def registered(connection: sqlite3.Connection, name: str) -> Published | None:
     return None if row is None else Published.from_row(row)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """An online table in memory: location → (`known_at`, the columns' values)."""
+
+    columns: tuple[str, ...]
+    by_location: Mapping[int, tuple[Any, ...]]
+
+
+Pick = Callable[[tuple[Any, ...]], tuple[Any, ...]]
+Snapshot = Mapping[str, Rows]  # feature table → its online table, all as of one instant
+
+
 class OnlineTables:
-    """Reads the online tables; each thread has its own connection, and none can write."""
+    """Reads the online tables; each thread has its own connection, and none can write.
+
+    Lookups read `snapshot`, which a thread keeps up to date: a lookup in memory takes a tenth of
+    one in SQLite, and one snapshot holds all tables as of one instant.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._local = threading.local()
+        self._refreshing = threading.Lock()
+        self._watching: sqlite3.Connection | None = None
+        self._seen: object = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="online tables", daemon=True)
+        self.snapshot: Snapshot = {}
+
+    def start(self) -> None:
+        """Read all tables, and go on to within `REFRESH_SECONDS` of every publish."""
+        self.refresh()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def refresh(self) -> None:
+        """Bring `snapshot` up to date now."""
+        with self._refreshing:
+            try:
+                if self._watching is None:
+                    self._watching = self._connect(check_same_thread=False)
+                seen = self._watching.execute("PRAGMA data_version").fetchone()
+                if seen != self._seen:
+                    self.snapshot = _read(self._watching)
+                    self._seen = seen
+            except sqlite3.OperationalError:  # nothing was ever published
+                self._watching = None
+
+    def _run(self) -> None:
+        while not self._stop.wait(REFRESH_SECONDS):
+            self._try_to_refresh()
+
+    def _try_to_refresh(self) -> None:
+        try:
+            self.refresh()
+        except Exception:
+            _LOG.exception("the online tables could not be read; the last ones serve on")
+
+    def _connect(self, check_same_thread: bool = True) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"{self._file.absolute().as_uri()}?mode=ro",
+            uri=True,
+            timeout=10,
+            isolation_level=None,
+            check_same_thread=check_same_thread,
+        )
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(
-                f"{self._file.absolute().as_uri()}?mode=ro", uri=True, timeout=10
-            )
-            self._local.connection = connection
+            connection = self._local.connection = self._connect()
         return connection
 
     def published(self) -> dict[str, Published]:
         """Online name → what is published there."""
         try:
-            rows = self._connection().execute("SELECT * FROM _registry ORDER BY name").fetchall()
+            return _published(self._connection())
         except sqlite3.OperationalError:  # nothing was ever published
             return {}
-        return {row[0]: Published.from_row(row) for row in rows}
-
-    def by_source(self, source: str) -> Published:
-        """The online table of a feature table, the one published last.
-
-        Raises:
-            ApiError: there is none.
-        """
-        found = [table for table in self.published().values() if table.source == source]
-        if not found:
-            raise errors.missing(
-                f"The online table of {source}", "not published", "Publish the feature table"
-            )
-        return max(found, key=lambda table: table.published_at)
 
     def rows(self, name: str) -> dict[int, dict[str, float | int | None]]:
         """Location → its features and `known_at`, for checks against the feature table."""
@@ -142,17 +192,32 @@ class OnlineTables:
             shown.append({**as_json(table), "newest": newest, "oldest": oldest})
         return shown
 
-    def lookup(self, wanted: TableLookup) -> Lookup:
-        return Lookup(self, wanted)
 
-    def select(self, sql: str, parameter: object) -> list[tuple[Any, ...]]:
-        return self._connection().execute(sql, (parameter,)).fetchall()
+def _published(connection: sqlite3.Connection) -> dict[str, Published]:
+    rows = connection.execute("SELECT * FROM _registry ORDER BY name").fetchall()
+    return {row[0]: Published.from_row(row) for row in rows}
+
+
+def _read(connection: sqlite3.Connection) -> Snapshot:
+    """Every feature table's online table, the one published last, in one transaction."""
+    found: dict[str, Rows] = {}
+    connection.execute("BEGIN")
+    try:
+        for table in sorted(_published(connection).values(), key=lambda each: each.published_at):
+            columns = ", ".join(f't."{name}"' for name in table.columns)
+            cursor = connection.execute(
+                f'SELECT t.location_id, t.known_at, {columns} FROM "{table.name}" t'
+            )
+            found[table.source] = Rows(table.columns, {row[0]: row[1:] for row in cursor})
+    finally:
+        connection.execute("COMMIT")
+    return found
 
 
 class One(NamedTuple):
     """What a lookup answers for one location: features, `known_at` of the row, and its `state`."""
 
-    features: list[float]
+    features: Sequence[float]
     known_at: int | None
     state: int
 
@@ -175,13 +240,12 @@ class Lookup:
     the pickup than the lookback (STALE), and for a null in the row.
     """
 
-    def __init__(self, tables: OnlineTables, wanted: TableLookup) -> None:
-        self._tables = tables
+    def __init__(self, wanted: TableLookup) -> None:
         self._wanted = wanted
-        self._defaults = [float(wanted.defaults[name]) for name in wanted.features]
+        self._defaults = tuple(float(wanted.defaults[name]) for name in wanted.features)
         days = wanted.lookback_days
         self._lookback = NO_LIMIT if days is None else days * DAY
-        self._sql: tuple[str, str] | None = None
+        self._prepared: tuple[tuple[str, ...], Pick] = ((), tuple)
 
     @property
     def source(self) -> str:
@@ -196,72 +260,68 @@ class Lookup:
     def key(self) -> str:
         return self._wanted.key
 
-    def one(self, location: int, at: int) -> One:
+    def one(self, snapshot: Snapshot, location: int, at: int) -> One:
         """The features of one location.
 
         Raises:
             ApiError: the table is not published, or lacks a feature of the model.
         """
-        rows = self._select(0, location)
-        if not rows:
+        rows, pick = self._rows(snapshot)
+        row = rows.get(location)
+        if row is None:
             return One(self._defaults, None, UNKNOWN)
-        known_at, *features = rows[0]
-        if at - known_at > self._lookback:
-            return One(self._defaults, known_at, STALE)
-        return One(features, known_at, FRESH)
+        if at - row[0] > self._lookback:
+            return One(self._defaults, row[0], STALE)
+        return One(self._filled(pick(row)), row[0], FRESH)
 
-    def many(self, locations: NDArray[np.int64], at: NDArray[np.int64]) -> Many:
-        """The features of each row's location; raises as `one` does.
-
-        One statement answers the whole batch, so that no publish can fall in between.
-        """
+    def many(self, snapshot: Snapshot, locations: NDArray[np.int64], at: NDArray[np.int64]) -> Many:
+        """The features of each row's location; raises as `one` does."""
+        rows, pick = self._rows(snapshot)
         keys, places = np.unique(locations, return_inverse=True)
-        rows = self._select(1, json.dumps(keys.tolist()))
-        features = np.tile(self._defaults, (len(keys) + 1, 1))  # the last row: nothing but defaults
-        known = np.zeros(len(keys), dtype=np.int64)
-        state = np.full(len(keys), UNKNOWN, dtype=np.int8)
-        if rows:
-            found = np.searchsorted(keys, [row[0] for row in rows])
-            known[found] = [row[1] for row in rows]
-            features[found] = [row[2:] for row in rows]
-            state[found] = FRESH
+        found = [rows.get(key) for key in keys.tolist()]
+        features = np.array(
+            [self._defaults if row is None else self._filled(pick(row)) for row in found]
+            + [self._defaults]
+        )
+        known = np.array([0 if row is None else row[0] for row in found], dtype=np.int64)
+        state = np.array([UNKNOWN if row is None else FRESH for row in found], dtype=np.int8)
         stale = (state[places] == FRESH) & (at - known[places] > self._lookback)
         states = np.where(stale, np.int8(STALE), state[places])
         return Many(features[np.where(stale, len(keys), places)], known[places], states)
 
-    def _select(self, which: int, parameter: object) -> list[tuple[Any, ...]]:
-        try:
-            return self._tables.select((self._sql or self._prepare())[which], parameter)
-        except sqlite3.OperationalError:  # published anew under another name or with other columns
-            try:
-                return self._tables.select(self._prepare()[which], parameter)
-            except sqlite3.OperationalError as error:
-                raise self._unusable(error) from error
+    def _filled(self, values: tuple[Any, ...]) -> tuple[float, ...]:
+        if None in values:
+            pairs = zip(values, self._defaults, strict=True)
+            return tuple(default if value is None else value for value, default in pairs)
+        return values
 
-    def _prepare(self) -> tuple[str, str]:
-        table = self._tables.by_source(self._wanted.table).name
-        # Qualified names: SQLite reads a bare quoted name that is no column as a text.
-        columns = ", ".join(
-            f'coalesce(t."{name}", {default!r})'
-            for name, default in zip(self._wanted.features, self._defaults, strict=True)
-        )
-        self._sql = (
-            f'SELECT t.known_at, {columns} FROM "{table}" t WHERE t.location_id = ?',
-            f'SELECT t.location_id, t.known_at, {columns} FROM "{table}" t {_AMONG}',
-        )
-        return self._sql
+    def _rows(self, snapshot: Snapshot) -> tuple[Mapping[int, tuple[Any, ...]], Pick]:
+        """The table's rows, and how to take the features out of one."""
+        table = snapshot.get(self._wanted.table)
+        if table is None:
+            raise errors.missing(
+                f"The online table of {self._wanted.table}",
+                "not published",
+                "Publish the feature table",
+            )
+        prepared = self._prepared
+        if prepared[0] is not table.columns:
+            # One assignment: another thread may look up in an older snapshot meanwhile.
+            prepared = self._prepared = (table.columns, self._picking(table.columns))
+        return table.by_location, prepared[1]
 
-    def _unusable(self, error: sqlite3.OperationalError) -> errors.ApiError:
-        return errors.ApiError(
-            "BAD_REQUEST",
-            "The online table must hold every feature of the model",
-            f"{self._wanted.table}: {error}",
-            "Publish the feature table the model was trained with",
-        )
-
-
-def lookups(tables: OnlineTables, wanted: Sequence[TableLookup]) -> tuple[Lookup, ...]:
-    return tuple(tables.lookup(table) for table in wanted)
+    def _picking(self, columns: tuple[str, ...]) -> Pick:
+        lacking = sorted(set(self.features) - set(columns))
+        if lacking:
+            raise errors.ApiError(
+                "BAD_REQUEST",
+                "The online table must hold every feature of the model",
+                f"{self._wanted.table}: {', '.join(lacking)}",
+                "Publish the feature table the model was trained with",
+            )
+        places = [1 + columns.index(name) for name in self.features]
+        pick = itemgetter(*places)
+        return pick if len(places) > 1 else lambda row: (pick(row),)
 
 
 def as_json(table: Published) -> Mapping[str, object]:

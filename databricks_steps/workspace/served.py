@@ -16,7 +16,7 @@ from databricks_steps.errors import ModelError
 from databricks_steps.serving.feature_spec import FeatureSpec
 from databricks_steps.serving.scorer import Scorer
 from databricks_steps.workspace import errors
-from databricks_steps.workspace.online_tables import Lookup, OnlineTables, lookups
+from databricks_steps.workspace.online_tables import Lookup, OnlineTables
 
 Document = dict[str, Any]
 
@@ -30,6 +30,7 @@ class ServedModel:
     entity_name: str
     entity_version: str
     scorer: Scorer
+    tables: OnlineTables
     lookups: tuple[Lookup, ...]
     order: tuple[int, ...]  # the model's inputs among the request's and the lookups' features
 
@@ -80,7 +81,8 @@ def load(config: Document, folder: Callable[[str, str], Path], tables: OnlineTab
             name,
             version,
             scorer,
-            lookups(tables, scorer.spec.lookups),
+            tables,
+            tuple(Lookup(wanted) for wanted in scorer.spec.lookups),
             _order(scorer.spec),
         )
     routes = [r for r in config["traffic_config"]["routes"] if r["traffic_percentage"]]

@@ -36,8 +36,10 @@ def main(arguments: list[str]) -> int:
     settings = replace(Settings.from_environment(), home=options.home, port=options.port)
     secret = auth.token(settings.token_file)
     memory = State(state.database(settings))
-    followed = Followed(settings, memory, OnlineTables(online_tables.database(settings)))
+    tables = OnlineTables(online_tables.database(settings))
+    followed = Followed(settings, memory, tables)
     capture = Capture(memory, flush=None)
+    tables.start()
     followed.start()
     capture.start()
     threading.Thread(target=_end_with_the_manager, name="manager", daemon=True).start()
@@ -46,6 +48,7 @@ def main(arguments: list[str]) -> int:
         server(app, options.access_log, lifespan=False).run([socket.socket(fileno=options.fd)])
     finally:
         followed.stop()
+        tables.stop()
         capture.stop()
         memory.close()
     return 0

@@ -24,8 +24,10 @@ from databricks_steps.workspace.online_tables import (
     FRESH,
     STALE,
     UNKNOWN,
+    Lookup,
     OnlineTables,
     Published,
+    Snapshot,
 )
 from databricks_steps.workspace.publish import publish, unpublish
 from taxi_assets_tests.databricks_steps.workspace.homes import (
@@ -54,6 +56,12 @@ class Source:
 
     def shown(self) -> Rows:
         return OnlineTables(online_tables.database(self.settings)).rows(self.online)
+
+    def snapshot(self) -> Snapshot:
+        """What lookups read after a refresh."""
+        tables = OnlineTables(online_tables.database(self.settings))
+        tables.refresh()
+        return tables.snapshot
 
     def expected(self) -> Rows:
         """The latest row of each location, found the simple way."""
@@ -195,16 +203,16 @@ def test_null_features_stay_null_and_the_lookup_answers_the_default(source: Sour
     assert shown["pickup_mean_fare_1h"] is None
     names = ("pickup_mean_fare_1h", "pickup_mean_fare_7d")
     wanted = TableLookup(source.name, "pickup_location_id", names, dict.fromkeys(names, 15.0))
-    lookup = OnlineTables(online_tables.database(source.settings)).lookup(wanted)
+    lookup, now = Lookup(wanted), source.snapshot()
     known = shown["pickup_mean_fare_7d"]
     at = shown["known_at"]
-    assert lookup.one(5, at) == ([15.0, known], at, FRESH)
-    assert lookup.one(404, at) == ([15.0, 15.0], None, UNKNOWN)
-    many = lookup.many(np.array([404, 5, 404]), np.full(3, at))
+    assert lookup.one(now, 5, at) == ((15.0, known), at, FRESH)
+    assert lookup.one(now, 404, at) == ((15.0, 15.0), None, UNKNOWN)
+    many = lookup.many(now, np.array([404, 5, 404]), np.full(3, at))
     assert many.features.tolist() == [[15, 15], [15, known], [15, 15]]
     assert many.state.tolist() == [UNKNOWN, FRESH, UNKNOWN]
     assert many.known_at.tolist() == [0, at, 0]
-    none = lookup.many(np.array([404, 405]), np.full(2, at))
+    none = lookup.many(now, np.array([404, 405]), np.full(2, at))
     assert none.features.tolist() == [[15, 15], [15, 15]]
 
 
@@ -216,14 +224,14 @@ def test_a_row_lives_as_long_as_the_lookback_says(source: Source) -> None:
     wanted = TableLookup(
         source.name, "pickup_location_id", names, dict.fromkeys(names, -1.0), lookback_days=7
     )
-    lookup = OnlineTables(online_tables.database(source.settings)).lookup(wanted)
-    values = [float(shown[name]) for name in names]
+    lookup, now = Lookup(wanted), source.snapshot()
+    values = tuple(float(shown[name] or 0) for name in names)
     last = shown["known_at"] + 7 * DAY  # to the microsecond, as in the offline lookup
-    assert lookup.one(5, last) == (values, shown["known_at"], FRESH)
-    assert lookup.one(5, last + 1) == ([-1.0, -1.0], shown["known_at"], STALE)
-    assert lookup.one(5, 0).state == FRESH  # a trip of the past: nothing is too old for it
-    many = lookup.many(np.array([5, 5, 404]), np.array([last, last + 1, last]))
-    assert many.features.tolist() == [values, [-1, -1], [-1, -1]]
+    assert lookup.one(now, 5, last) == (values, shown["known_at"], FRESH)
+    assert lookup.one(now, 5, last + 1) == ((-1.0, -1.0), shown["known_at"], STALE)
+    assert lookup.one(now, 5, 0).state == FRESH  # a trip of the past: nothing is too old for it
+    many = lookup.many(now, np.array([5, 5, 404]), np.array([last, last + 1, last]))
+    assert many.features.tolist() == [list(values), [-1, -1], [-1, -1]]
     assert many.state.tolist() == [FRESH, STALE, UNKNOWN]
 
 
@@ -271,15 +279,16 @@ def readers(source: Source) -> Iterator[list[set[tuple[float, ...]]]]:
     wanted = TableLookup(
         source.name, "pickup_location_id", tuple(FEATURES), dict.fromkeys(FEATURES, -1.0)
     )
-    lookup = OnlineTables(online_tables.database(source.settings)).lookup(wanted)
+    lookup, tables = Lookup(wanted), OnlineTables(online_tables.database(source.settings))
+    tables.start()
     seen: list[set[tuple[float, ...]]] = [set(), set()]
     stop = threading.Event()
 
-    now = np.zeros(3, dtype=np.int64)
+    keys, at = np.array([1, 2, 3]), np.zeros(3, dtype=np.int64)
 
     def read(answers: set[tuple[float, ...]]) -> None:
         while not stop.is_set():
-            answers.add(tuple(lookup.many(np.array([1, 2, 3]), now).features[:, 2].tolist()))
+            answers.add(tuple(lookup.many(tables.snapshot, keys, at).features[:, 2].tolist()))
 
     threads = [threading.Thread(target=read, args=(answers,)) for answers in seen]
     for thread in threads:
@@ -288,6 +297,7 @@ def readers(source: Source) -> Iterator[list[set[tuple[float, ...]]]]:
     stop.set()
     for thread in threads:
         thread.join()
+    tables.stop()
 
 
 def test_readers_see_the_old_rows_or_the_new_never_a_mix(
