@@ -1,8 +1,8 @@
 """Payload capture: answered queries, first into a buffer on disk, then into a Delta table.
 
 The table has the shape of an AI-gateway inference table and one column more, what was looked up.
-Each payload gets into it exactly once: the commit carries the id of its last payload, and payloads
-up to that id leave the buffer.
+Each payload gets into it exactly once: the commit carries the id of its last batch, and batches up
+to that id leave the buffer.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -26,7 +27,7 @@ from databricks_steps.workspace import metrics, state
 from databricks_steps.workspace.answers import Answer, LookedUp
 from databricks_steps.workspace.metrics import Tally
 from databricks_steps.workspace.online_tables import FRESH, STATES, Many, One
-from databricks_steps.workspace.state import State
+from databricks_steps.workspace.state import Payload, State
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,8 +41,6 @@ FULL_BYTES = 64 * 1024 * 1024  # and bytes of them
 MAX_FEATURES = 1024 * 1024  # bytes of what was looked up for one query
 REQUESTER = "token"
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - `known_at` is New York wall clock
-
-Payload = tuple[Any, ...]  # (target table, *state.PAYLOAD_COLUMNS)
 
 
 class Taken(NamedTuple):
@@ -144,8 +143,11 @@ class Capture:
                 waiting.append(self._queue.get())
             if waiting:
                 try:
-                    payloads = [payload(taken) for taken in waiting if taken.table is not None]
-                    self._state.buffer(payloads, tally(waiting))
+                    by_table: defaultdict[str, list[Payload]] = defaultdict(list)
+                    for taken in waiting:
+                        if taken.table is not None:
+                            by_table[taken.table].append(payload(taken))
+                    self._state.buffer(by_table, tally(waiting))
                 except Exception:
                     for taken in waiting:
                         self._queue.put(taken)
@@ -164,7 +166,6 @@ def payload(taken: Taken) -> Payload:
         codes.append("MAX_FEATURES_SIZE_EXCEEDED")
     kept = answer.looked_up and len(features) <= MAX_FEATURES
     return (
-        taken.table,
         answer.request_id,
         answer.client_id,
         taken.at,
@@ -255,10 +256,12 @@ def flush(settings: Settings, memory: State | None = None) -> int:
         with _alone(settings):
             for target in memory.targets():
                 _forget_committed(settings, memory, target)
-                while rows := memory.buffered(target, FLUSH_ROWS):
-                    _append(settings, memory, target, rows)
-                    memory.forget(target, rows[-1][0])
+                last, rows = memory.buffered(target, FLUSH_ROWS)
+                while rows:
+                    _append(settings, memory, target, last, rows)
+                    memory.forget(target, last)
                     moved += len(rows)
+                    last, rows = memory.buffered(target, FLUSH_ROWS)
     finally:
         if owned:
             memory.close()
@@ -287,7 +290,7 @@ def _forget_committed(settings: Settings, memory: State, target: str) -> None:
             memory.forget(target, committed)
 
 
-def _append(settings: Settings, memory: State, target: str, rows: list[tuple[Any, ...]]) -> None:
+def _append(settings: Settings, memory: State, target: str, last: int, rows: list[Payload]) -> None:
     from deltalake import CommitProperties, Transaction, write_deltalake
 
     path = settings.table_path(target)
@@ -301,7 +304,7 @@ def _append(settings: Settings, memory: State, target: str, rows: list[tuple[Any
             name=target.rsplit(".", 1)[1],
             description="Requests to the serving endpoint and their answers, as captured",
             commit_properties=CommitProperties(
-                app_transactions=[Transaction(_application(memory), rows[-1][0])]
+                app_transactions=[Transaction(_application(memory), last)]
             ),
         )
     except Exception as error:
@@ -312,11 +315,10 @@ def _append(settings: Settings, memory: State, target: str, rows: list[tuple[Any
         ) from error
 
 
-def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
+def _table(rows: list[Payload]) -> pa.Table:
     import pyarrow as pa
 
-    _, *columns = zip(*rows, strict=True)
-    named = dict(zip(state.PAYLOAD_COLUMNS, columns, strict=True))
+    named = dict(zip(state.PAYLOAD_COLUMNS, zip(*rows, strict=True), strict=True))
     at = [datetime.fromtimestamp(micros / 1e6, timezone.utc) for micros in named["request_time"]]
     logged = [orjson.loads(codes) for codes in named["logging_error_codes"]]
     stamp, text = pa.timestamp("us", "UTC"), pa.string()

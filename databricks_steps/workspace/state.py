@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,15 @@ PAYLOAD_COLUMNS = (
     "looked_up_features",  # JSON; null when nothing was looked up
 )
 
+Payload = tuple[Any, ...]  # one value for each of PAYLOAD_COLUMNS
+
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS documents (
     kind TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, name)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS payloads (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, {", ".join(PAYLOAD_COLUMNS)}
+CREATE TABLE IF NOT EXISTS payload_batches (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, count INTEGER NOT NULL,
+    payloads BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS followers (
@@ -71,14 +74,6 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     connection.commit()
 
 
-def _bring_up_to_date(connection: sqlite3.Connection) -> None:
-    """A buffer of before there were looked-up features gets their column."""
-    known = {row[1] for row in connection.execute("PRAGMA table_info(payloads)")}
-    for column in PAYLOAD_COLUMNS:
-        if column not in known:
-            connection.execute(f"ALTER TABLE payloads ADD COLUMN {column}")
-
-
 class State:
     """The workspace's database. Safe to share between threads."""
 
@@ -87,7 +82,6 @@ class State:
         self._lock = threading.RLock()
         self._connection.executescript(_SCHEMA)
         with self._write() as connection:
-            _bring_up_to_date(connection)
             if connection.execute("SELECT 1 FROM identity").fetchone() is None:
                 connection.execute("INSERT INTO identity VALUES (?)", (uuid.uuid4().hex,))
             self.identity: str = connection.execute("SELECT id FROM identity").fetchone()[0]
@@ -163,42 +157,54 @@ class State:
             metrics.forget(connection, endpoint)
 
     def buffer(
-        self, payloads: Sequence[tuple[Any, ...]], tally: metrics.Tally | None = None
+        self, payloads: Mapping[str, Sequence[Payload]], tally: metrics.Tally | None = None
     ) -> None:
-        """Keep captured payloads, (target table, *PAYLOAD_COLUMNS) each, and what they count."""
-        marks = ", ".join("?" * (len(PAYLOAD_COLUMNS) + 1))
+        """Keep captured payloads by their target table, and what they count.
+
+        One row for all of them: thousands a second would keep the lock from everybody else.
+        """
         with self._write() as connection:
             connection.executemany(
-                f"INSERT INTO payloads (target, {', '.join(PAYLOAD_COLUMNS)}) VALUES ({marks})",
-                payloads,
+                "INSERT INTO payload_batches (target, count, payloads) VALUES (?, ?, ?)",
+                [(name, len(rows), orjson.dumps(rows)) for name, rows in payloads.items() if rows],
             )
             if tally is not None:
                 metrics.write(connection, tally)
 
-    def buffered(self, target: str, limit: int) -> list[tuple[Any, ...]]:
-        """The oldest payloads of a table: (id, *PAYLOAD_COLUMNS) each. Ids are never used again."""
+    def buffered(self, target: str, limit: int) -> tuple[int, list[Payload]]:
+        """The oldest payloads of a table, whole batches of about `limit`, and the last one's id.
+
+        Ids ascend and are never used again; without a batch the id is 0.
+        """
+        last, rows = 0, []
         with self._lock:
-            return self._connection.execute(
-                f"SELECT id, {', '.join(PAYLOAD_COLUMNS)} FROM payloads "
-                "WHERE target = ? ORDER BY id LIMIT ?",
-                (target, limit),
-            ).fetchall()
+            batches = self._connection.execute(
+                "SELECT id, payloads FROM payload_batches WHERE target = ? ORDER BY id", (target,)
+            )
+            for number, batch in batches:
+                last = number
+                rows += [tuple(row) for row in orjson.loads(batch)]
+                if len(rows) >= limit:
+                    break
+        return last, rows
 
     def waiting(self) -> int:
-        """About how many payloads are buffered."""
+        """How many payloads are buffered."""
         with self._lock:
-            first, last = self._connection.execute(
-                "SELECT min(id), max(id) FROM payloads"
-            ).fetchone()
-        return 0 if first is None else int(last - first + 1)
+            found = self._connection.execute("SELECT sum(count) FROM payload_batches").fetchone()
+        return int(found[0] or 0)
 
     def targets(self) -> dict[str, int]:
         """Table → payloads waiting for it."""
         with self._lock:
-            rows = self._connection.execute("SELECT target, count(*) FROM payloads GROUP BY target")
+            rows = self._connection.execute(
+                "SELECT target, sum(count) FROM payload_batches GROUP BY target"
+            )
             return dict(rows.fetchall())
 
     def forget(self, target: str, until: int) -> None:
-        """Drop the payloads of a table that are in it."""
+        """Drop the batches of a table that are in it."""
         with self._write() as connection:
-            connection.execute("DELETE FROM payloads WHERE target = ? AND id <= ?", (target, until))
+            connection.execute(
+                "DELETE FROM payload_batches WHERE target = ? AND id <= ?", (target, until)
+            )

@@ -127,11 +127,14 @@ def memory(settings: Settings) -> State:
     return State(state.database(settings))
 
 
-def payload(number: int, target: str = "a.b.c_payload") -> tuple[Any, ...]:
-    return (target, f"id-{number}", None, number, 200, 1, "{}", "{}", "entity", "[]", None)
+TARGET = "a.b.c_payload"
 
 
-def rows(settings: Settings, target: str = "a.b.c_payload") -> list[str]:
+def payload(number: int) -> tuple[Any, ...]:
+    return (f"id-{number}", None, number, 200, 1, "{}", "{}", "entity", "[]", None)
+
+
+def rows(settings: Settings, target: str = TARGET) -> list[str]:
     table = DeltaTable(str(settings.table_path(target))).to_pyarrow_table()
     return sorted(table.column("databricks_request_id").to_pylist())
 
@@ -139,11 +142,12 @@ def rows(settings: Settings, target: str = "a.b.c_payload") -> list[str]:
 def test_a_crash_between_commit_and_cleanup_writes_nothing_twice(
     settings: Settings, memory: State
 ) -> None:
-    target = "a.b.c_payload"
-    memory.buffer([payload(number) for number in range(5)])
-    capture._append(settings, memory, target, memory.buffered(target, 100))  # and then it died
-    memory.buffer([payload(5)])
-    assert memory.targets() == {target: 6}
+    memory.buffer({TARGET: [payload(number) for number in range(3)]})
+    memory.buffer({TARGET: [payload(3), payload(4)]})
+    capture._append(settings, memory, TARGET, *memory.buffered(TARGET, 100))  # and then it died
+    memory.buffer({TARGET: [payload(5)]})
+    assert memory.targets() == {TARGET: 6}
+    assert memory.waiting() == 6
     assert capture.flush(settings) == 1
     assert rows(settings) == [f"id-{number}" for number in range(6)]
     assert memory.targets() == {}
@@ -153,19 +157,31 @@ def test_a_crash_between_commit_and_cleanup_writes_nothing_twice(
 def test_a_new_buffer_counts_from_one_without_losing_rows(
     settings: Settings, memory: State
 ) -> None:
-    memory.buffer([payload(number) for number in range(5)])
+    memory.buffer({TARGET: [payload(number) for number in range(5)]})
     assert capture.flush(settings, memory) == 5
     memory.close()
     for file in settings.home.glob("workspace.db*"):
         file.unlink()
     fresh = State(state.database(settings))
-    fresh.buffer([payload(7)])
+    fresh.buffer({TARGET: [payload(7)]})
     assert capture.flush(settings, fresh) == 1
     assert rows(settings) == ["id-0", "id-1", "id-2", "id-3", "id-4", "id-7"]
 
 
+def test_large_buffers_are_moved_in_parts(
+    settings: Settings, memory: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "FLUSH_ROWS", 3)
+    for start in range(0, 10, 2):
+        memory.buffer({TARGET: [payload(start), payload(start + 1)]})
+    assert capture.flush(settings, memory) == 10
+    assert len(rows(settings)) == 10
+    assert DeltaTable(str(settings.table_path(TARGET))).version() == 2  # 4, 4 and 2 rows
+    assert memory.buffered(TARGET, 3) == (0, [])
+
+
 def test_each_table_gets_its_own_rows(settings: Settings, memory: State) -> None:
-    memory.buffer([payload(1), payload(2, "a.b.d_payload"), payload(3)])
+    memory.buffer({TARGET: [payload(1), payload(3)], "a.b.d_payload": [payload(2)]})
     assert capture.flush(settings, memory) == 3
     assert rows(settings) == ["id-1", "id-3"]
     assert rows(settings, "a.b.d_payload") == ["id-2"]
@@ -175,7 +191,7 @@ def test_payloads_that_cannot_be_written_are_kept(settings: Settings, memory: St
     blocked = settings.table_path("a.b.c_payload")
     blocked.parent.mkdir(parents=True)
     blocked.write_text("a file where the table's folder should be")
-    memory.buffer([payload(1)])
+    memory.buffer({TARGET: [payload(1)]})
     with pytest.raises(Exception, match="c_payload"):
         capture.flush(settings, memory)
     assert memory.targets() == {"a.b.c_payload": 1}

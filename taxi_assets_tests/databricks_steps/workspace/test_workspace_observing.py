@@ -150,7 +150,7 @@ def test_counters_of_several_processes_are_summed_and_old_refusals_go(settings: 
                 Refusal("e", start + number, 400, f"{start + number} " + "x" * 1000)
                 for number in range(20)
             ]
-            memory.buffer([], tally)
+            memory.buffer({}, tally)
     found = one.figures("e")
     (answered,) = found.answered
     assert (answered.codes, answered.rows, answered.micros) == ({200: 6, 500: 6}, 60, 33_000)
