@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _LOG = logging.getLogger(__name__)
-BUFFER_SECONDS = 0.5
+BUFFER_SECONDS = 0.25
 FLUSH_SECONDS = 60.0
 FLUSH_ROWS = 10_000
 FULL = 50_000  # payloads in memory before queries are put off
@@ -319,15 +319,16 @@ def _table(rows: list[Payload]) -> pa.Table:
     import pyarrow as pa
 
     named = dict(zip(state.PAYLOAD_COLUMNS, zip(*rows, strict=True), strict=True))
-    at = [datetime.fromtimestamp(micros / 1e6, timezone.utc) for micros in named["request_time"]]
-    logged = [orjson.loads(codes) for codes in named["logging_error_codes"]]
     stamp, text = pa.timestamp("us", "UTC"), pa.string()
+    at = pa.array(named["request_time"], pa.int64()).cast(stamp)
+    codes = {written: orjson.loads(written) for written in {*named["logging_error_codes"]}}
+    logged = [codes[written] for written in named["logging_error_codes"]]
     return pa.table(
         {
             "databricks_request_id": pa.array(named["databricks_request_id"], text),
             "client_request_id": pa.array(named["client_request_id"], text),
-            "request_date": pa.array([moment.date() for moment in at], pa.date32()),
-            "request_time": pa.array(named["request_time"], pa.int64()).cast(stamp),
+            "request_date": at.cast(pa.date32()),
+            "request_time": at,
             "status_code": pa.array(named["status_code"], pa.int32()),
             "sampling_fraction": pa.array([1.0] * len(rows), pa.float64()),
             "execution_duration_ms": pa.array(named["execution_duration_ms"], pa.int64()),

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import errors, online_tables, publish
@@ -26,7 +26,7 @@ class OnlineStore(BaseModel):
 
     name: str
     capacity: Literal["CU_1", "CU_2", "CU_4", "CU_8"]
-    read_replica_count: int = 0
+    read_replica_count: int = Field(0, ge=0, le=100)
 
 
 class PublishSpec(BaseModel):

@@ -20,7 +20,7 @@ from databricks_steps.errors import ServingError, TaxiError
 from databricks_steps.workspace import errors
 
 IDLE_SECONDS = 300.0
-NICE = 5
+NICE = 10
 
 Request = list[Any]
 

@@ -58,7 +58,7 @@ class InferenceTable(BaseModel):
 
 
 class AiGateway(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="ignore")
 
     inference_table_config: InferenceTable | None = None
 

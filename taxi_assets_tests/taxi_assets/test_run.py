@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import sqlite3
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest_run import MONTHS, ROWS, Home, table_rows
 
 from databricks_steps import schemas
+from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.serving import endpoint
+from databricks_steps.serving.online import workspace_client
+from databricks_steps.serving.verification import parity
+from databricks_steps.training import registry
+from databricks_steps.workspace import auth
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 FirstRun = tuple[Home, subprocess.CompletedProcess[str]]
 COMPUTED = {name: table.computed for name, table in schemas.TABLES.items()}
@@ -117,6 +129,47 @@ def test_curl_and_the_sdk_get_the_same_fare_whatever_the_request_says_it_was(
     assert len(fares) == 1
     queried = home.call("query", str(endpoint.SINGLE_FILE))
     assert json.loads(queried.stdout)["predictions"] == list(fares)
+
+
+def test_a_shifted_feature_is_caught_and_named(first_run: FirstRun, spark: SparkSession) -> None:
+    home, _ = first_run
+    platform = EmbeddedPlatform(home.settings)
+    client = workspace_client(home.settings.host, auth.token(home.settings.token_file))
+    model = registry.folder(home.settings, "1")
+    before = parity(client, platform, model, 2_000)
+    assert (before.trips, before.skewed) == (2_000, ())
+    assert before.largest <= 0.01
+
+    shifts = {
+        "pickup_fare_per_mile_7d": ("pickup_features", 1.0),
+        "dropoff_trip_count_24h": ("dropoff_features", 7),
+    }
+    for feature, (table, shift) in shifts.items():
+        with shifted(home, f"{home.settings.table(table)}_online", feature, shift):
+            found = parity(client, platform, model, 2_000)
+        (skewed,) = found.skewed
+        assert re.match(
+            rf"{feature} differs for [0-9,]+ of 2,000 trips: .* served, .* offline", skewed
+        )
+        assert "'pickup_location_id': " in skewed
+    assert parity(client, platform, model, 2_000) == before
+
+
+@contextmanager
+def shifted(home: Home, table: str, feature: str, shift: float) -> Iterator[None]:
+    """The online table with one feature changed behind the back of everybody."""
+
+    def change(by: float) -> None:
+        with closing(sqlite3.connect(home.path / "online.db", timeout=10)) as connection:
+            connection.execute(f'UPDATE "{table}" SET "{feature}" = "{feature}" + {by}')
+            connection.commit()
+        time.sleep(0.5)  # the server looks for changes a hundred times a second
+
+    change(shift)
+    try:
+        yield
+    finally:
+        change(-shift)
 
 
 def test_status_tells_what_is_there(first_run: FirstRun) -> None:

@@ -68,6 +68,7 @@ def test_swaps_and_publishes_under_load_fail_nothing_and_mix_nothing(
     published: list[str] = []
     with Clients(settings, CONNECTIONS, body) as clients:
         clients.await_answers(1_000)
+        time.sleep(3)  # from here on it has buffers of every size it needs
         before = resident(pid)
         events = ["2", "publish", "1", "2", "publish", "1", "publish", "2"]
         until = time.monotonic() + SECONDS
