@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS refusals (
     code INTEGER NOT NULL, message TEXT NOT NULL
 );
 """
-BOUNDS_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)  # upper bounds of the buckets
+BOUNDS_MS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 500, 1000, 5000)  # upper, of the buckets
 REFUSALS_KEPT = 50  # of each endpoint
 MESSAGE = 300
 

@@ -172,6 +172,29 @@ def shifted(home: Home, table: str, feature: str, shift: float) -> Iterator[None
         change(-shift)
 
 
+def test_the_token_is_in_its_own_file_and_nowhere_else(first_run: FirstRun) -> None:
+    """Logs, tables, MLflow, Dagster's events: every byte of the home, and the captured requests."""
+    import pyarrow as pa
+    from deltalake import DeltaTable
+
+    home, done = first_run
+    token = (home.path / "token").read_text().strip()
+    client = workspace_client(home.settings.host, token)
+    client.api_client.do("POST", "/api/2.0/taxi/payloads/flush")
+    files = [file for file in home.path.rglob("*") if file.is_file()]
+    assert {"mlflow.db", "workspace.db", "workspace.log", "online.db"} <= {f.name for f in files}
+    assert [file for file in files if "dagster" in file.parts and file.suffix == ".db"]
+    holding = [file for file in files if token.encode() in file.read_bytes()]
+    assert holding == [home.path / "token"]
+    for name in (*schemas.TABLES, home.settings.payload_table):
+        table = DeltaTable(str(home.settings.table_path(name))).to_pyarrow_table()
+        for column, kind in zip(table.column_names, table.schema.types, strict=True):
+            if pa.types.is_string(kind):  # pages of a file may be compressed
+                texts = table.column(column).unique().to_pylist()
+                assert not any(token in text for text in texts if text), (name, column)
+    assert token not in done.stdout + done.stderr
+
+
 def test_status_tells_what_is_there(first_run: FirstRun) -> None:
     home, _ = first_run
     found = json.loads(home.call("status", "--json").stdout)
