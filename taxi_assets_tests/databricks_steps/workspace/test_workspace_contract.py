@@ -103,14 +103,14 @@ def _try(
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(case=strategy, to_own=st.booleans(), authorized=st.integers(0, 9))
-    def attempt(case: Any, to_own: bool, authorized: int) -> None:
+    @given(case=strategy, to_own=st.booleans(), lot=st.integers(0, 9))
+    def attempt(case: Any, to_own: bool, lot: int) -> None:
         deletes = case.method == "DELETE"
         if to_own and not deletes and "name" in (case.path_parameters or {}):
             case.path_parameters["name"] = own
             if "served" in case.path_parameters:
                 case.path_parameters["served"] = "taxi-fare"
-        if authorized:
+        if lot != 7:  # some go as they were generated, with any token or none
             case.headers = {**(case.headers or {}), **headers}
         answer = case.call_and_validate(checks=CHECKS)
         tried[answer.status_code] += 1
