@@ -86,6 +86,7 @@ def test_swaps_and_publishes_under_load_fail_nothing_and_mix_nothing(
                 allowed.add(steady())
             time.sleep(max(0.0, until - time.monotonic()) / (len(events) - number))
         after = resident(pid)
+    print(f"{len(clients.answers):,} answers, {before:.0f} MiB before and {after:.0f} MiB after")
     assert clients.failures == []
     assert len(published) == 3
     singles = {fares[0] for fares in allowed}
