@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
 
 SUFFIX = "-canary"
+LOOK_SECONDS = 0.5  # between looks at the live traffic
 Record = dict[str, Any]
 
 
@@ -39,7 +40,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of the ladder: the share, both versions' answers, and live queries that failed."""
+    """One step of the ladder: the share, both versions' answers to the probes, and live queries.
+
+    `live` counts the new version's queries besides the probes, `live_failed` those of them that
+    reached it and got no fare.
+    """
 
     share: int
     old: Probe
@@ -71,6 +76,8 @@ def climb(
     old = _stable_version(client, settings)
     if old is None or old == version:
         return Climb(ensure_endpoint(client, settings, version), ())
+    if not requests:
+        raise ServingError("A canary needs requests to be compared by", "none", "Train first")
     rungs: list[Rung] = []
     try:
         for share in settings.canary.shares:
@@ -180,10 +187,13 @@ def _rung(
     for request in requests:  # by turns, so that a busy moment is nobody's alone
         old.ask(request)
         new.ask(request)
-    while time.monotonic() < until and not new.errors:
-        time.sleep(0.1)  # live traffic shows what the probes do not
-    after = _live(client, settings, entity + SUFFIX)
-    return Rung(share, old.probe(), new.probe(), after[0] - before[0], after[1] - before[1])
+    while True:  # live traffic shows what the probes do not
+        now = _live(client, settings, entity + SUFFIX)
+        answered, failed = now[0] - before[0] - new.asked, now[1] - before[1] - len(new.errors)
+        rung = Rung(share, old.probe(), new.probe(), max(answered, 0), max(failed, 0))
+        if judge(rung, settings.canary) or time.monotonic() > until:
+            return rung
+        time.sleep(LOOK_SECONDS)
 
 
 class _Asked:
@@ -208,20 +218,23 @@ class _Asked:
         except (DatabricksError, KeyError, TypeError) as error:
             self.errors.append(str(error))
 
+    @property
+    def asked(self) -> int:
+        return len(self._milliseconds) + len(self.errors)
+
     def probe(self) -> Probe:
         return Probe(tuple(self._milliseconds), tuple(self._fares), tuple(self.errors))
 
 
 def _live(client: WorkspaceClient, settings: Settings, name: str) -> tuple[int, int]:
-    """Queries a served model has answered, and those of them that failed by its fault."""
+    """Queries that reached a served model, and those of them that it could not answer."""
     from prometheus_client.parser import text_string_to_metric_families
 
     contents = client.serving_endpoints.export_metrics(settings.endpoint).contents
     text = contents.read().decode() if contents is not None else ""
     samples = [s for f in text_string_to_metric_families(text) for s in f.samples]
-    return _count(samples, "request_count_total", name), _count(
-        samples, "request_5xx_count_total", name
-    )
+    failed = sum(_count(samples, f"request_{kind}_count_total", name) for kind in ("4xx", "5xx"))
+    return _count(samples, "request_count_total", name), failed
 
 
 def _count(samples: Iterable[Any], name: str, served: str) -> int:

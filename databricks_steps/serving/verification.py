@@ -92,6 +92,7 @@ class Parity:
     trips: int
     largest: float
     skewed: tuple[str, ...]
+    compared: bool  # whether the endpoint told its inputs at all
 
 
 def parity(
@@ -111,11 +112,12 @@ def parity(
     served = [fare for answer in answers for fare in answer["predictions"]]
     gaps = [abs(a - b) for a, b in zip(served, expected.tolist(), strict=True)]
     skewed = []
-    if all("features" in answer for answer in answers):
+    compared = all("features" in answer for answer in answers)
+    if compared:
         for name in scorer.spec.inputs:
             told = [value for answer in answers for value in answer["features"][name]]
             skewed += _skew(name, told, found[name].astype("float32").tolist(), records)
-    return Parity(len(gaps), max(gaps, default=0.0), tuple(skewed))
+    return Parity(len(gaps), max(gaps, default=0.0), tuple(skewed), compared)
 
 
 def holdout_requests(platform: Platform, trips: int) -> list[dict[str, Any]]:
@@ -136,9 +138,13 @@ def _replayed(
 ) -> dict[str, Any]:
     """The endpoint's answer, with the model's inputs where it tells them (Databricks does not)."""
     payload = {"dataframe_records": records}
+    from databricks.sdk.errors import BadRequest
+
     try:
         return endpoint.answer(client, settings, {**payload, "params": {"features": True}})
-    except ServingError:
+    except ServingError as error:
+        if not isinstance(error.__cause__, BadRequest):
+            raise
         return endpoint.answer(client, settings, payload)
 
 

@@ -41,7 +41,11 @@ def _settings(arguments: list[str]) -> tuple[Settings, bool]:
     parser.add_argument("--home", type=Path, help="instead of TAXI_HOME")
     parser.add_argument("--port", type=int, help="instead of TAXI_PORT")
     parser.add_argument(
-        "--workers", type=int, help="processes that answer; instead of TAXI_WORKERS"
+        "--workers",
+        type=int,
+        choices=range(1, 65),
+        metavar="N",
+        help="processes that answer; instead of TAXI_WORKERS",
     )
     parser.add_argument("--access-log", action="store_true", help="write a line for each request")
     options = parser.parse_args(arguments)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import orjson
 
-from databricks_steps import schemas
 from databricks_steps.errors import TaxiError
 from databricks_steps.serving import request as contract
 from databricks_steps.serving.request import FareRequest
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     Matrix = NDArray[np.float32]
 
 _LOG = logging.getLogger(__name__)
-_REQUESTED = tuple(column.name for column in schemas.REQUEST_FEATURES)
 
 
 class LookedUp(NamedTuple):
@@ -55,7 +53,7 @@ class Answer:
 
 def answer(endpoint: Endpoint, served: str | None, body: bytes, request_id: str) -> Answer:
     """The answer to a query, whatever its body holds; `served` names one of the served models."""
-    client_id = None
+    client_id, model = None, None
     try:
         request = contract.parse(body)
         client_id = request.client_request_id
@@ -64,20 +62,29 @@ def answer(endpoint: Endpoint, served: str | None, body: bytes, request_id: str)
         told = orjson.dumps(_told(request, model, inputs, looked_up), option=_NUMPY)
         return Answer(200, told, request_id, client_id, model, looked_up, len(request))
     except TaxiError as error:
-        return refused(getattr(error, "code", "BAD_REQUEST"), str(error), request_id, client_id)
+        code = getattr(error, "code", "BAD_REQUEST")
+        return refused(code, str(error), request_id, client_id, model)
     except Exception:
         _LOG.exception("a query failed")
-        return refused("INTERNAL_ERROR", "The query failed; the log says why", request_id)
+        message = "The query failed; the log says why"
+        return refused("INTERNAL_ERROR", message, request_id, client_id, model)
 
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
-def refused(code: str, message: str, request_id: str, client_id: str | None = None) -> Answer:
-    """An answer that says no."""
+def refused(
+    code: str,
+    message: str,
+    request_id: str,
+    client_id: str | None = None,
+    served: ServedModel | None = None,
+) -> Answer:
+    """An answer that says no; `served` is the model that could not answer, if one was reached."""
     status = errors.STATUS[code]
     body = errors.body(code, message)
-    return Answer(status, body, request_id, client_id, retry_after=status in (429, 503))
+    put_off = status in errors.PUT_OFF
+    return Answer(status, body, request_id, client_id, served, retry_after=put_off)
 
 
 def _model(endpoint: Endpoint, served: str | None, request_id: str) -> ServedModel:

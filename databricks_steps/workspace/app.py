@@ -92,7 +92,7 @@ def _own_routes(secret: str, capture: Capture) -> APIRouter:
 
     @router.post("/api/2.0/taxi/payloads/flush")
     def flush() -> dict[str, int]:
-        """Write what was captured to its table now instead of within a minute."""
+        """Write what was captured to its table now; of workers, what they have buffered."""
         return {"payloads": capture.flush()}
 
     return router

@@ -22,6 +22,7 @@ OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
 MAX_BODY = 1024 * 1024
 DRAINED = 16 * MAX_BODY
 BODY_SECONDS = 30.0
+IN_FLIGHT = 128  # management requests at once
 
 
 def token(file: Path) -> str:
@@ -143,15 +144,25 @@ class Guard:
     def __init__(self, app: ASGIApp, secret: str) -> None:
         self._app = app
         self._expected = f"Bearer {secret}".encode()
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
         refused = refusal(scope["headers"], self._expected)
+        if refused is None and self._in_flight >= IN_FLIGHT:
+            refused = "REQUEST_LIMIT_EXCEEDED", "Too many requests wait. Try again soon"
         if refused is not None:
             await errors.response(*refused)(scope, receive, send)
             return
+        self._in_flight += 1
+        try:
+            await self._guarded(scope, receive, send)
+        finally:
+            self._in_flight -= 1
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             whole = await read_body(receive)
         except errors.ApiError as error:

@@ -59,7 +59,13 @@ class Taken(NamedTuple):
 
     @property
     def size(self) -> int:
-        return len(self.answer.body) + len(self.body or b"")
+        """About the bytes it holds, in bytes."""
+        looked_up = sum(
+            each.found.features.nbytes
+            for each in self.answer.looked_up
+            if isinstance(each.found, Many)
+        )
+        return len(self.answer.body) + len(self.body or b"") + looked_up
 
 
 class Capture:
@@ -118,15 +124,16 @@ class Capture:
             self._attempt(self._buffer)
 
     def _keep_flushing(self) -> None:
-        due = time.monotonic() + FLUSH_SECONDS
+        self._due = time.monotonic() + FLUSH_SECONDS
         while not self._wake.wait(BUFFER_SECONDS):
-            waiting = self._state.waiting()
-            if self._flush is not None and waiting:
-                if waiting >= FLUSH_ROWS or time.monotonic() >= due:
-                    self._attempt(self._flush)
-                    due = time.monotonic() + FLUSH_SECONDS
-            else:
-                due = time.monotonic() + FLUSH_SECONDS
+            self._attempt(self._flush_when_due)
+
+    def _flush_when_due(self) -> int:
+        waiting = self._state.waiting()
+        if waiting and waiting < FLUSH_ROWS and time.monotonic() < self._due:
+            return 0
+        self._due = time.monotonic() + FLUSH_SECONDS
+        return self._flush() if waiting and self._flush is not None else 0
 
     def _attempt(self, work: Any) -> int:
         """Payloads stay queued or buffered when a disk is full; the server answers on."""
@@ -248,24 +255,38 @@ def flush(settings: Settings, memory: State | None = None) -> int:
 
     Safe in any process and at any time: one flush runs at a time, and one that died after its
     commit is recognised by the commit.
+
+    Raises:
+        ServingError: a table cannot be written; the payloads of all others are moved.
     """
     owned = memory is None
     memory = memory or State(state.database(settings))
-    moved = 0
     try:
         with _alone(settings):
-            for target in memory.targets():
-                _forget_committed(settings, memory, target)
-                last, rows = memory.buffered(target, FLUSH_ROWS)
-                while rows:
-                    _append(settings, memory, target, last, rows)
-                    memory.forget(target, last)
-                    moved += len(rows)
-                    last, rows = memory.buffered(target, FLUSH_ROWS)
+            done = [_move(settings, memory, target) for target in memory.targets()]
     finally:
         if owned:
             memory.close()
-    return moved
+    for _, failure in done:
+        if failure is not None:
+            raise failure
+    return sum(moved for moved, _ in done)
+
+
+def _move(settings: Settings, memory: State, target: str) -> tuple[int, Exception | None]:
+    """Move the payloads of one table; a failure is told, not raised: others do not wait for it."""
+    moved = 0
+    try:
+        _forget_committed(settings, memory, target)
+        last, rows = memory.buffered(target, FLUSH_ROWS)
+        while rows:
+            _append(settings, memory, target, last, rows)
+            memory.forget(target, last)
+            moved += len(rows)
+            last, rows = memory.buffered(target, FLUSH_ROWS)
+    except Exception as error:
+        return moved, error
+    return moved, None
 
 
 @contextmanager
@@ -277,7 +298,7 @@ def _alone(settings: Settings) -> Iterator[None]:
 
 def _application(memory: State) -> str:
     """Names this buffer in the table's log: ids count from 1 again in a new one."""
-    return f"taxi-workspace-payloads-{memory.identity}"
+    return f"taxi-workspace-batches-{memory.identity}"
 
 
 def _forget_committed(settings: Settings, memory: State, target: str) -> None:

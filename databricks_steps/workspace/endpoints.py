@@ -57,6 +57,7 @@ class Endpoints:
         self._registry = models.Registry(settings)
         self._endpoints: dict[str, Endpoint] = {}
         self._lock = threading.Lock()
+        self._closing = False
         # A few at a time: whoever makes a thousand endpoints must not make a thousand threads.
         self._loads = ThreadPoolExecutor(LOADS, thread_name_prefix="load")
 
@@ -64,7 +65,7 @@ class Endpoints:
         """Raises ApiError when there is none."""
         endpoint = self._endpoints.get(name)
         if endpoint is None:
-            raise errors.missing("Serving endpoint", name[:120], "Create it first")
+            raise _missing(name)
         return endpoint
 
     def all(self) -> list[Endpoint]:
@@ -79,7 +80,7 @@ class Endpoints:
         """Serve again what was served when the workspace stopped, and go on with what was begun."""
         self._state.forget_followers()
         for name, document in self._state.all(KIND).items():
-            (document.get("pending_config") or {}).pop("loaded", None)  # not in this process
+            document["loaded"] = None  # not in this process
             endpoint = Endpoint(document, payload_table=payload_table(document))
             self._endpoints[name] = endpoint
             if document["config"] is not None:
@@ -88,19 +89,23 @@ class Endpoints:
                 except TaxiError as error:
                     _LOG.warning("endpoint %s: %s", name, error)
                     endpoint.log(f"not served after the start: {error}")
-                    document["pending_config"] = (
-                        document.get("pending_config") or document["config"]
-                    )
+                    document["config_version"] += 1  # a new try, for workers too
+                    pending = document.get("pending_config") or document["config"]
+                    document["pending_config"] = pending | {
+                        "config_version": document["config_version"]
+                    }
             if document.get("pending_config"):
                 self._start(endpoint)
 
     def warm(self) -> None:
-        """A model version will be asked for soon."""
-        self._registry.warm()
+        """A model version will be asked for soon; returns at once."""
+        self._loads.submit(self._registry.warm)
 
     def close(self) -> None:
+        """End what is being loaded; it stays pending for the next start."""
+        self._closing = True
         self._registry.close()
-        self._loads.shutdown(wait=False, cancel_futures=True)
+        self._loads.shutdown(wait=True, cancel_futures=True)
 
     def create(self, name: str, document: Document, config: Document) -> Endpoint:
         with self._lock:
@@ -114,12 +119,14 @@ class Endpoints:
             document |= {"id": uuid.uuid4().hex, "name": name, "config": None, "config_version": 0}
             endpoint = Endpoint(document, payload_table=payload_table(document))
             self._endpoints[name] = endpoint
+            self._state.forget_endpoint(name)  # what came late of one of the same name
             self._begin(endpoint, config)
         return endpoint
 
     def update(self, name: str, config: Document) -> Endpoint:
         endpoint = self.find(name)
         with endpoint.lock:
+            self._require(endpoint)
             if endpoint.document.get("pending_config"):
                 raise errors.ApiError(
                     "RESOURCE_CONFLICT",
@@ -134,10 +141,17 @@ class Endpoints:
         """Edit and save a document (tags, AI gateway) without touching what serves."""
         endpoint = self.find(name)
         with endpoint.lock:
+            self._require(endpoint)
             edit(endpoint.document)
             endpoint.payload_table = payload_table(endpoint.document)
             self._save(endpoint)
         return endpoint.document
+
+    def _require(self, endpoint: Endpoint) -> None:
+        """Whoever waited for the lock may find the endpoint deleted."""
+        name = endpoint.document["name"]
+        if self._endpoints.get(name) is not endpoint:
+            raise _missing(name)
 
     def delete(self, name: str) -> None:
         with self._lock:
@@ -146,7 +160,7 @@ class Endpoints:
                 endpoint.serving = None
                 del self._endpoints[name]
                 self._state.drop(KIND, name)
-                self._state.forget_figures(name)
+                self._state.forget_endpoint(name)
 
     def _begin(self, endpoint: Endpoint, config: Document) -> None:
         document = endpoint.document
@@ -179,8 +193,9 @@ class Endpoints:
             expected = isinstance(error, TaxiError)
             message = str(error) if expected else "The model could not be loaded; see the log"
             _LOG.warning("endpoint %s: %s", endpoint.document["name"], error, exc_info=not expected)
+            if self._closing:
+                return  # it stays pending, and the next start goes on with it
             endpoint.serving = before
-            pending.pop("loaded", None)
             self._finish(endpoint, {"failure": message, "failed_config": pending})
             endpoint.log(f"update {pending['config_version']} failed: {message}")
             return
@@ -190,22 +205,28 @@ class Endpoints:
     def _await_crew(self, endpoint: Endpoint, pending: Document) -> None:
         if self._crew.pids():
             with endpoint.lock:
-                pending["loaded"] = True  # from here on workers take it over
+                endpoint.document["loaded"] = pending["config_version"]  # workers take it over
                 self._save(endpoint)
             mark = f"{endpoint.document['id']} {pending['config_version']}"
             self._crew.await_swap(self._state, endpoint.document["name"], mark)
 
     def _finish(self, endpoint: Endpoint, changes: Document) -> None:
         with endpoint.lock:
-            endpoint.document |= changes | {"pending_config": None, "updated": _now()}
-            if self._endpoints.get(endpoint.document["name"]) is endpoint:
-                self._save(endpoint)
+            settled = {"pending_config": None, "loaded": None, "updated": _now()}
+            endpoint.document |= changes | settled
+            self._save(endpoint)
 
     def _save(self, endpoint: Endpoint) -> None:
-        self._state.put(KIND, endpoint.document["name"], endpoint.document)
+        name = endpoint.document["name"]
+        if self._endpoints.get(name) is endpoint:  # one that was deleted meanwhile stays away
+            self._state.put(KIND, name, endpoint.document)
 
     def _folder(self, name: str, version: str) -> Path:
         return models.folder(self._settings, name, version)
+
+
+def _missing(name: str) -> errors.ApiError:
+    return errors.missing("Serving endpoint", name[:120], "Create it first")
 
 
 def _named(config: Document) -> str:

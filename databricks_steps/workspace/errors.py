@@ -32,6 +32,7 @@ STATUS = {
     "INTERNAL_ERROR": 500,
     "TEMPORARILY_UNAVAILABLE": 503,
 }
+PUT_OFF = (429, 503)  # statuses that ask to try again
 _CODES = {404: "ENDPOINT_NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
 
@@ -62,7 +63,9 @@ def body(code: str, message: str) -> bytes:
 def response(code: str, message: str) -> Response:
     from starlette.responses import Response
 
-    return Response(body(code, message), STATUS[code], media_type="application/json")
+    status = STATUS[code]
+    headers = {"Retry-After": "1"} if status in PUT_OFF else None
+    return Response(body(code, message), status, headers, media_type="application/json")
 
 
 def install(app: FastAPI) -> None:

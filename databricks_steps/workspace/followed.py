@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 from databricks_steps.errors import TaxiError
@@ -21,6 +22,7 @@ from databricks_steps.workspace.state import State
 
 _LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 0.05
+RETRY_SECONDS = 2.0
 
 
 class Followed:
@@ -29,7 +31,9 @@ class Followed:
     def __init__(self, settings: Settings, state: State, tables: OnlineTables) -> None:
         self._settings, self._state, self._tables = settings, state, tables
         self._endpoints: dict[str, Endpoint] = {}
-        self._versions: dict[str, str] = {}
+        self._marks: dict[str, str] = {}  # endpoint → which configuration of it is served
+        self._seen: int | None = None
+        self._again = float("inf")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
 
@@ -42,7 +46,7 @@ class Followed:
 
     def start(self) -> None:
         """Load what is served now, then follow."""
-        self._look()
+        self._look_once()
         self._thread.start()
 
     def stop(self) -> None:
@@ -50,21 +54,26 @@ class Followed:
         self._thread.join()
 
     def _run(self) -> None:
-        seen = self._state.changes()
         while not self._stop.wait(LOOK_SECONDS):
+            self._look_once()
+
+    def _look_once(self) -> None:
+        """Look when something was written since the last look, or when a failure is due again."""
+        try:
             now = self._state.changes()
-            if now != seen:
-                seen = now
-                try:
-                    self._look()
-                except Exception:
-                    _LOG.exception("the endpoints could not be read; looking again")
+            if now != self._seen or time.monotonic() > self._again:
+                self._again = float("inf")
+                self._look()
+                self._seen = now  # as of before the look: what came since makes another one
+        except Exception:
+            self._again = time.monotonic() + RETRY_SECONDS
+            _LOG.exception("the endpoints could not be read; looking again")
 
     def _look(self) -> None:
         documents = self._state.all(KIND)
         for name in self._endpoints.keys() - documents.keys():
             del self._endpoints[name]
-            self._versions.pop(name, None)
+            self._marks.pop(name, None)
         for name, document in documents.items():
             self._follow(name, document)
 
@@ -78,15 +87,17 @@ class Followed:
             return
         # Numbers of configurations count on when an endpoint is made anew under the same name.
         mark = f"{document['id']} {config['config_version']}"
-        if self._versions.get(name) == mark:
+        if self._marks.get(name) == mark:
             return
-        self._versions[name] = mark
+        failure = None
         try:
             endpoint.serving = load(config, self._folder, self._tables)
-            failure = None
-        except TaxiError as error:
-            failure = str(error)
-            _LOG.warning("endpoint %s: %s", name, error)
+            self._marks[name] = mark
+        except Exception as error:  # the manager must hear of whatever it is
+            failure = str(error) or type(error).__name__
+            self._again = time.monotonic() + RETRY_SECONDS
+            expected = isinstance(error, TaxiError)
+            _LOG.warning("endpoint %s: %s", name, error, exc_info=not expected)
         self._state.follow(os.getpid(), name, mark, failure)
 
     def _folder(self, name: str, version: str) -> Path:
@@ -97,4 +108,6 @@ def wanted(document: Document) -> Document | None:
     """The configuration a worker serves: the pending one from when the manager has loaded it."""
     pending: Document | None = document.get("pending_config")
     active: Document | None = document["config"]
-    return pending if pending is not None and pending.get("loaded") else active
+    if pending is not None and document.get("loaded") == pending["config_version"]:
+        return pending
+    return active

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from databricks_steps.settings import LOOPBACK
@@ -12,6 +13,7 @@ from databricks_steps.workspace import auth, errors
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+THREADS = 16
 SECONDS = 200.0  # a publish or the first fetch of a model may take its time
 _HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"host"})
 
@@ -23,13 +25,17 @@ class Forward:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        # Threads of its own: those that wait for a publish must not keep queries from theirs.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="forward")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         try:
             body = await auth.read_body(receive)
-            status, headers, told = await asyncio.to_thread(self._ask, scope, body)
+            status, headers, told = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._ask, scope, body
+            )
         except errors.ApiError as error:
             await errors.response(error.code, str(error))(scope, receive, send)
             return
@@ -60,6 +66,6 @@ class Forward:
         kept = [
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in answer.getheaders()
-            if name.lower().encode("latin-1") not in _HOP
+            if name.lower() != "date" and name.lower().encode("latin-1") not in _HOP
         ]
         return answer.status, [*kept, (b"content-length", str(len(told)).encode())], told

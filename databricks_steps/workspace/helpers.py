@@ -7,6 +7,7 @@ a while, and gives way to the server when both want the processor.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import subprocess
@@ -19,6 +20,7 @@ from typing import IO, Any, cast
 from databricks_steps.errors import ServingError, TaxiError
 from databricks_steps.workspace import errors
 
+_LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 300.0
 NICE = 10
 
@@ -69,7 +71,7 @@ class Helper:
                 stdin, stdout = cast("IO[str]", helper.stdin), cast("IO[str]", helper.stdout)
                 stdin.write(request + "\n")
                 stdin.flush()
-                if not select.select([stdout], [], [], self._seconds)[0]:
+                if not _readable(stdout, self._seconds):
                     self._end()
                     raise self._broken(f"it did not answer within {self._seconds:g} seconds")
                 line = stdout.readline()
@@ -106,7 +108,7 @@ def answer(handle: Callable[[Request], Any], answers: IO[str]) -> int:
     `answers` is the standard output of before: what libraries print must not get into it.
     """
     os.nice(NICE)
-    while select.select([sys.stdin], [], [], IDLE_SECONDS)[0]:
+    while _readable(sys.stdin, IDLE_SECONDS):
         line = sys.stdin.readline()
         if not line:
             break
@@ -115,8 +117,22 @@ def answer(handle: Callable[[Request], Any], answers: IO[str]) -> int:
             told = {"done": handle(json.loads(line))}
         except TaxiError as error:
             code = getattr(error, "code", "BAD_REQUEST")
-            value = " ".join(str(error.value).split())[:300]
-            told = {"refused": [code, error.rule, value, error.remedy]}
+            told = {"refused": [code, error.rule, _line(error.value), error.remedy]}
+        except Exception as error:
+            _LOG.exception("a request failed")
+            rule, remedy = "A helper must do its work", "Look at the workspace's log"
+            told = {"refused": ["INTERNAL_ERROR", rule, _line(error), remedy]}
         answers.write(json.dumps(told) + "\n")
         answers.flush()
     return 0
+
+
+def _readable(stream: IO[str], seconds: float) -> bool:
+    """Whether there is something to read within the time; `select` knows no file above 1,023."""
+    poll = select.poll()
+    poll.register(stream, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _line(value: object) -> str:
+    return " ".join(str(value).split())[:300]

@@ -71,12 +71,12 @@ class Invocations:
         body: bytes | None = b""
         endpoint: Endpoint | None = None
         try:
+            endpoint = self._endpoints.find(name)
             if self._capture.full or self._in_flight > IN_FLIGHT:
                 # Before the body is read: what is put off must not cost memory.
                 raise errors.ApiError(
                     "REQUEST_LIMIT_EXCEEDED", "Too many queries wait", name[:80], "Try again soon"
                 )
-            endpoint = self._endpoints.find(name)
             body = await auth.read_body(receive)
             if len(body) <= INLINE_BYTES:
                 told = answer(endpoint, served, body, request_id)
@@ -86,7 +86,7 @@ class Invocations:
             if error.code == "REQUEST_TOO_LARGE":
                 body = None
             told = refused(error.code, str(error), request_id)
-        if endpoint is not None:
+        if endpoint is not None and not self._capture.full:
             micros = round((time.perf_counter() - started) * 1_000_000)
             at = time.time_ns() // 1000 - micros  # when it came
             self._capture.put(Taken(name, endpoint.payload_table, told, body, at, micros))

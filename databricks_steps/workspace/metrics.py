@@ -1,7 +1,7 @@
 """What an endpoint has answered: counts, times and lookups, kept in the workspace's database.
 
-Every process of the workspace adds what it answered twice a second, away from the way of a query;
-whoever asks reads the sum. Counters outlive a restart.
+Every process of the workspace adds what it answered four times a second, away from the way of a
+query; whoever asks reads the sum. Counters outlive a restart.
 """
 
 from __future__ import annotations

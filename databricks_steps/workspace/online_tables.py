@@ -139,8 +139,14 @@ class OnlineTables:
                 if seen != self._seen:
                     self.snapshot = _read(self._watching)
                     self._seen = seen
-            except sqlite3.OperationalError:  # nothing was ever published
-                self._watching = None
+            except sqlite3.OperationalError as error:
+                # Numbers of another connection say nothing: the next one reads all anew.
+                self._seen = None
+                if self._watching is not None:
+                    self._watching.close()
+                    self._watching = None
+                    if "no such table" not in str(error):  # nothing was ever published
+                        raise
 
     def _run(self) -> None:
         while not self._stop.wait(REFRESH_SECONDS):

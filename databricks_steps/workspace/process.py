@@ -66,7 +66,7 @@ def ensure_running(settings: Settings, *options: str) -> str:
     with _locked(settings.home / "workspace.start.lock"):
         found = status(settings)
         if found.running:
-            _await_running(settings, found)
+            _await_running(settings, found, *options)
         else:
             _start(settings, *options)
     return settings.host
@@ -176,7 +176,7 @@ def _await_leavers(settings: Settings) -> None:
         time.sleep(0.05)
 
 
-def _await_running(settings: Settings, found: Status) -> None:
+def _await_running(settings: Settings, found: Status, *options: str) -> None:
     """The home has a server: wait for it, unless it is on another port."""
     deadline = time.monotonic() + START_SECONDS
     while _health(settings, settings.port) is None:
@@ -188,7 +188,7 @@ def _await_running(settings: Settings, found: Status) -> None:
                 f"Stop it, or set TAXI_PORT={found.port}",
             )
         if not found.running:
-            _start(settings)
+            _start(settings, *options)
             return
         if time.monotonic() > deadline:
             raise ServingError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 HEAD_SECONDS = 30.0
+HEAD_BYTES = 64 * 1024
+READ_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 10
 BACKLOG = 2048
@@ -23,12 +27,15 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 class Impatient(HttpToolsProtocol):
-    """Closes a connection that takes longer than `HEAD_SECONDS` for a request's head.
+    """Ends connections that would hold memory or a place for as long as they like.
 
-    Uvicorn itself would wait for ever, and a thousand such connections are all it can hold.
+    A request's head has `HEAD_SECONDS` and `HEAD_BYTES`, an answer `READ_SECONDS` to be read.
+    Uvicorn itself would wait for ever for all of them.
     """
 
     _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+    _head_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -36,7 +43,17 @@ class Impatient(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:  # no request is being answered
+            if self._head_bytes > HEAD_BYTES:
+                self.transport.close()
+            elif self._late is None:  # bytes of no request stop uvicorn's own timer
+                self._wait()
 
     def on_message_begin(self) -> None:
         self._wait()
@@ -44,7 +61,18 @@ class Impatient(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
+        self._head_bytes = 0
         super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        super().resume_writing()
 
     def _wait(self) -> None:
         self._stop_waiting()
@@ -56,11 +84,19 @@ class Impatient(HttpToolsProtocol):
             self._late = None
 
 
+class Stoppable(uvicorn.Server):
+    """Returns after a signal: uvicorn's own dies by it, before anything is written."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+
 def server(app: ASGIApp, access_log: bool = False, lifespan: bool = True) -> uvicorn.Server:
     """A server for this application; run it on sockets of `listen`."""
     if not access_log:
         logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
-    return uvicorn.Server(
+    return Stoppable(
         uvicorn.Config(
             app,
             http=Impatient,

@@ -31,6 +31,7 @@ PAYLOAD_COLUMNS = (
     "looked_up_features",  # JSON; null when nothing was looked up
 )
 
+BUFFERED_BYTES = 64 * 1024 * 1024
 Payload = tuple[Any, ...]  # one value for each of PAYLOAD_COLUMNS
 
 _SCHEMA = f"""
@@ -151,10 +152,11 @@ class State:
         with self._lock:
             return metrics.read(self._connection, endpoint)
 
-    def forget_figures(self, endpoint: str) -> None:
-        """Drop the counters of an endpoint that was deleted."""
+    def forget_endpoint(self, endpoint: str) -> None:
+        """Drop the counters of an endpoint that was deleted, and what workers said of it."""
         with self._write() as connection:
             metrics.forget(connection, endpoint)
+            connection.execute("DELETE FROM followers WHERE endpoint = ?", (endpoint,))
 
     def buffer(
         self, payloads: Mapping[str, Sequence[Payload]], tally: metrics.Tally | None = None
@@ -172,11 +174,13 @@ class State:
                 metrics.write(connection, tally)
 
     def buffered(self, target: str, limit: int) -> tuple[int, list[Payload]]:
-        """The oldest payloads of a table, whole batches of about `limit`, and the last one's id.
+        """The oldest payloads of a table, whole batches up to a limit, and the last one's id.
+
+        The limit is about `limit` payloads or `BUFFERED_BYTES`, whichever comes first.
 
         Ids ascend and are never used again; without a batch the id is 0.
         """
-        last, rows = 0, []
+        last, size, rows = 0, 0, []
         with self._lock:
             batches = self._connection.execute(
                 "SELECT id, payloads FROM payload_batches WHERE target = ? ORDER BY id", (target,)
@@ -184,7 +188,8 @@ class State:
             for number, batch in batches:
                 last = number
                 rows += [tuple(row) for row in orjson.loads(batch)]
-                if len(rows) >= limit:
+                size += len(batch)
+                if len(rows) >= limit or size >= BUFFERED_BYTES:
                     break
         return last, rows
 

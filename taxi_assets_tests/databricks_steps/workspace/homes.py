@@ -80,24 +80,29 @@ def forest(seed: int) -> Any:
     return make_pipeline(RandomForestRegressor(n_estimators=20, random_state=seed)).fit(x, y)
 
 
-def to_onnx(pipeline: Any) -> bytes:
+def to_onnx(pipeline: Any, rows: int | None = None) -> bytes:
+    """The graph of a pipeline; `rows` fixes how many it takes at a time."""
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType
 
-    shape = [("inputs", FloatTensorType([None, len(INPUTS)]))]
+    shape = [("inputs", FloatTensorType([rows, len(INPUTS)]))]
     graph = convert_sklearn(pipeline, initial_types=shape, target_opset={"": 18, "ai.onnx.ml": 3})
     return bytes(graph.SerializeToString())
 
 
 def register(
-    settings: Settings, pipeline: Any, folder: Path, described: FeatureSpec | None = None
+    settings: Settings,
+    pipeline: Any,
+    folder: Path,
+    described: FeatureSpec | None = None,
+    rows: int | None = None,
 ) -> str:
     """Log and register the pipeline with its graph and spec; answers the version."""
     import mlflow
 
     folder.mkdir(parents=True)
     graph, spec = folder / feature_spec.ONNX_FILE, folder / feature_spec.FILE
-    graph.write_bytes(to_onnx(pipeline))
+    graph.write_bytes(to_onnx(pipeline, rows))
     spec.write_text((described or FeatureSpec.current(settings)).to_json())
     logged = mlflow.sklearn.log_model(
         pipeline,

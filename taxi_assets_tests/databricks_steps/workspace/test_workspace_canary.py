@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from databricks.sdk.errors import InternalError
 from databricks.sdk.service.serving import ServingEndpointDetailed
 
 from databricks_steps.errors import ServingError
@@ -35,14 +38,20 @@ def settings(served: Workspace) -> Settings:
     return replace(served.settings, canary=QUICK)
 
 
-def registered(settings: Settings, folder: Path, seed: int, spec: FeatureSpec | None = None) -> str:
+def registered(
+    settings: Settings,
+    folder: Path,
+    seed: int,
+    spec: FeatureSpec | None = None,
+    rows: int | None = None,
+) -> str:
     """One more version, by a process that logs to this home."""
     import mlflow
 
     mlflow.set_tracking_uri(settings.mlflow_uri)
     mlflow.set_registry_uri(settings.mlflow_uri)
     mlflow.set_experiment("test")
-    return register(settings, forest(seed), folder / f"model-{seed}", spec)
+    return register(settings, forest(seed), folder / f"model-{seed}", spec, rows)
 
 
 def shares(found: ServingEndpointDetailed) -> dict[str, int]:
@@ -76,8 +85,7 @@ def test_a_version_that_does_as_well_climbs_to_all_of_the_traffic(
         assert each.old.fares == each.new.fares
         assert len(each.new.fares) == len(REQUESTS)
         assert each.new.errors == ()
-        assert each.live == len(REQUESTS)  # the probes are counted as queries, too
-        assert each.live_failed == 0
+        assert (each.live, each.live_failed) == (0, 0)  # the probes are not counted
     assert (done.state.version, done.state.action) == (same, "updated")
     assert served_now(served) == {same: 100}
     again = climb(served.client, settings, same, REQUESTS)
@@ -127,6 +135,42 @@ def test_a_version_that_fails_its_requests_falls_back(
         ServingError, match=r"60 of 60 requests failed, limit 1%: .*p03.nowhere.pickup_features"
     ):
         climb(served.client, settings, broken, REQUESTS)
+    assert served_now(served) == {"1": 100}
+
+
+def test_a_version_that_fails_live_queries_alone_falls_back(
+    served: Workspace, settings: Settings, tmp_path: Path
+) -> None:
+    """Its graph takes one row at a time: the probes do not see it, who sends two rows does."""
+    single = registered(settings, tmp_path, 1, rows=1)
+    stop = threading.Event()
+
+    def load() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            body = {"instances": REQUESTS[:2], "client_request_id": f"live-{number}"}
+            path = f"/serving-endpoints/{settings.endpoint}/invocations"
+            with suppress(InternalError):
+                served.client.api_client.do("POST", path, body=body)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    patient = replace(settings, canary=replace(QUICK, seconds=30))
+    started = time.monotonic()
+    try:
+        with pytest.raises(ServingError, match=r"[0-9]+ of [0-9]+ live queries failed, limit 1%"):
+            climb(served.client, patient, single, REQUESTS[:5])
+    finally:
+        stop.set()
+        thread.join()
+    assert time.monotonic() - started < 20  # as soon as they failed, not when the stay was over
+    assert served_now(served) == {"1": 100}
+
+
+def test_a_ladder_without_requests_is_refused(served: Workspace, settings: Settings) -> None:
+    with pytest.raises(ServingError, match="A canary needs requests"):
+        climb(served.client, settings, "2", [])
     assert served_now(served) == {"1": 100}
 
 

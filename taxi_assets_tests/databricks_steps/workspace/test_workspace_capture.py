@@ -187,14 +187,17 @@ def test_each_table_gets_its_own_rows(settings: Settings, memory: State) -> None
     assert rows(settings, "a.b.d_payload") == ["id-2"]
 
 
-def test_payloads_that_cannot_be_written_are_kept(settings: Settings, memory: State) -> None:
+def test_payloads_that_cannot_be_written_are_kept_and_others_do_not_wait(
+    settings: Settings, memory: State
+) -> None:
     blocked = settings.table_path("a.b.c_payload")
     blocked.parent.mkdir(parents=True)
     blocked.write_text("a file where the table's folder should be")
-    memory.buffer({TARGET: [payload(1)]})
+    memory.buffer({TARGET: [payload(1)], "a.b.d_payload": [payload(2)]})
     with pytest.raises(Exception, match="c_payload"):
         capture.flush(settings, memory)
     assert memory.targets() == {"a.b.c_payload": 1}
+    assert rows(settings, "a.b.d_payload") == ["id-2"]
     blocked.unlink()
     assert capture.flush(settings, memory) == 1
     assert rows(settings) == ["id-1"]

@@ -160,5 +160,5 @@ def test_counters_of_several_processes_are_summed_and_old_refusals_go(settings: 
     assert len(found.refusals) == metrics.REFUSALS_KEPT
     assert found.refusals[0].at == 59
     assert len(found.refusals[0].message) == metrics.MESSAGE
-    one.forget_figures("e")
+    one.forget_endpoint("e")
     assert one.figures("e") == metrics.Figures("e", (), {}, ())

@@ -139,7 +139,8 @@ def test_a_kill_under_load_loses_at_most_a_second_and_nothing_of_the_rest(
     kept = set(names)
     lost = [when for number, when, _ in clients.answers if f"load-{number}" not in kept]
     assert all(killed - when <= 1.0 for when in lost), f"lost {killed - min(lost):.2f} s"
-    assert len(kept) >= len(clients.answers) * 0.5
+    older = [number for number, when, _ in clients.answers if killed - when > 1.0]
+    assert len(older) > 1_000
 
 
 def test_captured_rows_tell_which_features_were_looked_up(served: Workspace) -> None:
@@ -176,6 +177,26 @@ def test_a_slow_head_is_cut_off_and_others_do_not_wait(
         assert endpoint.query(served.client, served.settings, {"instances": [TRIP]})
         assert time.monotonic() - started < 5
         assert slow.recv(100) == b""  # closed by the server
+        assert 25 < time.monotonic() - started < 40
+
+
+def test_a_head_without_end_and_bytes_of_no_request_are_cut_off(served: Workspace) -> None:
+    address = (LOOPBACK, served.settings.port)
+    with socket.create_connection(address, timeout=10) as endless:
+        endless.sendall(b"GET / HTTP/1.1\r\n")
+        try:
+            for number in range(200):
+                endless.sendall(f"X-{number}: {'y' * 8_000}\r\n".encode())
+            gone = endless.recv(1_000) == b""
+        except (ConnectionResetError, BrokenPipeError):
+            gone = True
+    assert gone
+    with socket.create_connection(address, timeout=40) as idle:
+        idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.recv(4_000).startswith(b"HTTP/1.1 200")
+        idle.sendall(b"\r\n")
+        started = time.monotonic()
+        assert idle.recv(100) == b""
         assert 25 < time.monotonic() - started < 40
 
 

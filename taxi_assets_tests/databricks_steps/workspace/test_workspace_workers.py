@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
+from databricks.sdk.errors import NotFound
 from deltalake import DeltaTable
 
 from databricks_steps.serving import endpoint
-from databricks_steps.workspace import process
+from databricks_steps.workspace import process, state
+from databricks_steps.workspace.state import State
+from taxi_assets_tests.databricks_steps.workspace.clients import Clients
 from taxi_assets_tests.databricks_steps.workspace.homes import Workspace, serve
 
 TRIP = {
@@ -116,7 +121,9 @@ def test_every_process_answers_and_swaps_without_a_failed_request(many: Workspac
     assert set(load.fares) == set(fares.values())
 
 
-def test_counters_and_payloads_of_all_processes_come_together(many: Workspace) -> None:
+def test_a_stop_under_load_keeps_every_counter_and_payload_of_every_process(
+    many: Workspace,
+) -> None:
     client, settings = many.client, many.settings
 
     def counted() -> int:
@@ -125,17 +132,53 @@ def test_counters_and_payloads_of_all_processes_come_together(many: Workspace) -
 
     time.sleep(1.5)
     before = counted()
-    with Load(many, 9) as load:
-        wait_until(lambda: load.fares.total() > 200)
-    time.sleep(1.5)
-    assert counted() - before == load.fares.total()
-    process.stop(settings)  # flushes what every worker has captured
+
+    def body(number: int) -> dict[str, Any]:
+        return {"instances": [TRIP], "client_request_id": f"stop-{number}"}
+
+    with Clients(settings, 9, body, until_gone=True) as clients:
+        clients.await_answers(500)
+        assert process.stop(settings)  # and not a moment of rest before it
+    assert clients.failures == []
+    assert not process.state_file(settings).exists()
     table = DeltaTable(str(settings.table_path(settings.payload_table))).to_pyarrow_table()
-    ids = table.column("databricks_request_id").to_pylist()
-    assert len(set(ids)) == len(ids)
+    kept = [name for name in table.column("client_request_id").to_pylist() if name]
+    answered = {f"stop-{number}" for number, _, _ in clients.answers}
+    assert len(kept) == len(set(kept))
+    assert answered - set(kept) == set()
     process.ensure_running(settings)
-    assert counted() - before == load.fares.total()
-    assert len(ids) == counted()
+    assert counted() - before == len(kept)
+    assert table.num_rows == counted()
+
+
+def test_an_endpoint_deleted_while_it_loads_stays_away(many: Workspace) -> None:
+    client, settings = many.client, many.settings
+    for _ in range(3):
+        config = endpoint.endpoint_config(settings, "2")["config"]
+        path = "/api/2.0/serving-endpoints"
+        client.api_client.do("POST", path, body={"name": "brief", "config": config})
+        client.serving_endpoints.delete("brief")
+        time.sleep(0.5)
+        with pytest.raises(NotFound):
+            client.serving_endpoints.get("brief")
+        assert State(state.database(settings)).get("endpoint", "brief") is None
+
+
+def test_workers_try_again_after_a_start_without_the_models_copy(
+    start: Callable[..., Workspace],
+) -> None:
+    workspace = start(workers=2)
+    serve(workspace)
+    client, settings = workspace.client, workspace.settings
+    fare = endpoint.query(client, settings, {"instances": [TRIP]})
+    process.stop(settings)
+    shutil.rmtree(settings.home / "workspace" / "models")
+    process.ensure_running(settings)
+    endpoint.ensure_endpoint(client, settings, "1", timeout=60)
+    with Load(workspace, 8) as load:  # connections enough for both processes
+        wait_until(lambda: load.fares.total() > 100)
+    assert load.failures == []
+    assert set(load.fares) == set(fare)
 
 
 def test_management_by_any_process_is_the_managers(many: Workspace) -> None:
