@@ -18,7 +18,8 @@ from benchmarks import _machine, _served
 from databricks_steps.serving.feature_spec import FeatureSpec
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import online_tables
-from databricks_steps.workspace.online_tables import Lookup, OnlineTables
+from databricks_steps.workspace.lookups import Lookup
+from databricks_steps.workspace.online_tables import OnlineTables
 
 LIMIT_US = 10.0
 FEAST_RATIO = 25.0

@@ -106,6 +106,17 @@ class Canary:
     shift: float = 0.25  # Wasserstein distance of the fares, in standard deviations of the old
 
 
+NAMES = {  # setting → variable, where the text is the value
+    "catalog": "TAXI_CATALOG",
+    "schema": "TAXI_SCHEMA",
+    "source": "TAXI_SOURCE",
+    "model": "TAXI_MODEL",
+    "endpoint": "TAXI_ENDPOINT",
+    "spark_master": "TAXI_SPARK_MASTER",
+    "driver_memory": "TAXI_DRIVER_MEMORY",
+}
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything a step may depend on besides its input tables. Frozen: pass `replace`d copies."""
@@ -150,16 +161,7 @@ class Settings:
             SettingsError: a variable holds a value that cannot be used.
         """
         env = os.environ if environment is None else environment
-        names = {
-            "catalog": "TAXI_CATALOG",
-            "schema": "TAXI_SCHEMA",
-            "source": "TAXI_SOURCE",
-            "model": "TAXI_MODEL",
-            "endpoint": "TAXI_ENDPOINT",
-            "spark_master": "TAXI_SPARK_MASTER",
-            "driver_memory": "TAXI_DRIVER_MEMORY",
-        }
-        changes: dict[str, Any] = {key: env[name] for key, name in names.items() if env.get(name)}
+        changes: dict[str, Any] = {key: env[name] for key, name in NAMES.items() if env.get(name)}
         if env.get("TAXI_HOME"):
             changes["home"] = Path(env["TAXI_HOME"]).expanduser().resolve()
         elif not (REPOSITORY / "pyproject.toml").exists():  # installed as a wheel
@@ -173,6 +175,16 @@ class Settings:
         if env.get("TAXI_CANARY"):
             changes["canary"] = Canary(enabled=_flag("TAXI_CANARY", env))
         return replace(cls(), **changes)
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables from which another process makes these settings."""
+        named = {variable: str(getattr(self, name)) for name, variable in NAMES.items()}
+        return named | {
+            "TAXI_HOME": str(self.home),
+            "TAXI_PORT": str(self.port),
+            "TAXI_REQUIRE_APPROVAL": str(self.require_approval).lower(),
+            "TAXI_CANARY": str(self.canary.enabled).lower(),
+        }
 
     def table(self, name: str) -> str:
         """Three-level name of a table: `pickup_features` → `p03.e2e_demo_simon.pickup_features`."""

@@ -15,7 +15,7 @@ import click
 
 from databricks_steps.errors import SettingsError, TaxiError
 from databricks_steps.settings import LOOPBACK, REPOSITORY
-from taxi_assets.resources.targets import TARGETS, Target, export, target
+from taxi_assets.resources.targets import TARGETS, export, target
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -72,7 +72,7 @@ def run(
         )
     chosen = target(target_name)
     if source is not None:
-        chosen = Target(chosen.name, replace(chosen.settings, source=_absolute(source)))
+        chosen = replace(chosen, settings=replace(chosen.settings, source=_absolute(source)))
     quiet.settle(chosen.settings)
     from taxi_assets import pipeline, reports
     from taxi_assets.stages import progress

@@ -8,13 +8,15 @@ from taxi_assets import checks, jobs, stages
 from taxi_assets.assets import features, predictions, serving, training, trips
 from taxi_assets.resources.mlflow import mlflow_runs
 from taxi_assets.resources.platform import platform, pyspark
+from taxi_assets.resources.step_launcher import step_launcher
 from taxi_assets.resources.targets import Target, target
 from taxi_assets.resources.workspace import workspace
 
 
 def build_defs(chosen: Target | None = None) -> dg.Definitions:
     """The definitions of a target (default: the one the environment names)."""
-    settings = (chosen or target()).settings
+    chosen = chosen or target()
+    settings = chosen.settings
     return dg.Definitions(
         assets=dg.load_assets_from_modules([trips, features, training, serving, predictions]),
         asset_checks=checks.CHECKS,
@@ -24,12 +26,17 @@ def build_defs(chosen: Target | None = None) -> dg.Definitions:
             "pyspark": pyspark(settings),
             "mlflow": mlflow_runs(settings),
             "workspace": workspace(settings),
-            "step_launcher": dg.ResourceDefinition.none_resource(),
+            "step_launcher": step_launcher(chosen),
         },
         # One process and one Spark session a run: a JVM for each step would cost seconds each.
         executor=dg.in_process_executor,
         loggers={"stages": stages.stage_logger, "console": dg.colored_console_logger},
     )
+
+
+def from_environment() -> dg.Definitions:
+    """The same without an argument, as Dagster wants to make it anew where a step is launched."""
+    return build_defs()
 
 
 defs = build_defs()

@@ -24,7 +24,8 @@ from taxi_assets import instance, reports
 from taxi_assets.definitions import build_defs
 from taxi_assets.jobs import fare_pipeline
 from taxi_assets.partitions import RANGE_TAGS
-from taxi_assets.resources.targets import Target
+from taxi_assets.resources import step_launcher
+from taxi_assets.resources.targets import Target, export
 from taxi_assets.stages import progress
 
 TRIPS = ("raw_trips", "trips", "quarantined_trips")
@@ -32,6 +33,7 @@ FEATURES = ("pickup_features", "dropoff_features")
 TRAINING = ("training_set", "fare_model", "champion_model")
 SERVING = ("pickup_features_online", "dropoff_features_online", "serving_endpoint")
 PREDICTIONS = ("batch_predictions",)
+OURS = ("databricks_steps.", "taxi_assets.")  # modules whose errors are written for people
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
     training = () if options.skip_training else TRAINING
     forced = {name: {"config": {"force": True}} for name in FEATURES if options.force_features}
     *earlier, last = spans(months)
-    job = build_defs(target).resolve_job_def(fare_pipeline.name)
+    job = _job(target)
     with instance.instance(target.settings) as found:
         instance.close_killed_runs(found)
         for span in earlier if by_month else ():
@@ -133,29 +135,47 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
         _execute(job, found, PREDICTIONS, last[-1:], {})
 
 
+def _job(target: Target) -> dg.JobDefinition | dg.ReconstructableJob:
+    """The whole pipeline; by reference where its steps are launched: others make it anew."""
+    if target.cluster is None:
+        return build_defs(target).resolve_job_def(fare_pipeline.name)
+    from dagster._core.definitions.reconstruct import ReconstructableRepository
+
+    export(target.settings.to_environment() | {"TAXI_TARGET": target.name})
+    step_launcher.LISTENERS[:] = [progress.record]
+    repository = ReconstructableRepository.for_module("taxi_assets.definitions", "from_environment")
+    return repository.get_reconstructable_job(fare_pipeline.name)
+
+
 def _execute(
-    job: dg.JobDefinition,
+    job: dg.JobDefinition | Any,
     found: dg.DagsterInstance,
     assets: Sequence[str],
     months: Sequence[str],
     config: Mapping[str, Any],
 ) -> None:
     tags = {RANGE_TAGS[0]: months[0], RANGE_TAGS[1]: months[-1]}
-    result = job.execute_in_process(
-        instance=found,
-        asset_selection=[dg.AssetKey(name) for name in assets],
-        tags={**tags, instance.PID_TAG: str(os.getpid())},
-        run_config={
+    given: dict[str, Any] = {
+        "instance": found,
+        "asset_selection": [dg.AssetKey(name) for name in assets],
+        "tags": {**tags, instance.PID_TAG: str(os.getpid())},
+        "run_config": {
             "loggers": {"stages": {}},
-            "ops": {name: given for name, given in config.items() if name in assets},
+            "ops": {name: each for name, each in config.items() if name in assets},
         },
-        raise_on_error=False,
-    )
-    if not result.success:
-        raise _failure(result)
+        "raise_on_error": False,
+    }
+    if isinstance(job, dg.JobDefinition):
+        result = job.execute_in_process(**given)
+        if not result.success:
+            raise _failure(result)
+        return
+    with dg.execute_job(job, **given) as launched:
+        if not launched.success:
+            raise _failure(launched)
 
 
-def _failure(result: dg.ExecuteInProcessResult) -> TaxiError:
+def _failure(result: dg.ExecuteInProcessResult | dg.JobExecutionResult) -> TaxiError:
     """The one message of a failed run: the failed check, or what the failed step said."""
     if progress.failures:
         return PipelineError(
@@ -163,15 +183,21 @@ def _failure(result: dg.ExecuteInProcessResult) -> TaxiError:
         )
     for event in result.all_events:
         if event.is_step_failure:
-            error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
-            message = error.message.strip() if error else "no reason given"
-            kind, _, text = message.partition(": ")
-            ours = kind.startswith("databricks_steps.errors.")
             return PipelineError(
                 f"Stage {event.step_key} failed",
-                text if ours else message.splitlines()[0],
+                _said(event.step_failure_data.error),
                 "See the run in taxi-assets dev",
             )
     return PipelineError("The run failed", result.run_id, "See the run in taxi-assets dev")
+
+
+def _said(error: Any) -> str:
+    """The words of an error: of the first of ours among its causes, else of the last of them."""
+    message = "no reason given"
+    while error is not None:
+        message = error.message.strip() or message
+        kind, _, text = message.partition(": ")
+        if kind.startswith(OURS):
+            return str(text)
+        error = error.cause
+    return str(message.splitlines()[0])

@@ -11,6 +11,8 @@ from typing import Any
 
 import dagster as dg
 
+from taxi_assets.resources.targets import target
+
 LOGGER = "taxi_assets.stages"
 
 
@@ -89,11 +91,11 @@ class _Handler(logging.Handler):
 
 @dg.logger
 def stage_logger(_: dg.InitLoggerContext) -> logging.Logger:
-    """One line a stage, for the command line."""
+    """One line a stage, for the command line; a launched step has no command line to tell."""
     logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    logger.handlers = [_Handler()]
+    logger.handlers = [logging.NullHandler() if target().launched else _Handler()]
     return logger
 
 

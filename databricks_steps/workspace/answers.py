@@ -17,7 +17,7 @@ from databricks_steps.serving import request as contract
 from databricks_steps.serving.request import FareRequest
 from databricks_steps.workspace import errors
 from databricks_steps.workspace.endpoints import Endpoint
-from databricks_steps.workspace.online_tables import FRESH, Lookup, Many, One
+from databricks_steps.workspace.lookups import FRESH, Lookup, Many, One
 from databricks_steps.workspace.served import ServedModel
 
 if TYPE_CHECKING:

@@ -16,17 +16,20 @@ from databricks_steps.workspace import (
     auth,
     errors,
     feature_store,
+    jobs,
     observing,
     online_tables,
     openapi,
     serving_endpoints,
     state,
+    volumes,
 )
 from databricks_steps.workspace.capture import Capture
 from databricks_steps.workspace.crew import Crew
 from databricks_steps.workspace.endpoints import Endpoints
 from databricks_steps.workspace.invocations import Invocations
 from databricks_steps.workspace.online_tables import REFRESH_SECONDS, OnlineTables
+from databricks_steps.workspace.runs import Runs
 from databricks_steps.workspace.state import State
 from databricks_steps.workspace.warehouse import Warehouse
 
@@ -41,6 +44,7 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
     tables = OnlineTables(online_tables.database(settings))
     endpoints = Endpoints(settings, memory, tables, crew)
     warehouse = Warehouse(settings)
+    runs = Runs(settings, memory)
     capture = Capture(memory, warehouse.flush)
 
     def published() -> None:
@@ -53,9 +57,11 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(tables.start)
         await asyncio.to_thread(endpoints.restore)
+        runs.restore()
         capture.start()
         crew.start()
         yield
+        await asyncio.to_thread(runs.close)
         await asyncio.to_thread(crew.stop)
         await asyncio.to_thread(capture.stop)
         endpoints.close()
@@ -78,6 +84,9 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
     app.include_router(feature_store.routes(settings, memory, warehouse, published))
     app.include_router(feature_store.catalog_routes(tables))
     app.include_router(feature_store.own_routes(tables))
+    app.include_router(jobs.routes(settings, runs))
+    app.include_router(jobs.permission_routes(memory))
+    app.include_router(volumes.routes(settings))
     app.add_middleware(auth.Guard, secret=secret)
     return Invocations(app, secret, endpoints, capture)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
 MAX_BODY = 1024 * 1024
+FILES, MAX_FILE = "/api/2.0/fs/files/", 64 * 1024 * 1024
 DRAINED = 16 * MAX_BODY
 BODY_SECONDS = 30.0
 IN_FLIGHT = 128  # management requests at once
@@ -79,14 +80,14 @@ def refusal(headers: Iterable[tuple[bytes, bytes]], expected: bytes) -> tuple[st
     return "UNAUTHENTICATED", "The request needs the header Authorization: Bearer <token>"
 
 
-async def read_body(receive: Receive) -> bytes:
+async def read_body(receive: Receive, limit: int = MAX_BODY) -> bytes:
     """The whole body.
 
     A body over the limit is read on for a while without being kept: a client that is still
     sending would otherwise see a broken connection, not the answer.
 
     Raises:
-        ApiError: it is larger than 1 MiB, or does not arrive in time.
+        ApiError: it is larger than `limit` bytes, or does not arrive in time.
         ConnectionError: the client went away.
     """
     task = asyncio.current_task()
@@ -96,12 +97,12 @@ async def read_body(receive: Receive) -> bytes:
     chunks: list[bytes] = []
     size, more = 0, True
     try:
-        while more and size <= DRAINED:
+        while more and size <= max(DRAINED, limit):
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ConnectionError("the client went away")
             size += len(message.get("body", b""))
-            if size <= MAX_BODY:
+            if size <= limit:
                 chunks.append(message.get("body", b""))
             more = message.get("more_body", False)
     except asyncio.CancelledError:
@@ -115,8 +116,8 @@ async def read_body(receive: Receive) -> bytes:
         ) from None
     finally:
         timer.cancel()
-    if size > MAX_BODY:
-        raise _too_large(f"{size:,} bytes" if not more else f"over {size:,} bytes")
+    if size > limit:
+        raise _too_large(limit, f"{size:,} bytes" if not more else f"over {size:,} bytes")
     return b"".join(chunks)
 
 
@@ -132,9 +133,9 @@ class _Deadline:
         self._task.cancel()
 
 
-def _too_large(size: str) -> errors.ApiError:
+def _too_large(limit: int, size: str) -> errors.ApiError:
     return errors.ApiError(
-        "REQUEST_TOO_LARGE", f"A body holds at most {MAX_BODY:,} bytes", size, "Send fewer rows"
+        "REQUEST_TOO_LARGE", f"A body holds at most {limit:,} bytes", size, "Send less at a time"
     )
 
 
@@ -164,7 +165,8 @@ class Guard:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            whole = await read_body(receive)
+            files = scope["path"].startswith(FILES)
+            whole = await read_body(receive, MAX_FILE if files else MAX_BODY)
         except errors.ApiError as error:
             await errors.response(error.code, str(error))(scope, receive, send)
             return

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from databricks_steps.workspace import auth, errors
 from databricks_steps.workspace.answers import Answer, answer, refused
-from databricks_steps.workspace.capture import Capture, Taken
+from databricks_steps.workspace.capture import Capture
 from databricks_steps.workspace.endpoints import Endpoint
+from databricks_steps.workspace.payloads import Taken
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

@@ -16,7 +16,8 @@ from databricks_steps.errors import ModelError
 from databricks_steps.serving.feature_spec import FeatureSpec
 from databricks_steps.serving.scorer import Scorer
 from databricks_steps.workspace import errors
-from databricks_steps.workspace.online_tables import Lookup, OnlineTables
+from databricks_steps.workspace.lookups import Lookup
+from databricks_steps.workspace.online_tables import OnlineTables
 
 Document = dict[str, Any]
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import re
 import socket
-import sqlite3
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +15,10 @@ import pytest
 from conftest_run import MONTHS, ROWS, Home, table_rows
 
 from databricks_steps import schemas
-from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.serving import endpoint
-from databricks_steps.serving.online import workspace_client
-from databricks_steps.serving.verification import parity
-from databricks_steps.training import registry
-from databricks_steps.workspace import auth
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    pass
 
 FirstRun = tuple[Home, subprocess.CompletedProcess[str]]
 COMPUTED = {name: table.computed for name, table in schemas.TABLES.items()}
@@ -129,70 +121,6 @@ def test_curl_and_the_sdk_get_the_same_fare_whatever_the_request_says_it_was(
     assert len(fares) == 1
     queried = home.call("query", str(endpoint.SINGLE_FILE))
     assert json.loads(queried.stdout)["predictions"] == list(fares)
-
-
-def test_a_shifted_feature_is_caught_and_named(first_run: FirstRun, spark: SparkSession) -> None:
-    home, _ = first_run
-    platform = EmbeddedPlatform(home.settings)
-    client = workspace_client(home.settings.host, auth.token(home.settings.token_file))
-    model = registry.folder(home.settings, "1")
-    before = parity(client, platform, model, 2_000)
-    assert (before.trips, before.skewed) == (2_000, ())
-    assert before.largest <= 0.01
-
-    shifts = {
-        "pickup_fare_per_mile_7d": ("pickup_features", 1.0),
-        "dropoff_trip_count_24h": ("dropoff_features", 7),
-    }
-    for feature, (table, shift) in shifts.items():
-        with shifted(home, f"{home.settings.table(table)}_online", feature, shift):
-            found = parity(client, platform, model, 2_000)
-        (skewed,) = found.skewed
-        assert re.match(
-            rf"{feature} differs for [0-9,]+ of 2,000 trips: .* served, .* offline", skewed
-        )
-        assert "'pickup_location_id': " in skewed
-    assert parity(client, platform, model, 2_000) == before
-
-
-@contextmanager
-def shifted(home: Home, table: str, feature: str, shift: float) -> Iterator[None]:
-    """The online table with one feature changed behind the back of everybody."""
-
-    def change(by: float) -> None:
-        with closing(sqlite3.connect(home.path / "online.db", timeout=10)) as connection:
-            connection.execute(f'UPDATE "{table}" SET "{feature}" = "{feature}" + {by}')
-            connection.commit()
-        time.sleep(0.5)  # the server looks for changes a hundred times a second
-
-    change(shift)
-    try:
-        yield
-    finally:
-        change(-shift)
-
-
-def test_the_token_is_in_its_own_file_and_nowhere_else(first_run: FirstRun) -> None:
-    """Logs, tables, MLflow, Dagster's events: every byte of the home, and the captured requests."""
-    import pyarrow as pa
-    from deltalake import DeltaTable
-
-    home, done = first_run
-    token = (home.path / "token").read_text().strip()
-    client = workspace_client(home.settings.host, token)
-    client.api_client.do("POST", "/api/2.0/taxi/payloads/flush")
-    files = [file for file in home.path.rglob("*") if file.is_file()]
-    assert {"mlflow.db", "workspace.db", "workspace.log", "online.db"} <= {f.name for f in files}
-    assert [file for file in files if "dagster" in file.parts and file.suffix == ".db"]
-    holding = [file for file in files if token.encode() in file.read_bytes()]
-    assert holding == [home.path / "token"]
-    for name in (*schemas.TABLES, home.settings.payload_table):
-        table = DeltaTable(str(home.settings.table_path(name))).to_pyarrow_table()
-        for column, kind in zip(table.column_names, table.schema.types, strict=True):
-            if pa.types.is_string(kind):  # pages of a file may be compressed
-                texts = table.column(column).unique().to_pylist()
-                assert not any(token in text for text in texts if text), (name, column)
-    assert token not in done.stdout + done.stderr
 
 
 def test_status_tells_what_is_there(first_run: FirstRun) -> None:
@@ -312,7 +240,6 @@ REFUSED = {
 def test_bad_input_is_one_line_and_writes_nothing(
     homes: Any, small_source: Path, case: str
 ) -> None:
-    import re
 
     arguments, environment, message = REFUSED[case]
     home = homes("refused")

@@ -19,16 +19,8 @@ from databricks_steps.serving.feature_spec import TableLookup
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import online_tables
 from databricks_steps.workspace.errors import ApiError
-from databricks_steps.workspace.online_tables import (
-    DAY,
-    FRESH,
-    STALE,
-    UNKNOWN,
-    Lookup,
-    OnlineTables,
-    Published,
-    Snapshot,
-)
+from databricks_steps.workspace.lookups import DAY, FRESH, STALE, UNKNOWN, Lookup
+from databricks_steps.workspace.online_tables import OnlineTables, Published, Snapshot
 from databricks_steps.workspace.publish import publish, unpublish
 from taxi_assets_tests.databricks_steps.workspace.homes import (
     GRID,

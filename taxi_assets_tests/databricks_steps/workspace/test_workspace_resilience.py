@@ -238,7 +238,8 @@ def test_more_queries_at_once_than_the_limit_are_put_off_with_429(served: Worksp
 
 def test_capture_is_full_by_number_and_by_bytes(settings: Any) -> None:
     from databricks_steps.workspace import answers, state
-    from databricks_steps.workspace.capture import Capture, Taken
+    from databricks_steps.workspace.capture import Capture
+    from databricks_steps.workspace.payloads import Taken
     from databricks_steps.workspace.state import State
 
     memory = State(state.database(settings))

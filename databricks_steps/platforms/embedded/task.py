@@ -1,0 +1,50 @@
+"""One task of a run: a Python file with `spark`, `sc` and `dbutils` defined, as on a cluster.
+
+`python -m databricks_steps.platforms.embedded.task HOME FILE PARAMETER…`, by the workspace's runs.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from databricks_steps.errors import SettingsError
+from databricks_steps.platforms.embedded import session
+from databricks_steps.settings import Settings
+
+
+class Secrets:
+    """`dbutils.secrets`: this machine keeps none."""
+
+    def get(self, scope: str, key: str) -> NoReturn:
+        raise SettingsError(
+            "The embedded workspace keeps no secrets", f"{scope}/{key}", "Use the environment"
+        )
+
+
+class DbUtils:
+    """What a task may expect of `dbutils` here."""
+
+    def __init__(self) -> None:
+        self.secrets = Secrets()
+
+
+def main(arguments: list[str]) -> int:
+    """Run the file; what it raises ends the process as it would end the task."""
+    home, file, *parameters = arguments
+    settings = replace(Settings.from_environment(), home=Path(home))
+    spark = session.start(settings)
+    sys.argv = [file, *parameters]
+    given = {"spark": spark, "sc": spark.sparkContext, "dbutils": DbUtils()}
+    try:
+        runpy.run_path(file, init_globals=given, run_name="__main__")
+    finally:
+        spark.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

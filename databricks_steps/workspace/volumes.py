@@ -1,0 +1,129 @@
+"""Routes of `/api/2.0/fs`: Unity Catalog volumes as folders of `TAXI_HOME/volumes`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from datetime import datetime, timezone
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, Response
+
+from databricks_steps.settings import Settings
+from databricks_steps.workspace import errors
+
+_PATH = re.compile(r"/?Volumes(/[A-Za-z0-9_.=@ -]{1,255}){4,}/?")
+PREFIX = "/Volumes/"
+
+
+def local(settings: Settings, path: str) -> Path:
+    """The file or folder behind `/Volumes/catalog/schema/volume/…`.
+
+    Raises:
+        ApiError: it is no path of a volume.
+    """
+    parts = path.strip("/").split("/")
+    if not _PATH.fullmatch(path) or any(set(part) <= {"."} for part in parts):
+        raise errors.invalid(
+            "A path of a volume is /Volumes/catalog/schema/volume/…",
+            repr(path[:200]),
+            "Correct the path",
+        )
+    return settings.home.joinpath("volumes", *parts[1:])
+
+
+def routes(settings: Settings) -> APIRouter:
+    """The Files API."""
+    router = APIRouter(prefix="/api/2.0/fs", tags=["files"])
+
+    @router.put("/files/{path:path}", status_code=204, response_class=Response)
+    async def upload(path: str, request: Request, overwrite: bool = False) -> Response:
+        """Write a file, all or nothing."""
+        file = local(settings, f"/{path}")
+        if file.exists() and not overwrite:
+            raise errors.ApiError(
+                "ALREADY_EXISTS", "A new file has a new name", f"/{path}", "Overwrite it"
+            )
+        _write(file, await request.body())
+        return Response(status_code=204)
+
+    @router.get("/files/{path:path}", response_class=FileResponse)
+    def download(path: str) -> FileResponse:
+        return FileResponse(_found(settings, path), media_type="application/octet-stream")
+
+    @router.head("/files/{path:path}", response_class=Response)
+    def metadata(path: str) -> Response:
+        stat = _found(settings, path).stat()
+        changed = datetime.fromtimestamp(stat.st_mtime, timezone.utc)
+        return Response(
+            headers={
+                "content-length": str(stat.st_size),
+                "last-modified": format_datetime(changed, usegmt=True),
+            }
+        )
+
+    @router.delete("/files/{path:path}", status_code=204, response_class=Response)
+    def delete(path: str) -> Response:
+        _found(settings, path).unlink()
+        return Response(status_code=204)
+
+    @router.put("/directories/{path:path}", status_code=204, response_class=Response)
+    def make(path: str) -> Response:
+        local(settings, f"/{path}").mkdir(parents=True, exist_ok=True)
+        return Response(status_code=204)
+
+    @router.get("/directories/{path:path}")
+    def listed(path: str) -> dict[str, Any]:
+        folder = _folder(settings, path)
+        return {
+            "contents": [_entry(f"/{path.strip('/')}", each) for each in sorted(folder.iterdir())]
+        }
+
+    @router.delete("/directories/{path:path}", status_code=204, response_class=Response)
+    def remove(path: str) -> Response:
+        """Remove an empty folder, as Databricks does."""
+        folder = _folder(settings, path)
+        if any(folder.iterdir()):
+            raise errors.invalid("A folder that is removed is empty", f"/{path}", "Empty it first")
+        shutil.rmtree(folder)
+        return Response(status_code=204)
+
+    return router
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".new-")
+    with os.fdopen(handle, "wb") as out:
+        out.write(content)
+    Path(name).replace(file)
+
+
+def _found(settings: Settings, path: str) -> Path:
+    file = local(settings, f"/{path}")
+    if not file.is_file():
+        raise errors.ApiError("NOT_FOUND", "The file does not exist", f"/{path}", "Write it first")
+    return file
+
+
+def _folder(settings: Settings, path: str) -> Path:
+    folder = local(settings, f"/{path}")
+    if not folder.is_dir():
+        raise errors.ApiError("NOT_FOUND", "The folder does not exist", f"/{path}", "Make it first")
+    return folder
+
+
+def _entry(parent: str, each: Path) -> dict[str, Any]:
+    stat = each.stat()
+    return {
+        "path": f"{parent}/{each.name}",
+        "name": each.name,
+        "is_directory": each.is_dir(),
+        "file_size": stat.st_size if each.is_file() else None,
+        "last_modified": int(stat.st_mtime * 1000),
+    }

@@ -1,0 +1,34 @@
+"""The resource `step_launcher`: where a step runs, by target."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+
+from taxi_assets.resources.targets import Target
+
+# Called with each event of a launched step, which reaches no logger of this process.
+LISTENERS: list[Callable[[dg.DagsterEvent], None]] = []
+
+
+def step_launcher(target: Target) -> dg.ResourceDefinition:
+    """A launcher; none where steps run in process, and on the cluster itself."""
+    if target.cluster is None or target.launched:
+        return dg.ResourceDefinition.none_resource()
+    cluster = target.cluster
+
+    @dg.resource(
+        description="Runs a step as a Databricks job", required_resource_keys={"workspace"}
+    )
+    def launcher(context: dg.InitResourceContext) -> Any:
+        with warnings.catch_warnings():  # it warns that launchers are superseded by Pipes
+            warnings.simplefilter("ignore")
+            from taxi_assets.resources.volume_launcher import VolumeLauncher
+
+            config = context.resources.workspace.client.config
+            return VolumeLauncher(target, cluster, str(config.host), str(config.token))
+
+    return launcher

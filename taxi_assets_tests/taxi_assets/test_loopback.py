@@ -1,0 +1,84 @@
+"""Target `loopback`: every launched step is a run of the workspace, and makes the same tables."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_run import MONTHS, Home, table_rows
+
+from databricks_steps import schemas
+from databricks_steps.serving.online import workspace_client
+from databricks_steps.workspace import auth
+from taxi_assets.resources.targets import target
+from taxi_assets.resources.volume_launcher import PACKAGES, STAGING
+
+LAUNCHED = {
+    "raw_trips",
+    "trips",
+    "pickup_features",
+    "dropoff_features",
+    "training_set",
+    "fare_model",
+    "batch_predictions",
+}
+
+
+@pytest.fixture(scope="module")
+def launched(homes: Any, small_source: Path) -> Home:
+    home: Home = homes("launched")
+    done = home.call("run", "--target", "loopback", "--source", str(small_source))
+    assert done.returncode == 0, done.stderr + done.stdout
+    return home
+
+
+def runs(home: Home) -> list[dict[str, Any]]:
+    settings = home.settings
+    client = workspace_client(settings.host, auth.token(settings.token_file))
+    found: dict[str, Any] = client.api_client.do("GET", "/api/2.2/jobs/runs/list?limit=100")
+    return list(found["runs"])
+
+
+def test_every_spark_step_is_one_run_with_the_targets_cluster(launched: Home) -> None:
+    found = runs(launched)
+    assert {run["run_name"].split(" ")[0] for run in found} == LAUNCHED
+    assert len(found) == len(LAUNCHED)
+    cluster = target("loopback").cluster
+    assert cluster is not None
+    for run in found:
+        (task,) = run["tasks"]
+        assert run["state"]["result_state"] == "SUCCESS"
+        spec = task["new_cluster"]
+        assert (spec["spark_version"], spec["num_workers"]) == (cluster.spark_version, 1)
+        assert spec["custom_tags"]["asset"] == run["run_name"].split(" ")[0]
+        assert re.fullmatch(r"2022-0\d(:2022-0\d)?", spec["custom_tags"]["month"])
+        packages = [library["pypi"]["package"] for library in task["libraries"]]
+        assert packages == list(cluster.libraries)
+        assert not any("sdk" in package for package in packages)
+
+
+def test_the_tables_are_those_of_target_local_row_for_row(
+    launched: Home, first_run: tuple[Home, Any]
+) -> None:
+    local, _ = first_run
+    report = launched.last_run()
+    assert (report["status"], report["months"]) == ("success", list(MONTHS))
+    assert report["checks"]["failed"] == 0
+    for name in ("raw_trips", "trips", "quarantined_trips", "pickup_features", "dropoff_features"):
+        computed = schemas.TABLES[name].computed
+        assert table_rows(launched, name, computed) == table_rows(local, name, computed), name
+    assert report["model"]["metrics"] == pytest.approx(local.last_run()["model"]["metrics"])
+
+
+def test_nothing_is_left_on_the_volume_and_no_token_in_any_run(launched: Home) -> None:
+    settings = launched.settings
+    staging = launched.path / "volumes" / settings.catalog / settings.schema / STAGING
+    assert [file for file in staging.rglob("*") if file.is_file()] == []
+    token = settings.token_file.read_text().strip()
+    assert token not in json.dumps(runs(launched))
+    files = [file for file in launched.path.rglob("*") if file.is_file()]
+    assert [f for f in files if token.encode() in f.read_bytes()] == [settings.token_file]
+    assert PACKAGES == ("databricks_steps", "taxi_assets")
