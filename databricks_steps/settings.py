@@ -250,6 +250,11 @@ def _flag(name: str, env: Mapping[str, str]) -> bool:
     return env[name] == "true"
 
 
+def inherited() -> dict[str, str]:
+    """This process's environment, for a process it starts."""
+    return dict(os.environ)
+
+
 def java_home() -> str | None:
     """The JAVA_HOME that Spark's own start script would use."""
     return os.environ.get("JAVA_HOME") or None

@@ -71,8 +71,8 @@ def run(
             "Features are skipped or forced", "--skip-features --force-features", "Give one"
         )
     chosen = target(target_name)
-    if source is not None:
-        chosen = replace(chosen, settings=replace(chosen.settings, source=_absolute(source)))
+    found = _absolute(source or chosen.settings.source)  # a launched step runs in another folder
+    chosen = replace(chosen, settings=replace(chosen.settings, source=found))
     quiet.settle(chosen.settings)
     from taxi_assets import pipeline, reports
     from taxi_assets.stages import progress

@@ -73,12 +73,15 @@ def only_run(settings: Settings) -> Iterator[None]:
         yield
 
 
-def close_killed_runs(found: dg.DagsterInstance) -> int:
-    """Mark runs of the command line that never ended as failed; call it under the run lock."""
+def close_killed_runs(found: dg.DagsterInstance) -> tuple[str, ...]:
+    """Mark runs of the command line that never ended as failed; answers their ids.
+
+    Call it under the run lock.
+    """
     open_runs = found.get_runs(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
     )
     killed = [run for run in open_runs if PID_TAG in run.tags]
     for run in killed:
         found.report_run_failed(run, "The process that ran it was killed")
-    return len(killed)
+    return tuple(run.run_id for run in killed)

@@ -26,6 +26,7 @@ from taxi_assets.jobs import fare_pipeline
 from taxi_assets.partitions import RANGE_TAGS
 from taxi_assets.resources import step_launcher
 from taxi_assets.resources.targets import Target, export
+from taxi_assets.resources.workspace import Workspace
 from taxi_assets.stages import progress
 
 TRIPS = ("raw_trips", "trips", "quarantined_trips")
@@ -127,12 +128,24 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
     *earlier, last = spans(months)
     job = _job(target)
     with instance.instance(target.settings) as found:
-        instance.close_killed_runs(found)
+        killed = instance.close_killed_runs(found)
+        if target.cluster is not None and killed:
+            _cancel_launched(target, killed)
         for span in earlier if by_month else ():
             _execute(job, found, by_month, span, forced)
         _execute(job, found, (*by_month, *training, *SERVING), last, forced)
         # Predictions are for the latest month alone; the earlier ones taught the model.
         _execute(job, found, PREDICTIONS, last[-1:], {})
+
+
+def _cancel_launched(target: Target, killed: Sequence[str]) -> None:
+    """End the steps that a killed run has left at work: nobody hears them, and two would write."""
+    jobs = Workspace(target.settings).client.jobs
+    for run in jobs.list_runs(active_only=True):
+        for task in run.tasks or []:
+            tags = (task.new_cluster.custom_tags if task.new_cluster else None) or {}
+            if tags.get("run") in killed and run.run_id is not None:
+                jobs.cancel_run(run.run_id).result()
 
 
 def _job(target: Target) -> dg.JobDefinition | dg.ReconstructableJob:

@@ -8,20 +8,12 @@ import warnings
 import dagster as dg
 
 from databricks_steps.settings import Settings
-from taxi_assets.resources.targets import export
+from taxi_assets.resources.targets import export, quiet_variables
 
 
 def settle(settings: Settings) -> None:
     """Call once, before the libraries are imported."""
-    export(
-        {
-            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-            "MLFLOW_LOGGING_LEVEL": "WARNING",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "DO_NOT_TRACK": "true",
-            "MPLCONFIGDIR": str(settings.home / "matplotlib"),
-        }
-    )
+    export(quiet_variables(settings))
     # Inputs are never null: the lookups fill every feature with its default.
     warnings.filterwarnings("ignore", message=".*Inferred schema contains integer column.*")
     # dagster-mlflow and backfill policies are beta; the lock pins what was tested.

@@ -80,14 +80,19 @@ def refusal(headers: Iterable[tuple[bytes, bytes]], expected: bytes) -> tuple[st
     return "UNAUTHENTICATED", "The request needs the header Authorization: Bearer <token>"
 
 
-async def read_body(receive: Receive, limit: int = MAX_BODY) -> bytes:
+def limit(path: str) -> int:
+    """How many bytes a body may have."""
+    return MAX_FILE if path.startswith(FILES) else MAX_BODY
+
+
+async def read_body(receive: Receive, most: int = MAX_BODY) -> bytes:
     """The whole body.
 
     A body over the limit is read on for a while without being kept: a client that is still
     sending would otherwise see a broken connection, not the answer.
 
     Raises:
-        ApiError: it is larger than `limit` bytes, or does not arrive in time.
+        ApiError: it is larger than `most` bytes, or does not arrive in time.
         ConnectionError: the client went away.
     """
     task = asyncio.current_task()
@@ -97,12 +102,12 @@ async def read_body(receive: Receive, limit: int = MAX_BODY) -> bytes:
     chunks: list[bytes] = []
     size, more = 0, True
     try:
-        while more and size <= max(DRAINED, limit):
+        while more and size <= max(DRAINED, most):
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ConnectionError("the client went away")
             size += len(message.get("body", b""))
-            if size <= limit:
+            if size <= most:
                 chunks.append(message.get("body", b""))
             more = message.get("more_body", False)
     except asyncio.CancelledError:
@@ -116,8 +121,8 @@ async def read_body(receive: Receive, limit: int = MAX_BODY) -> bytes:
         ) from None
     finally:
         timer.cancel()
-    if size > limit:
-        raise _too_large(limit, f"{size:,} bytes" if not more else f"over {size:,} bytes")
+    if size > most:
+        raise _too_large(most, f"{size:,} bytes" if not more else f"over {size:,} bytes")
     return b"".join(chunks)
 
 
@@ -133,9 +138,9 @@ class _Deadline:
         self._task.cancel()
 
 
-def _too_large(limit: int, size: str) -> errors.ApiError:
+def _too_large(most: int, size: str) -> errors.ApiError:
     return errors.ApiError(
-        "REQUEST_TOO_LARGE", f"A body holds at most {limit:,} bytes", size, "Send less at a time"
+        "REQUEST_TOO_LARGE", f"A body holds at most {most:,} bytes", size, "Send less at a time"
     )
 
 
@@ -165,8 +170,7 @@ class Guard:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            files = scope["path"].startswith(FILES)
-            whole = await read_body(receive, MAX_FILE if files else MAX_BODY)
+            whole = await read_body(receive, limit(scope["path"]))
         except errors.ApiError as error:
             await errors.response(error.code, str(error))(scope, receive, send)
             return

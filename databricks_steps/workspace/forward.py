@@ -32,7 +32,7 @@ class Forward:
         if scope["type"] != "http":
             return
         try:
-            body = await auth.read_body(receive)
+            body = await auth.read_body(receive, auth.limit(scope["path"]))
             status, headers, told = await asyncio.get_running_loop().run_in_executor(
                 self._threads, self._ask, scope, body
             )
@@ -68,4 +68,6 @@ class Forward:
             for name, value in answer.getheaders()
             if name.lower() != "date" and name.lower().encode("latin-1") not in _HOP
         ]
-        return answer.status, [*kept, (b"content-length", str(len(told)).encode())], told
+        size = answer.getheader("content-length") if scope["method"] == "HEAD" else None
+        length = (size or str(len(told))).encode()
+        return answer.status, [*kept, (b"content-length", length)], told

@@ -80,8 +80,9 @@ def routes(settings: Settings, runs: Runs) -> APIRouter:
         return _shown(settings, runs.get(run_id))
 
     @router.get("/list")
-    def listed(limit: int = 25) -> dict[str, Any]:
-        shown = [_shown(settings, run) for run in runs.all()[: max(1, min(limit, 100))]]
+    def listed(limit: int = 25, active_only: bool = False) -> dict[str, Any]:
+        found = [run for run in runs.all() if not active_only or not run["end_time"]]
+        shown = [_shown(settings, run) for run in found[: max(1, min(limit, 100))]]
         return {"runs": shown, "has_more": False}
 
     @router.post("/cancel")

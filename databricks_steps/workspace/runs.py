@@ -5,6 +5,7 @@ The cluster a run asks for is written down, checked and shown; here every task r
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -14,10 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from databricks_steps.settings import Settings
+from databricks_steps.settings import Settings, inherited
 from databricks_steps.workspace import errors, volumes
 from databricks_steps.workspace.state import State
 
+_LOG = logging.getLogger(__name__)
 KIND = "run"
 TASK = "databricks_steps.platforms.embedded.task"
 KEPT = 500  # records of ended runs
@@ -45,6 +47,7 @@ class Runs:
 
     def submit(self, wanted: Document) -> int:
         """Start a run of one task; its id. The same idempotency token gets the same run."""
+        self.words(wanted["tasks"][0])
         token = wanted.get("idempotency_token")
         with self._lock:
             known = self._state.all(KIND)
@@ -94,6 +97,16 @@ class Runs:
             self.cancel(run_id)
 
     def _run(self, run_id: int) -> None:
+        try:
+            self._execute(run_id)
+        except Exception as error:  # whatever it is, the run has ended and must say so
+            _LOG.exception("run %s broke", run_id)
+            process = self._processes.get(run_id)
+            if process is not None:
+                _end(process)
+            self._finish(run_id, "FAILED", f"The workspace could not run it: {error}")
+
+    def _execute(self, run_id: int) -> None:
         log = self._settings.home / "logs" / "runs" / f"{run_id}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with self._lock:
@@ -101,16 +114,17 @@ class Runs:
             if document["state"]["life_cycle_state"] == "TERMINATING":
                 self._finish(run_id, "CANCELED", "Run cancelled")
                 return
-            task = document["tasks"][0]["spark_python_task"]
-            words = [task["python_file"], *task["parameters"]]
+            task = document["tasks"][0]
+            variables = (task.get("new_cluster") or {}).get("spark_env_vars") or {}
             with log.open("wb") as out:
                 process = subprocess.Popen(
                     [
                         *(sys.executable, "-m", TASK, str(self._settings.home)),
-                        *(self._on_this_machine(word) for word in words),
+                        *self.words(task),
                     ],
                     cwd=log.parent,
-                    stdin=subprocess.DEVNULL,
+                    env={**inherited(), **variables},
+                    stdin=subprocess.PIPE,  # closes when the workspace dies, and the task ends
                     stdout=out,
                     stderr=out,
                     start_new_session=True,
@@ -131,6 +145,13 @@ class Runs:
             self._finish(run_id, "SUCCESS", "")
         else:
             self._finish(run_id, "FAILED", f"The task ended with {code}: {_last_line(log)}")
+
+    def words(self, task: Document) -> list[str]:
+        """The file of a task and its parameters; raises ApiError for a path that is none."""
+        given = task["spark_python_task"]
+        return [
+            self._on_this_machine(word) for word in (given["python_file"], *given["parameters"])
+        ]
 
     def _on_this_machine(self, word: str) -> str:
         """A path of a volume as the folder behind it; every other parameter as it is."""

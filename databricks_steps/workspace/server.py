@@ -36,6 +36,7 @@ class Impatient(HttpToolsProtocol):
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _in_head = True
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -47,13 +48,13 @@ class Impatient(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._head_bytes += len(data)
+        if self._in_head:
+            self._head_bytes += len(data)
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:  # no request is being answered
-            if self._head_bytes > HEAD_BYTES:
-                self.transport.close()
-            elif self._late is None:  # bytes of no request stop uvicorn's own timer
-                self._wait()
+        if self._in_head and self._head_bytes > HEAD_BYTES:
+            self.transport.close()
+        elif self._late is None and (self.cycle is None or self.cycle.response_complete):
+            self._wait()  # bytes of no request have stopped uvicorn's own timer
 
     def on_message_begin(self) -> None:
         self._wait()
@@ -61,8 +62,12 @@ class Impatient(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
-        self._head_bytes = 0
+        self._in_head = False
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()

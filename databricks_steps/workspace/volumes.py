@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from datetime import datetime, timezone
 from email.utils import format_datetime
@@ -44,12 +43,7 @@ def routes(settings: Settings) -> APIRouter:
     @router.put("/files/{path:path}", status_code=204, response_class=Response)
     async def upload(path: str, request: Request, overwrite: bool = False) -> Response:
         """Write a file, all or nothing."""
-        file = local(settings, f"/{path}")
-        if file.exists() and not overwrite:
-            raise errors.ApiError(
-                "ALREADY_EXISTS", "A new file has a new name", f"/{path}", "Overwrite it"
-            )
-        _write(file, await request.body())
+        _upload(settings, f"/{path}", await request.body(), overwrite)
         return Response(status_code=204)
 
     @router.get("/files/{path:path}", response_class=FileResponse)
@@ -87,21 +81,36 @@ def routes(settings: Settings) -> APIRouter:
     @router.delete("/directories/{path:path}", status_code=204, response_class=Response)
     def remove(path: str) -> Response:
         """Remove an empty folder, as Databricks does."""
-        folder = _folder(settings, path)
-        if any(folder.iterdir()):
-            raise errors.invalid("A folder that is removed is empty", f"/{path}", "Empty it first")
-        shutil.rmtree(folder)
+        try:
+            _folder(settings, path).rmdir()
+        except OSError as error:
+            raise errors.invalid(
+                "A folder that is removed is empty", f"/{path}", "Empty it first"
+            ) from error
         return Response(status_code=204)
 
     return router
 
 
+def _upload(settings: Settings, path: str, content: bytes, overwrite: bool) -> None:
+    file = local(settings, path)
+    if file.is_dir():
+        raise errors.invalid("A file's name is no folder's", path, "Choose another")
+    if file.exists() and not overwrite:
+        raise errors.ApiError("ALREADY_EXISTS", "A new file has a new name", path, "Overwrite it")
+    _write(file, content)
+
+
 def _write(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=".new-")
-    with os.fdopen(handle, "wb") as out:
-        out.write(content)
-    Path(name).replace(file)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _found(settings: Settings, path: str) -> Path:

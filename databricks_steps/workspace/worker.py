@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _end_with_the_manager() -> None:
-    sys.stdin.buffer.read()  # nothing is ever sent: it returns when the manager closes it or dies
+    os.read(sys.stdin.fileno(), 1)  # nothing is ever sent: the manager closes it or dies
     os.kill(os.getpid(), signal.SIGTERM)
 
 

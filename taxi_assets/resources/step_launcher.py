@@ -28,7 +28,6 @@ def step_launcher(target: Target) -> dg.ResourceDefinition:
             warnings.simplefilter("ignore")
             from taxi_assets.resources.volume_launcher import VolumeLauncher
 
-            config = context.resources.workspace.client.config
-            return VolumeLauncher(target, cluster, str(config.host), str(config.token))
+            return VolumeLauncher(target, cluster, context.resources.workspace.client)
 
     return launcher

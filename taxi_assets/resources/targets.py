@@ -30,7 +30,9 @@ class Cluster:
     poll_seconds: float = 5.0
     timeout_seconds: int = 6 * 3600
 
-    def run_config(self, step: str, run: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    def run_config(
+        self, step: str, run: str, tags: Mapping[str, str], variables: Mapping[str, str]
+    ) -> dict[str, Any]:
         """What is submitted for a step: its cluster, cost tags, libraries and limit of time."""
         months = ":".join(sorted({tags[tag] for tag in RANGE_TAGS if tag in tags}))
         costs = {**self.tags, "asset": step, "run": run, "month": months}
@@ -42,6 +44,7 @@ class Cluster:
                     "spark_version": self.spark_version,
                     "nodes": {"node_types": {"node_type_id": self.node_type_id}},
                     "spark_conf": dict(self.spark_conf),
+                    "spark_env_vars": dict(variables),  # known before Spark starts
                     "custom_tags": costs,
                     "data_security_mode": "SINGLE_USER",
                 }
@@ -63,7 +66,8 @@ class Target:
 
     def remote_environment(self) -> dict[str, str]:
         """The variables a launched step needs to see the same names, tables and settings."""
-        return self.settings.to_environment() | {"TAXI_TARGET": self.name, LAUNCHED: "1"}
+        own = {"TAXI_TARGET": self.name, LAUNCHED: "1"}
+        return self.settings.to_environment() | quiet_variables(self.settings) | own
 
 
 def target(name: str | None = None, environment: Mapping[str, str] | None = None) -> Target:
@@ -80,6 +84,17 @@ def target(name: str | None = None, environment: Mapping[str, str] | None = None
         )
     cluster = Cluster(poll_seconds=0.5) if chosen == LOOPBACK else None
     return Target(chosen, Settings.from_environment(env), cluster, LAUNCHED in env)
+
+
+def quiet_variables(settings: Settings) -> dict[str, str]:
+    """What keeps libraries from talking, to people and to their makers."""
+    return {
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MPLCONFIGDIR": str(settings.home / "matplotlib"),
+    }
 
 
 def export(values: Mapping[str, str]) -> None:

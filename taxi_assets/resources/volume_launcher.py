@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import logging
+import pickle
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -25,7 +27,7 @@ from dagster_databricks.databricks_pyspark_step_launcher import (
     DatabricksConfig,
     DatabricksPySparkStepLauncher,
 )
-from databricks.sdk.errors import BadRequest
+from databricks.sdk.errors import BadRequest, NotFound
 from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.retries import retried
 
@@ -37,9 +39,10 @@ from taxi_assets.resources.targets import Cluster, Target
 
 if TYPE_CHECKING:
     import dagster as dg
-    from dagster import DagsterLogManager
+    from dagster import DagsterLogManager, EventLogEntry
     from dagster._core.execution.context.system import StepExecutionContext
     from dagster_databricks.types import DatabricksRunState
+    from databricks.sdk import WorkspaceClient
 
 Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
@@ -64,13 +67,18 @@ def patiently(call: Callable[[], Result]) -> Result:
 
     passing: list[type[BaseException]] = [
         *(InternalError, TemporarilyUnavailable, TooManyRequests, DeadlineExceeded),
-        *(requests.ConnectionError, requests.Timeout),
+        *(requests.ConnectionError, requests.Timeout, TimeoutError),
     ]
     return cast("Result", retried(on=passing, timeout=PATIENCE)(call)())
 
 
 class VolumeClient(DatabricksClient):
     """Files go to a volume by the Files API; what fails for a moment is tried again."""
+
+    def __init__(self, client: WorkspaceClient) -> None:
+        # The project's own client: the original's would take a proxy and credentials that the
+        # environment has for other workspaces.
+        self._workspace_client = client
 
     def put_file(
         self, file_obj: IO[Any], dbfs_path: str, overwrite: bool = False, block_size: int = 0
@@ -80,8 +88,6 @@ class VolumeClient(DatabricksClient):
         patiently(lambda: files.upload(dbfs_path, io.BytesIO(content), overwrite=overwrite))
 
     def read_file(self, dbfs_path: str, block_size: int = 0) -> bytes:
-        from databricks.sdk.errors import NotFound
-
         def read() -> bytes:
             contents = self.workspace_client.files.download(dbfs_path).contents
             return b"" if contents is None else bytes(contents.read())
@@ -98,14 +104,10 @@ class VolumeClient(DatabricksClient):
 class VolumeRunner(DatabricksJobRunner):
     """Submits runs and watches them, with files on a volume."""
 
-    def __init__(self, host: str, token: str, cluster: Cluster) -> None:
-        super().__init__(
-            host,
-            token,
-            poll_interval_sec=cluster.poll_seconds,
-            max_wait_time_sec=cluster.timeout_seconds,
-        )
-        self._client = VolumeClient(host, token)
+    def __init__(self, client: WorkspaceClient, cluster: Cluster) -> None:
+        self.poll_interval_sec = cluster.poll_seconds
+        self.max_wait_time_sec = cluster.timeout_seconds
+        self._client = VolumeClient(client)
 
     def submit_run(self, run_config: Mapping[str, Any], task: Mapping[str, Any]) -> int:
         # The idempotency token makes it safe to ask again when the answer was lost.
@@ -115,31 +117,24 @@ class VolumeRunner(DatabricksJobRunner):
 class VolumeLauncher(DatabricksPySparkStepLauncher):
     """Launches each step on the target's cluster."""
 
-    def __init__(self, target: Target, cluster: Cluster, host: str, token: str) -> None:
+    def __init__(self, target: Target, cluster: Cluster, client: WorkspaceClient) -> None:
+        # What the original's methods read; its constructor would make a client of its own.
         settings = target.settings
-        super().__init__(
-            run_config={},
-            permissions={},
-            databricks_host=host,
-            databricks_token=token,
-            secrets_to_env_variables=[],
-            staging_prefix=f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING}",
-            wait_for_logs=False,
-            max_completion_wait_time_seconds=cluster.timeout_seconds,
-            local_dagster_job_package_path=str(REPOSITORY),
-            verbose_logs=False,
-            oauth_credentials={},
-            azure_credentials={},
-        )
+        self.run_config, self.permissions, self.secrets = {}, {}, []
+        self.staging_prefix = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING}"
+        self.local_dagster_job_package_path = str(REPOSITORY)
+        self.wait_for_logs = self.verbose_logs = False
+        self.databricks_runner = VolumeRunner(client, cluster)
         self._target, self._cluster = target, cluster
-        self._run_url = "its run was not submitted"
-        self.databricks_runner = VolumeRunner(host, token, cluster)
+        self._run_url = ""
+        self._events: list[EventLogEntry] = []
 
     def launch_step(self, step_context: StepExecutionContext) -> Iterator[dg.DagsterEvent]:
         run, step = step_context.dagster_run, step_context.step.key
-        self.run_config = self._cluster.run_config(step, run.run_id, run.tags) | {
-            "idempotency_token": uuid.uuid4().hex
-        }
+        self._run_url, self._events = "its run was not submitted", []
+        self.run_config = self._cluster.run_config(
+            step, run.run_id, run.tags, self._target.remote_environment()
+        ) | {"idempotency_token": uuid.uuid4().hex}
         with tempfile.TemporaryDirectory() as folder:
             for package in PACKAGES:
                 shutil.copytree(REPOSITORY / package, Path(folder) / package, ignore=_LEFT_OUT)
@@ -157,6 +152,19 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
                 ) from error
             finally:
                 self._clean(run.run_id, step)
+
+    def get_step_events(
+        self, run_id: str, step_key: str, retry_number: int
+    ) -> Sequence[EventLogEntry]:
+        """The events so far: never fewer than before, though the step writes the file anew."""
+        try:
+            found = list(super().get_step_events(run_id, step_key, retry_number))
+        except (EOFError, OSError, pickle.UnpicklingError, zlib.error) as error:
+            _LOG.warning("the events of %s could not be read now: %s", step_key, error)
+            found = []
+        if len(found) > len(self._events):
+            self._events = found
+        return self._events
 
     def get_databricks_run_dagster_event(
         self, context: StepExecutionContext, databricks_run_id: int
@@ -195,7 +203,8 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
         folder = self._dbfs_path(run_id, step_key, "x").removesuffix("/x")
         try:
             for entry in patiently(lambda: list(files.list_directory_contents(folder))):
-                patiently(partial(files.delete, str(entry.path)))
+                with suppress(NotFound):  # the answer to an earlier try was lost
+                    patiently(partial(files.delete, str(entry.path)))
             patiently(lambda: files.delete_directory(folder))
             with suppress(BadRequest):  # another step of the run is still there
                 files.delete_directory(str(Path(folder).parent))

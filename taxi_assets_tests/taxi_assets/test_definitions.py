@@ -127,7 +127,9 @@ def test_the_months_of_a_run_come_from_its_tags() -> None:
 
 
 def test_an_unknown_target_is_refused_by_name() -> None:
-    with pytest.raises(SettingsError, match=r"must be a target: 'moon'\. Use one of: local"):
+    with pytest.raises(
+        SettingsError, match=r"must be a target: 'moon'\. Use one of: local, loopback"
+    ):
         target(environment={"TAXI_TARGET": "moon"})
 
 

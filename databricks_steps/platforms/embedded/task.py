@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import signal
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -34,6 +37,7 @@ class DbUtils:
 
 def main(arguments: list[str]) -> int:
     """Run the file; what it raises ends the process as it would end the task."""
+    threading.Thread(target=_end_with_the_workspace, name="workspace", daemon=True).start()
     home, file, *parameters = arguments
     settings = replace(Settings.from_environment(), home=Path(home))
     spark = session.start(settings)
@@ -44,6 +48,12 @@ def main(arguments: list[str]) -> int:
     finally:
         spark.stop()
     return 0
+
+
+def _end_with_the_workspace() -> None:
+    """A task whose workspace is gone has no record: nobody would wait for it, or could end it."""
+    os.read(sys.stdin.fileno(), 1)  # nothing is ever sent: it returns when nobody holds the pipe
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

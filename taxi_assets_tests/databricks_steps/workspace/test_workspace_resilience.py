@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -144,8 +145,6 @@ def test_a_kill_under_load_loses_at_most_a_second_and_nothing_of_the_rest(
 
 
 def test_captured_rows_tell_which_features_were_looked_up(served: Workspace) -> None:
-    import json
-
     late = {**TRIP, "pickup_datetime": "2022-02-20 08:30:00"}  # older than a week
     unknown = {**TRIP, "pickup_location_id": 9_999}
     for rows in ([TRIP], [late], [TRIP, late, unknown]):
@@ -198,6 +197,19 @@ def test_a_head_without_end_and_bytes_of_no_request_are_cut_off(served: Workspac
         started = time.monotonic()
         assert idle.recv(100) == b""
         assert 25 < time.monotonic() - started < 40
+
+
+def test_a_head_in_two_parts_after_a_large_body_is_answered(served: Workspace) -> None:
+    settings = served.settings
+    path = f"/serving-endpoints/{settings.endpoint}/invocations"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {served.token}\r\n"
+    body = json.dumps({"instances": [TRIP]})
+    with socket.create_connection((LOOPBACK, settings.port), timeout=10) as connection:
+        for padded in (body.ljust(300_000), body):
+            connection.sendall(head.encode())
+            time.sleep(0.2)
+            connection.sendall(f"Content-Length: {len(padded)}\r\n\r\n{padded}".encode())
+            assert connection.recv(4_000).startswith(b"HTTP/1.1 200")
 
 
 def test_more_queries_at_once_than_the_limit_are_put_off_with_429(served: Workspace) -> None:

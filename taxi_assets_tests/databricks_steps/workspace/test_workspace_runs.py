@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from databricks.sdk.errors import AlreadyExists, BadRequest, InvalidParameterValue, NotFound
 from databricks.sdk.service import iam
+from databricks.sdk.service.compute import ClusterSpec
 from databricks.sdk.service.jobs import Run, SparkPythonTask, SubmitTask
 
 from databricks_steps.workspace import process
@@ -194,6 +195,36 @@ def test_cancel_and_the_limit_of_time_end_the_process(workspace: Workspace) -> N
         workspace.client.jobs.get_run(999)
 
 
+def test_a_task_whose_file_is_on_no_volume_is_refused_and_a_missing_one_fails(
+    workspace: Workspace,
+) -> None:
+    with pytest.raises(InvalidParameterValue, match="A path of a volume"):
+        submit(workspace, "/Volumes/a/b/ü/x.py")
+    run = ended(workspace, submit(workspace, f"{VOLUME}/nowhere.py"))
+    assert state(run) == ("TERMINATED", "FAILED")
+    assert run.state is not None
+    assert "nowhere.py" in str(run.state.state_message)
+
+
+def test_variables_of_the_cluster_are_there_before_spark_starts(workspace: Workspace) -> None:
+    file = write(
+        workspace,
+        "env.py",
+        "import os, sys\nopen(sys.argv[1], 'w').write(f\"{os.environ['A']} {sc.master}\")",
+    )
+    write(workspace, "env/x", "")
+    variables = {"A": "b", "TAXI_SPARK_MASTER": "local[1]"}
+    task = SubmitTask(
+        "one",
+        new_cluster=ClusterSpec(spark_version="x", num_workers=1, spark_env_vars=variables),
+        spark_python_task=SparkPythonTask(file, [f"{VOLUME}/env/out"]),
+    )
+    run_id = workspace.client.jobs.submit(tasks=[task]).run_id
+    assert run_id is not None
+    assert state(ended(workspace, run_id)) == ("TERMINATED", "SUCCESS")
+    assert read(workspace, "env/out") == "b local[1]"
+
+
 def test_a_task_names_one_cluster(workspace: Workspace) -> None:
     task = SubmitTask("one", spark_python_task=SparkPythonTask("x.py"))
     with pytest.raises(InvalidParameterValue, match="on a new cluster or on an existing one"):
@@ -222,4 +253,7 @@ def test_a_workspace_that_stops_ends_its_runs_and_one_that_dies_says_they_are_lo
         assert state(run)[1] in ("CANCELED", "FAILED")
         assert run.state is not None
         assert run.state.state_message
-    os.kill(pids["killed"], 9)
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{pids[name]}").exists():  # ended with its workspace, killed or not
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
