@@ -14,20 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import _machine
+from databricks_steps.steps import STEPS
 
 LIMIT_SECONDS = 120
 DRIVER_LIMIT_GIB = 4
 MONTHS = "2022-01:2022-03"
 # Stages that wait for Spark or the fit; the rest is overhead of ours.
-COMPUTING = (
-    "raw_trips",
-    "trips",
-    "pickup_features",
-    "dropoff_features",
-    "training_set",
-    "fare_model",
-    "batch_predictions",
-)
+COMPUTING = tuple(STEPS)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -23,10 +23,10 @@ from databricks_steps.workspace.served import ServedModel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Fares = NDArray[np.float64]
     Matrix = NDArray[np.float32]
 
 _LOG = logging.getLogger(__name__)
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
 class LookedUp(NamedTuple):
@@ -68,9 +68,6 @@ def answer(endpoint: Endpoint, served: str | None, body: bytes, request_id: str)
         _LOG.exception("a query failed")
         message = "The query failed; the log says why"
         return refused("INTERNAL_ERROR", message, request_id, client_id, model)
-
-
-_NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
 def refused(

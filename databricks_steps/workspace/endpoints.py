@@ -65,7 +65,7 @@ class Endpoints:
         """Raises ApiError when there is none."""
         endpoint = self._endpoints.get(name)
         if endpoint is None:
-            raise _missing(name)
+            raise missing(name)
         return endpoint
 
     def all(self) -> list[Endpoint]:
@@ -151,7 +151,7 @@ class Endpoints:
         """Whoever waited for the lock may find the endpoint deleted."""
         name = endpoint.document["name"]
         if self._endpoints.get(name) is not endpoint:
-            raise _missing(name)
+            raise missing(name)
 
     def delete(self, name: str) -> None:
         with self._lock:
@@ -207,8 +207,8 @@ class Endpoints:
             with endpoint.lock:
                 endpoint.document["loaded"] = pending["config_version"]  # workers take it over
                 self._save(endpoint)
-            mark = f"{endpoint.document['id']} {pending['config_version']}"
-            self._crew.await_swap(self._state, endpoint.document["name"], mark)
+            name = endpoint.document["name"]
+            self._crew.await_swap(self._state, name, mark(endpoint.document, pending))
 
     def _finish(self, endpoint: Endpoint, changes: Document) -> None:
         with endpoint.lock:
@@ -225,8 +225,14 @@ class Endpoints:
         return models.folder(self._settings, name, version)
 
 
-def _missing(name: str) -> errors.ApiError:
+def missing(name: str) -> errors.ApiError:
+    """There is no endpoint of that name."""
     return errors.missing("Serving endpoint", name[:120], "Create it first")
+
+
+def mark(document: Document, config: Document) -> str:
+    """Names a configuration: numbers begin anew where an endpoint is made anew under its name."""
+    return f"{document['id']} {config['config_version']}"
 
 
 def _named(config: Document) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from databricks_steps.errors import TaxiError
 from databricks_steps.settings import Settings
-from databricks_steps.workspace import errors, models
-from databricks_steps.workspace.endpoints import KIND, Endpoint, payload_table
+from databricks_steps.workspace import models
+from databricks_steps.workspace.endpoints import KIND, Endpoint, mark, missing, payload_table
 from databricks_steps.workspace.online_tables import OnlineTables
 from databricks_steps.workspace.served import Document, load
 from databricks_steps.workspace.state import State
@@ -41,7 +41,7 @@ class Followed:
         """Raises ApiError when there is none."""
         endpoint = self._endpoints.get(name)
         if endpoint is None:
-            raise errors.missing("Serving endpoint", name[:120], "Create it first")
+            raise missing(name)
         return endpoint
 
     def start(self) -> None:
@@ -85,20 +85,19 @@ class Followed:
         if config is None:
             endpoint.serving = None
             return
-        # Numbers of configurations count on when an endpoint is made anew under the same name.
-        mark = f"{document['id']} {config['config_version']}"
-        if self._marks.get(name) == mark:
+        wanted_now = mark(document, config)
+        if self._marks.get(name) == wanted_now:
             return
         failure = None
         try:
             endpoint.serving = load(config, self._folder, self._tables)
-            self._marks[name] = mark
+            self._marks[name] = wanted_now
         except Exception as error:  # the manager must hear of whatever it is
             failure = str(error) or type(error).__name__
             self._again = time.monotonic() + RETRY_SECONDS
             expected = isinstance(error, TaxiError)
             _LOG.warning("endpoint %s: %s", name, error, exc_info=not expected)
-        self._state.follow(os.getpid(), name, mark, failure)
+        self._state.follow(os.getpid(), name, wanted_now, failure)
 
     def _folder(self, name: str, version: str) -> Path:
         return models.folder(self._settings, name, version)

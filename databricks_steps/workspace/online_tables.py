@@ -14,13 +14,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import errors
-
-if TYPE_CHECKING:
-    pass
 
 _LOG = logging.getLogger(__name__)
 REFRESH_SECONDS = 0.01  # between looks for a publish of another process
@@ -96,7 +93,7 @@ Snapshot = Mapping[str, Rows]  # feature table → its online table, all as of o
 class OnlineTables:
     """Reads the online tables; each thread has its own connection, and none can write.
 
-    Lookups read `snapshot`, which a thread keeps up to date: a lookup in memory takes a tenth of
+    Lookups read `snapshot`, which a thread keeps up to date: a lookup in memory takes a fifth of
     one in SQLite, and one snapshot holds all tables as of one instant.
     """
 

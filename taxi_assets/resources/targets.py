@@ -100,8 +100,3 @@ def quiet_variables(settings: Settings) -> dict[str, str]:
 def export(values: Mapping[str, str]) -> None:
     """Set variables for this process and those it starts."""
     os.environ.update(values)
-
-
-def inherited() -> dict[str, str]:
-    """This process's environment, for a process it starts."""
-    return dict(os.environ)

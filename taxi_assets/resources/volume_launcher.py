@@ -198,7 +198,6 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
 
     def _clean(self, run_id: str, step_key: str) -> None:
         """Leave nothing of the step behind."""
-
         files = self.databricks_runner.client.workspace_client.files
         folder = self._dbfs_path(run_id, step_key, "x").removesuffix("/x")
         try:

@@ -156,3 +156,11 @@ def test_every_module_opens_with_its_charter_and_stays_small() -> None:
             assert lines, path
             assert lines[0].startswith('"""'), path
             assert len(lines) <= 330, f"{path}: {len(lines)} lines"
+
+
+def test_a_clusters_libraries_are_pinned_as_the_project_pins_them() -> None:
+    project = (REPOSITORY / "pyproject.toml").read_text()
+    cluster = target("loopback").cluster
+    assert cluster is not None
+    assert [name for name in cluster.libraries if f'"{name}"' not in project] == []
+    assert cluster.libraries[0].startswith("dagster==")

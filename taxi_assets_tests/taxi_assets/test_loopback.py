@@ -12,19 +12,10 @@ from conftest_run import MONTHS, Home, table_rows
 
 from databricks_steps import schemas
 from databricks_steps.serving.online import workspace_client
+from databricks_steps.steps import STEPS
 from databricks_steps.workspace import auth
 from taxi_assets.resources.targets import target
-from taxi_assets.resources.volume_launcher import PACKAGES, STAGING
-
-LAUNCHED = {
-    "raw_trips",
-    "trips",
-    "pickup_features",
-    "dropoff_features",
-    "training_set",
-    "fare_model",
-    "batch_predictions",
-}
+from taxi_assets.resources.volume_launcher import STAGING
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +35,8 @@ def runs(home: Home) -> list[dict[str, Any]]:
 
 def test_every_spark_step_is_one_run_with_the_targets_cluster(launched: Home) -> None:
     found = runs(launched)
-    assert {run["run_name"].split(" ")[0] for run in found} == LAUNCHED
-    assert len(found) == len(LAUNCHED)
+    assert {run["run_name"].split(" ")[0] for run in found} == set(STEPS)
+    assert len(found) == len(STEPS)
     cluster = target("loopback").cluster
     assert cluster is not None
     for run in found:
@@ -81,4 +72,3 @@ def test_nothing_is_left_on_the_volume_and_no_token_in_any_run(launched: Home) -
     assert token not in json.dumps(runs(launched))
     files = [file for file in launched.path.rglob("*") if file.is_file()]
     assert [f for f in files if token.encode() in f.read_bytes()] == [settings.token_file]
-    assert PACKAGES == ("databricks_steps", "taxi_assets")

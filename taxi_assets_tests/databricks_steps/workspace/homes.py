@@ -27,6 +27,13 @@ GRID = timedelta(minutes=15)
 START = datetime(2022, 1, 31, 23, 30, tzinfo=timezone.utc)  # rows fall into January and February
 ARROW = {"int": pa.int32(), "long": pa.int64(), "double": pa.float64(), "string": pa.string()}
 
+TRIP = {
+    "pickup_location_id": 74,
+    "dropoff_location_id": 42,
+    "trip_distance": 1.8,
+    "pickup_datetime": "2022-02-01 08:30:00",
+}
+
 
 @dataclass(frozen=True)
 class Home:

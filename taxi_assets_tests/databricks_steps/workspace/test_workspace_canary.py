@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -67,19 +68,13 @@ def served_now(workspace: Workspace) -> dict[str, int]:
 
 
 def test_a_version_that_does_as_well_climbs_to_all_of_the_traffic(
-    served: Workspace, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: Workspace, settings: Settings, tmp_path: Path
 ) -> None:
     same = registered(settings, tmp_path, 1)
-    seen: list[dict[str, int]] = []
-    measured = canary._rung
-
-    def rung(*arguments: Any) -> Rung:
-        seen.append(served_now(served))
-        return measured(*arguments)
-
-    monkeypatch.setattr(canary, "_rung", rung)  # only looks on
     done = climb(served.client, settings, same, REQUESTS)
-    assert seen == [{"1": 95, same: 5}, {"1": 75, same: 25}]
+    lines = served.client.serving_endpoints.logs(settings.endpoint, "taxi-fare").logs.splitlines()
+    shown = [re.findall(r"version (\d+) at (\d+) %", line) for line in lines if "serves" in line]
+    assert shown[-3:] == [[("1", "95"), (same, "5")], [("1", "75"), (same, "25")], [(same, "100")]]
     assert [rung.share for rung in done.rungs] == [5, 25]
     for each in done.rungs:
         assert each.old.fares == each.new.fares
@@ -196,14 +191,18 @@ def test_a_ladder_that_was_killed_begins_anew_from_the_old_version(
 
 
 def test_an_interrupted_ladder_leaves_the_old_version(
-    served: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    served: Workspace, settings: Settings
 ) -> None:
-    def interrupt(*_: Any) -> Rung:
-        raise KeyboardInterrupt
+    class Interrupted(list[dict[str, Any]]):
+        """Requests of which the third one never comes."""
 
-    monkeypatch.setattr(canary, "_rung", interrupt)
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            yield from REQUESTS[:2]
+            assert served_now(served) == {"1": 95, "2": 5}
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        climb(served.client, settings, "2", REQUESTS)
+        climb(served.client, settings, "2", Interrupted(REQUESTS))
     assert served_now(served) == {"1": 100}
 
 

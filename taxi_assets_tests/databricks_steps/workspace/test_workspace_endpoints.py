@@ -35,18 +35,13 @@ from taxi_assets_tests.databricks_steps.workspace.homes import (
     GRID,
     START,
     TABLES,
+    TRIP,
     Workspace,
     feature_rows,
     serve,
     write_features,
 )
 
-TRIP = {
-    "pickup_location_id": 74,
-    "dropoff_location_id": 42,
-    "trip_distance": 1.8,
-    "pickup_datetime": "2022-02-01 08:30:00",
-}
 MINUTE = timedelta(minutes=1)
 
 

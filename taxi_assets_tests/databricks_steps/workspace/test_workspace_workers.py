@@ -21,14 +21,8 @@ from databricks_steps.serving import endpoint
 from databricks_steps.workspace import process, state
 from databricks_steps.workspace.state import State
 from taxi_assets_tests.databricks_steps.workspace.clients import Clients
-from taxi_assets_tests.databricks_steps.workspace.homes import Workspace, serve
+from taxi_assets_tests.databricks_steps.workspace.homes import TRIP, Workspace, serve
 
-TRIP = {
-    "pickup_location_id": 74,
-    "dropoff_location_id": 42,
-    "trip_distance": 1.8,
-    "pickup_datetime": "2022-02-01 08:30:00",
-}
 WORKERS = 3
 
 
