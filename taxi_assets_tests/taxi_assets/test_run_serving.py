@@ -32,6 +32,7 @@ def test_a_shifted_feature_is_caught_and_named(first_run: FirstRun, spark: Spark
     model = registry.folder(home.settings, "1")
     before = parity(client, platform, model, 2_000)
     assert (before.trips, before.skewed) == (2_000, ())
+    print(f"{before.trips:,} trips, largest difference {before.largest} dollars")
     assert before.largest <= 0.01
 
     shifts = {
@@ -42,6 +43,7 @@ def test_a_shifted_feature_is_caught_and_named(first_run: FirstRun, spark: Spark
         with shifted(home, f"{home.settings.table(table)}_online", feature, shift):
             found = parity(client, platform, model, 2_000)
         (skewed,) = found.skewed
+        print(skewed)
         assert re.match(
             rf"{feature} differs for [0-9,]+ of 2,000 trips: .* served, .* offline", skewed
         )
