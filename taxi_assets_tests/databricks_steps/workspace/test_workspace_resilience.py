@@ -133,7 +133,7 @@ def test_a_kill_under_load_loses_at_most_a_second_and_nothing_of_the_rest(
     kept = set(names)
     lost = [when for number, when, _ in clients.answers if f"load-{number}" not in kept]
     newest = max((killed - when for when in lost), default=0.0)
-    print(f"{len(clients.answers):,} answered, {len(lost)} not captured, of the last {newest:.2f} s")
+    print(f"{len(clients.answers):,} answered, {len(lost)} lost, of the last {newest:.2f} s")
     assert newest <= 1.0
     older = [number for number, when, _ in clients.answers if killed - when > 1.0]
     assert len(older) > 1_000
