@@ -6,43 +6,64 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from databricks_steps.errors import TaxiError
 from databricks_steps.months import parse
 from databricks_steps.ports import Outcome
-from databricks_steps.settings import Settings
+from databricks_steps.settings import NAMES, Settings, inherited
 from databricks_steps.steps import STEPS
+
+# Settings a task may be given as options: serverless compute has no variables of a cluster.
+OPTIONS = {
+    **{name: NAMES[name] for name in ("source", "catalog", "schema", "model", "experiment")},
+    "require_approval": "TAXI_REQUIRE_APPROVAL",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of a step. An option that is empty counts as not given."""
+    found = argparse.ArgumentParser("python -m databricks_steps", description=__doc__)
+    found.add_argument("step", choices=sorted(STEPS))
+    found.add_argument("--months", help="2022-01 or 2022-01:2022-03; default: all at hand")
+    found.add_argument("--force", action="store_true", help="even where nothing changed")
+    for name, variable in OPTIONS.items():
+        found.add_argument(f"--{name.replace('_', '-')}", help=f"in place of {variable}")
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the step, print its outcomes as JSON lines; 1 when it fails or a verdict does."""
-    parser = argparse.ArgumentParser("python -m databricks_steps", description=__doc__)
-    parser.add_argument("step", choices=sorted(STEPS))
-    parser.add_argument("--months", help="2022-01 or 2022-01:2022-03; default: all at hand")
-    parser.add_argument("--source", help="where raw_trips reads")
-    parser.add_argument("--force", action="store_true", help="even where nothing changed")
-    given = parser.parse_args(arguments)
+    given = parser().parse_args(arguments)
+    named = {variable: getattr(given, name) or "" for name, variable in OPTIONS.items()}
+    named = {variable: text for variable, text in named.items() if text}
     try:
-        outcomes = run(given.step, given.months, given.source, given.force)
+        settings = Settings.from_environment(inherited() | named)
+        outcomes = run(settings, given.step, given.months, given.force)
     except TaxiError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for outcome in outcomes:
         print(json.dumps(as_json(outcome), default=str))
-    return int(not all(v.passed for outcome in outcomes for v in outcome.verdicts))
+    failed = [v for outcome in outcomes for v in outcome.verdicts if not v.passed]
+    for verdict in failed:
+        print(f"failed check {verdict.check}: {verdict.reason}", file=sys.stderr)
+    return int(bool(failed))
 
 
-def run(step: str, months: str | None, source: str | None, force: bool) -> tuple[Outcome, ...]:
-    """The outcomes of one step on the embedded platform."""
-    from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
+def task() -> None:
+    """The entry point of a wheel task, which fails by what is raised, not by what is returned."""
+    if main() != 0:
+        sys.exit(1)
 
-    settings = Settings.from_environment()
-    if source is not None:
-        settings = replace(settings, source=source)
+
+def run(settings: Settings, step: str, months: str | None, force: bool) -> tuple[Outcome, ...]:
+    """The outcomes of one step on the settings' platform."""
+    from databricks_steps.platforms.chosen import platform
+
     chosen = parse(months) if months else None
-    return STEPS[step].run(EmbeddedPlatform(settings), chosen, force)
+    return STEPS[step].run(platform(settings), chosen, force)
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:

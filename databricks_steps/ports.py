@@ -7,10 +7,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from databricks_steps import schemas
+from databricks_steps.errors import TableError
 from databricks_steps.settings import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+    from sklearn.pipeline import Pipeline
 
     from databricks_steps.features.lookups import Lookup
 
@@ -47,6 +50,33 @@ class Outcome:
     figures: Mapping[str, Any] = field(default_factory=dict)
     commit: Commit | None = None
     verdicts: tuple[Verdict, ...] = ()
+
+
+def described(name: str) -> schemas.Table:
+    """The table of that name.
+
+    Raises:
+        TableError: `schemas.py` describes none.
+    """
+    if name not in schemas.TABLES:
+        raise TableError(
+            "A table must be described in schemas.py", repr(name), "Add it there, or fix the name"
+        )
+    return schemas.TABLES[name]
+
+
+def require_a_month(table: schemas.Table, months: Sequence[str] | None) -> None:
+    """Refuse a write that names no month at all: it is nothing, or everything, to no one's wish.
+
+    Raises:
+        TableError: `months` is empty.
+    """
+    if months is not None and not months:
+        raise TableError(
+            f"A write to {table.name} must name a month, or none for the whole table",
+            "no months",
+            "Skip the write where there is nothing to do",
+        )
 
 
 class Tables(Protocol):
@@ -122,7 +152,7 @@ class Tables(Protocol):
 
 
 class FeatureStore(Protocol):
-    """Point-in-time lookups; on Databricks the Feature Engineering client does them."""
+    """Point-in-time lookups, and models that are logged with theirs."""
 
     def look_up(
         self,
@@ -135,6 +165,20 @@ class FeatureStore(Protocol):
 
         `months` are the months the trips were picked up in: they bound what is read. `versions`
         (table → version) asks the feature tables as they were then; default: as they are now.
+        """
+        ...
+
+    def log_model(
+        self,
+        pipeline: Pipeline,
+        lookups: Sequence[Lookup],
+        training_set: DataFrame,
+        arguments: Mapping[str, Any],
+    ) -> str:
+        """Log a pipeline with its lookups to the active MLflow run, and register it.
+
+        `training_set` holds rows of `schemas.TRAINING_SET`; `arguments` are those of MLflow's
+        scikit-learn flavor. Gives the number of the new version.
         """
         ...
 

@@ -11,6 +11,11 @@ from typing import Any
 from databricks_steps.errors import SettingsError
 
 LOOPBACK = "127.0.0.1"
+EMBEDDED, DATABRICKS = "embedded", "databricks"
+PLATFORMS = (EMBEDDED, DATABRICKS)
+RUNTIME = "DATABRICKS_RUNTIME_VERSION"  # Databricks sets it on every cluster
+STAGING = "dagster_staging"  # the volume of launched steps and of what a step keeps in files
+LANDING = "landing"  # the volume that trips arrive in
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -112,6 +117,8 @@ NAMES = {  # setting → variable, where the text is the value
     "source": "TAXI_SOURCE",
     "model": "TAXI_MODEL",
     "endpoint": "TAXI_ENDPOINT",
+    "experiment": "TAXI_EXPERIMENT",
+    "tracking": "TAXI_TRACKING_URI",
     "spark_master": "TAXI_SPARK_MASTER",
     "driver_memory": "TAXI_DRIVER_MEMORY",
 }
@@ -122,6 +129,7 @@ class Settings:
     """Everything a step may depend on besides its input tables. Frozen: pass `replace`d copies."""
 
     home: Path = REPOSITORY / ".taxi"
+    platform: str = EMBEDDED
     port: int = 8200
     workers: int = 1  # processes that answer queries
     catalog: str = "p03"
@@ -131,6 +139,7 @@ class Settings:
     payload_prefix: str = "taxi_fare_endpoint"
     online_store: str = "taxi-online-store"
     experiment: str = "taxi-fare"
+    tracking: str = ""  # address of MLflow; empty: the platform's own
     source: str = "demo"
     spark_master: str = "local[*]"
     driver_memory: str = "3g"
@@ -166,6 +175,9 @@ class Settings:
             changes["home"] = Path(env["TAXI_HOME"]).expanduser().resolve()
         elif not (REPOSITORY / "pyproject.toml").exists():  # installed as a wheel
             changes["home"] = Path.cwd() / ".taxi"
+        changes["platform"] = _platform(env)
+        if env.get(RUNTIME) and changes["platform"] == DATABRICKS and not env.get("TAXI_HOME"):
+            changes["home"] = replace(cls(), **changes).volume_home
         if env.get("TAXI_PORT"):
             changes["port"] = _port(env["TAXI_PORT"])
         if env.get("TAXI_WORKERS"):
@@ -179,8 +191,9 @@ class Settings:
     def to_environment(self) -> dict[str, str]:
         """The variables from which another process makes these settings."""
         named = {variable: str(getattr(self, name)) for name, variable in NAMES.items()}
-        return named | {
+        return {name: text for name, text in named.items() if text} | {
             "TAXI_HOME": str(self.home),
+            "TAXI_PLATFORM": self.platform,
             "TAXI_PORT": str(self.port),
             "TAXI_REQUIRE_APPROVAL": str(self.require_approval).lower(),
             "TAXI_CANARY": str(self.canary.enabled).lower(),
@@ -194,6 +207,11 @@ class Settings:
     def registered_model(self) -> str:
         """Three-level name of the registered model, as Unity Catalog wants it."""
         return self.table(self.model)
+
+    @property
+    def volume_home(self) -> Path:
+        """The home of steps on Databricks: files that every node of a cluster can read."""
+        return Path("/Volumes", self.catalog, self.schema, STAGING, "home")
 
     @property
     def payload_table(self) -> str:
@@ -210,7 +228,15 @@ class Settings:
 
     @property
     def mlflow_uri(self) -> str:
-        return f"sqlite:///{self.home / 'mlflow.db'}"
+        """Where MLflow tracks."""
+        own = "databricks" if self.platform == DATABRICKS else f"sqlite:///{self.home}/mlflow.db"
+        return self.tracking or own
+
+    @property
+    def registry_uri(self) -> str:
+        """Where MLflow registers models: on Databricks in Unity Catalog."""
+        own = "databricks-uc" if self.platform == DATABRICKS else self.mlflow_uri
+        return self.tracking or own
 
     @property
     def artifacts(self) -> Path:
@@ -224,6 +250,16 @@ class Settings:
     def host(self) -> str:
         """Address of the embedded workspace."""
         return f"http://{LOOPBACK}:{self.port}"
+
+
+def _platform(env: Mapping[str, str]) -> str:
+    """The platform the environment names: a Databricks cluster is known by its runtime."""
+    found = env.get("TAXI_PLATFORM") or (DATABRICKS if env.get(RUNTIME) else EMBEDDED)
+    if found not in PLATFORMS:
+        raise SettingsError(
+            "TAXI_PLATFORM must be a platform", repr(found), f"Use one of: {', '.join(PLATFORMS)}"
+        )
+    return found
 
 
 def _port(text: str) -> int:

@@ -20,6 +20,7 @@ from databricks_steps.training import (
     fit,
     gate,
     intervals,
+    promotion,
     recipe,
     registry,
 )
@@ -104,7 +105,7 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
         )
         ingredients = recipe.current(settings, chosen, tables.sources("training_set"))
         with platform.tracked_run():
-            model = candidate.train(settings, rows, str(made_from), ingredients, (leak,))
+            model = candidate.train(platform, rows, str(made_from), ingredients, (leak,))
     registry.point(settings, registry.CANDIDATE, model.version.number)
     figures = {
         **model.figures,
@@ -115,6 +116,19 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
     }
     rows_used = int(model.figures.get("train_rows", 0))
     return (Outcome("fare_model", rows_used, figures, verdicts=model.verdicts),)
+
+
+def champion_model(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
+    """The alias `champion` on the candidate, when its checks passed; written in the ledger."""
+    moved = promotion.promote(platform.settings, platform.tables)
+    figures = {
+        "model": platform.settings.registered_model,
+        "model_version": moved.after,
+        "previous_version": moved.before or "none",
+        "why": moved.why,
+        "ledger": platform.tables.uri(schemas.DEPLOYMENTS.name),
+    }
+    return (Outcome("champion_model", 0, figures),)
 
 
 def batch_predictions(
@@ -261,6 +275,7 @@ STEPS: dict[str, Step] = {
         training_set, ("trips", "pickup_features", "dropoff_features"), ("training_set",)
     ),
     "fare_model": Step(fare_model, ("training_set", "trips"), ("fare_model",)),
+    "champion_model": Step(champion_model, ("fare_model",), ("champion_model",)),
     "batch_predictions": Step(
         batch_predictions,
         ("trips", "pickup_features", "dropoff_features", "champion_model"),

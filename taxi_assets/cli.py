@@ -171,6 +171,17 @@ def rollback(to: str | None, why: str, dry_run: bool) -> None:
 
 
 @main.command()
+@click.option("--plan", is_flag=True, help="Say what would change, and touch nothing.")
+@click.option("--target", "target_name", type=click.Choice(TARGETS), help="Which workspace.")
+@_one_line_errors
+def deploy(plan: bool, target_name: str | None) -> None:
+    """Online store, online tables, endpoint and payload capture, as the champion needs them."""
+    from taxi_assets import operations
+
+    click.echo(operations.deploy(target(target_name), plan))
+
+
+@main.command()
 @click.argument("version")
 @_one_line_errors
 def approve(version: str) -> None:

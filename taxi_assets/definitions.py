@@ -19,7 +19,7 @@ def build_defs(chosen: Target | None = None) -> dg.Definitions:
     settings = chosen.settings
     return dg.Definitions(
         assets=dg.load_assets_from_modules([trips, features, training, serving, predictions]),
-        asset_checks=checks.CHECKS,
+        asset_checks=checks.checks(settings.platform),
         jobs=jobs.JOBS,
         resources={
             "platform": platform(settings),

@@ -30,6 +30,22 @@ def rollback(target: Target, to: str | None, why: str, dry_run: bool) -> str:
     return f"moved {said}, endpoint {done.endpoint}, in {done.seconds:.1f} s"
 
 
+def deploy(target: Target, plan_only: bool) -> str:
+    """What is in the workspace and what is not, and the latter made; see `serving.deployment`."""
+    from databricks_steps.serving import deployment
+    from databricks_steps.training import registry
+
+    settings = target.settings
+    quiet.settle(settings)
+    champion = registry.require(settings, registry.CHAMPION).number
+    client = Workspace(settings).client
+    do = deployment.plan if plan_only else deployment.deploy
+    changes = do(client, settings, champion)
+    open_changes = sum(change.sign != deployment.UNCHANGED for change in changes)
+    said = "to make" if plan_only else "made"
+    return "\n".join([*map(str, changes), f"{open_changes} {said}, target {target.name}"])
+
+
 def approve(target: Target, version: str) -> str:
     """A person's word that a version may become champion."""
     from databricks_steps.training import promotion

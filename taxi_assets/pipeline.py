@@ -12,11 +12,11 @@ from typing import Any
 
 import dagster as dg
 
-from databricks_steps.errors import ModelError, TableError, TaxiError
+from databricks_steps.errors import ModelError, SettingsError, TableError, TaxiError
 from databricks_steps.months import spans
 from databricks_steps.platforms.embedded import session
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.settings import Settings
+from databricks_steps.settings import DATABRICKS, Settings
 from databricks_steps.training import registry
 from databricks_steps.trips.sources import source
 from databricks_steps.workspace import process
@@ -59,17 +59,11 @@ def run(target: Target, options: Options) -> dict[str, Any]:
     """
     settings, started = target.settings, time.monotonic()
     with instance.only_run(settings):
-        _preflight(settings, options)
-        months = _months(settings, options)
-        process.require_port(settings)
-        # Processes start beside the rest. Imports do not: two threads that import the same
-        # packages at once can see them half made.
-        import pyspark.sql  # noqa: F401
-
-        for job in (session.prepare, _serve):
-            threading.Thread(target=job, args=(settings,), daemon=True).start()
+        on_databricks = settings.platform == DATABRICKS
+        months = _named(target, options) if on_databricks else _prepared(settings, options)
         origin = "tables at hand" if options.skip_features else settings.source
-        progress.say(f"{origin}, {months[0]} to {months[-1]}, in {settings.home}")
+        place = target.name if on_databricks else str(settings.home)
+        progress.say(f"{origin}, {months[0]} to {months[-1]}, in {place}")
         report: dict[str, Any] = {"status": "failed", "source": origin}
         report["months"] = list(months)
         try:
@@ -83,6 +77,44 @@ def run(target: Target, options: Options) -> dict[str, Any]:
             report["seconds"] = round(time.monotonic() - started, 1)
             reports.write(settings, report)
     return report
+
+
+def _prepared(settings: Settings, options: Options) -> tuple[str, ...]:
+    """The months of a run on this machine, whose processes are started beside."""
+    _preflight(settings, options)
+    months = _months(settings, options)
+    process.require_port(settings)
+    # Processes start beside the rest. Imports do not: two threads that import the same
+    # packages at once can see them half made.
+    import pyspark.sql  # noqa: F401
+
+    for job in (session.prepare, _serve):
+        threading.Thread(target=job, args=(settings,), daemon=True).start()
+    return months
+
+
+def _named(target: Target, options: Options) -> tuple[str, ...]:
+    """The months of a run on Databricks, and whether its workspace answers at all.
+
+    Raises:
+        SettingsError: no months are named, or the workspace does not know who asks.
+    """
+    from databricks.sdk.errors.base import DatabricksError
+
+    if options.months is None:
+        raise SettingsError(
+            "A run on Databricks names its months", target.name, "Say --months 2022-01:2022-03"
+        )
+    client = Workspace(target.settings).client
+    try:
+        client.current_user.me()
+    except (DatabricksError, OSError, TimeoutError) as error:
+        raise SettingsError(
+            "The workspace must answer to these credentials",
+            f"{client.config.host}: {str(error).splitlines()[0]}",
+            "Correct DATABRICKS_HOST and the credentials: docs/databricks.md",
+        ) from error
+    return options.months
 
 
 def _serve(settings: Settings) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from databricks_steps import schemas
 from databricks_steps.platforms.embedded.tables import DeltaTables
-from databricks_steps.settings import Settings
+from databricks_steps.settings import EMBEDDED, Settings
 from databricks_steps.training import registry
 from taxi_assets.resources.workspace import Workspace
 from taxi_assets.stages import Progress
@@ -26,11 +26,18 @@ def logs(settings: Settings) -> DeltaTables:
 
 
 def results(settings: Settings, months: Sequence[str], seen: Progress) -> dict[str, Any]:
-    tables = logs(settings)
-    found: dict[str, Any] = {"tables": {}}
-    for name, table in schemas.TABLES.items():
-        if tables.exists(name):
-            found["tables"][name] = tables.rows(name, list(months) if table.month else None)
+    """What a run has made: on this machine the tables themselves say, elsewhere its events."""
+    found: dict[str, Any] = {"tables": dict(seen.rows)}
+    if settings.platform == EMBEDDED:
+        tables = logs(settings)
+        found["tables"] = {
+            name: tables.rows(name, list(months) if table.month else None)
+            for name, table in schemas.TABLES.items()
+            if tables.exists(name)
+        }
+        scored = tables.rows("batch_predictions", months[-1:])
+    else:
+        scored = seen.rows.get("batch_predictions", 0)
     champion = registry.version(settings, registry.CHAMPION)
     if champion is not None:
         metrics = {name: champion.metrics.get(name) for name in ("rmse", "mae", "r2")}
@@ -41,7 +48,6 @@ def results(settings: Settings, months: Sequence[str], seen: Progress) -> dict[s
             "metrics": metrics,
         }
     found["endpoint"] = endpoint_state(settings)
-    scored = tables.rows("batch_predictions", months[-1:])
     found["batch_predictions"] = {"rows": scored}
     found["refused_files"] = dict(seen.refused)
     return found | {"checks": dict(seen.checks), "stages": list(seen.stages)}
@@ -53,16 +59,17 @@ def endpoint_state(settings: Settings) -> dict[str, Any] | None:
 
     from databricks_steps.workspace import process
 
-    if not process.status(settings).running:
+    if settings.platform == EMBEDDED and not process.status(settings).running:
         return None
+    client = Workspace(settings).client
     try:
-        found = Workspace(settings).client.serving_endpoints.get(settings.endpoint)
+        found = client.serving_endpoints.get(settings.endpoint)
     except NotFound:
         return None
     entities = (found.config.served_entities if found.config else None) or []
     return {
         "name": settings.endpoint,
-        "url": f"{settings.host}/serving-endpoints/{settings.endpoint}/invocations",
+        "url": f"{client.config.host}/serving-endpoints/{settings.endpoint}/invocations",
         "version": entities[0].entity_version if entities else None,
         "state": found.state.ready.value if found.state and found.state.ready else None,
     }
@@ -110,7 +117,7 @@ def summary(report: Mapping[str, Any]) -> str:
     """The end of a run for people: what came out, and what to do with it."""
     model, endpoint, checks = (report.get(key) or {} for key in ("model", "endpoint", "checks"))
     names = ("raw_trips", "trips", "quarantined_trips")
-    raw, valid, quarantined = (report["tables"][name] for name in names)
+    raw, valid, quarantined = (report["tables"].get(name, 0) for name in names)
     scored = report["batch_predictions"]["rows"]
     single = "databricks_steps/serving/config/test_single_prediction.json"
     return "\n".join(

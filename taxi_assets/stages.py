@@ -25,13 +25,14 @@ class Progress:
     checks: dict[str, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)  # asset → rows of the months it was made for
     _started: dict[str, float] = field(default_factory=dict)
     _notes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def reset(self, say: Callable[[str], None]) -> None:
         """Forget the last run; `say` takes each line from now on."""
         self.say = say
-        self.stages, self.failures, self.refused = [], [], {}
+        self.stages, self.failures, self.refused, self.rows = [], [], {}, {}
         self.checks = {"passed": 0, "warned": 0, "failed": 0}
         self._started, self._notes = {}, {}
 
@@ -52,6 +53,8 @@ class Progress:
         found: dict[str, Any] = {key: value.value for key, value in metadata.items()}
         asset = event.step_materialization_data.materialization.asset_key.to_user_string()
         self._notes.setdefault(event.step_key or "", {})[asset] = _note(found)
+        if "dagster/row_count" in found:
+            self.rows[asset] = self.rows.get(asset, 0) + int(found["dagster/row_count"])
         for name, problem in found.get("refused_files", {}).items():
             if name not in self.refused:
                 self.refused[name] = problem

@@ -7,14 +7,34 @@ trips join by equality: they are never sorted, and feature rows are never looked
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from databricks_steps.features.lookups import Lookup
 from databricks_steps.features.windows import GRID_SECONDS, grid_cell
+from databricks_steps.months import with_months_before
+from databricks_steps.ports import Tables
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+
+def with_lookups(
+    tables: Tables,
+    trips: DataFrame,
+    lookups: Sequence[Lookup],
+    lookback: timedelta,
+    months: Sequence[str] | None = None,
+    versions: Mapping[str, int] | None = None,
+) -> DataFrame:
+    """The trips with the features of every lookup, as `ports.FeatureStore.look_up` has it."""
+    read = with_months_before(months, lookback) if months is not None else None
+    for lookup in lookups:
+        name = lookup.table.name
+        rows = tables.read(name, read, (versions or {}).get(name))
+        trips = with_features(trips, rows, lookup, lookback)
+    return trips
 
 
 def with_features(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
-from databricks_steps.ports import Verdict
+from databricks_steps.features.lookups import LOOKUPS
+from databricks_steps.ports import Platform, Verdict
 from databricks_steps.serving.feature_spec import FareInterval
 from databricks_steps.serving.scorer import Scorer
 from databricks_steps.settings import Settings
@@ -83,7 +84,7 @@ def fitted(settings: Settings, training_set: DataFrame) -> Fitted:
 
 
 def train(
-    settings: Settings,
+    platform: Platform,
     training_set: DataFrame,
     made_from: str,
     ingredients: Recipe,
@@ -94,6 +95,7 @@ def train(
     `checks` are verdicts that others reached; with those reached here they decide the tag
     that lets the version become champion. `made_from` is the digest of all inputs.
     """
+    settings = platform.settings
     model = fitted(settings, training_set)
     metrics = evaluation.measures(model.fares, model.predicted)
     baselines = _baselines(model.train, model.holdout)
@@ -107,7 +109,7 @@ def train(
         gate.onnx_parity(model.parity, len(model.holdout), settings.gate),
     )
     figures = _figures(model, metrics, baselines)
-    version = _log(settings, model, figures, verdicts, ingredients)
+    version = _log(platform, training_set, model, figures, verdicts, ingredients)
     told = passport.Evidence(
         settings.registered_model,
         version.number,
@@ -186,7 +188,8 @@ def _figures(
 
 
 def _log(
-    settings: Settings,
+    platform: Platform,
+    training_set: DataFrame,
     model: Fitted,
     figures: Mapping[str, float],
     verdicts: tuple[Verdict, ...],
@@ -194,6 +197,7 @@ def _log(
 ) -> Version:
     import mlflow
 
+    settings = platform.settings
     params = settings.forest.params(len(model.train))
     mlflow.log_params({**params, "holdout_share": settings.holdout_share})
     mlflow.log_metrics(dict(figures))
@@ -207,9 +211,11 @@ def _log(
         "git_commit": ingredients.commit,
     }
     example = model.train[list(INPUTS)].head(3)
-    return registry.log_version(
-        settings, model.pipeline, model.graph, model.interval, example, tags
-    )
+
+    def log_model(arguments: Mapping[str, Any]) -> str:
+        return platform.features.log_model(model.pipeline, LOOKUPS, training_set, arguments)
+
+    return registry.log_version(settings, log_model, model.graph, model.interval, example, tags)
 
 
 def _judgement(verdicts: tuple[Verdict, ...]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass, field
 from io import StringIO
@@ -19,7 +19,7 @@ from databricks_steps.errors import ModelError
 from databricks_steps.ports import Verdict
 from databricks_steps.serving import feature_spec
 from databricks_steps.serving.feature_spec import FareInterval, FeatureSpec
-from databricks_steps.settings import Settings
+from databricks_steps.settings import EMBEDDED, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +31,16 @@ MADE_FROM = "made_from"
 CHECKS = "checks"  # version tag: passed or failed
 JUDGED = "judged"  # version tag: how it compares with the champion, in one sentence
 VERDICTS = "verdicts.json"
+FARE_MODEL = "fare_model"  # the model's name in its run
 # All a model saved by skops holds besides numpy and scikit-learn's own public types.
-TRUSTED = ["databricks_steps.training.forest.MeteredForest", "sklearn.tree._tree.Tree"]
+TRUSTED = [
+    "databricks_steps.training.forest.MeteredForest",
+    "databricks_steps.training.request_columns.RequestColumns",
+    "sklearn.tree._tree.Tree",
+]
+# Where the Feature Engineering client keeps a model that it has wrapped in its lookups.
+WRAPPED = Path("data", "feature_store", "raw_model")
+_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 _MAKING = threading.Lock()  # the store makes its database when it is first opened
 
 
@@ -47,17 +55,20 @@ class Version:
 
 
 def client(settings: Settings) -> MlflowClient:
-    """A client of the embedded tracking store and registry; makes the experiment when missing."""
+    """A client of the tracking store and the registry; makes the experiment when missing."""
     import mlflow
 
-    settings.home.mkdir(parents=True, exist_ok=True)
+    artifacts = None  # the server's own place
+    if settings.platform == EMBEDDED:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        artifacts = settings.artifacts.as_uri()
     mlflow.set_tracking_uri(settings.mlflow_uri)
-    mlflow.set_registry_uri(settings.mlflow_uri)
+    mlflow.set_registry_uri(settings.registry_uri)
     with _MAKING:
         try:
-            found = mlflow.MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
+            found = mlflow.MlflowClient(settings.mlflow_uri, settings.registry_uri)
             if found.get_experiment_by_name(settings.experiment) is None:
-                found.create_experiment(settings.experiment, settings.artifacts.as_uri())
+                found.create_experiment(settings.experiment, artifacts)
         except Exception as error:  # whatever its database or its network raises
             raise _down(settings, error) from error
     return found
@@ -68,24 +79,24 @@ def _down(settings: Settings, error: Exception) -> ModelError:
     return ModelError(
         "The model registry must answer",
         f"{settings.mlflow_uri}: {said[0] if said else type(error).__name__}",
-        "Check TAXI_HOME, or restore mlflow.db",
+        "Check TAXI_HOME, or restore mlflow.db; on Databricks, host and credentials",
     )
 
 
 @contextmanager
-def tracked_run(settings: Settings) -> Iterator[str]:
+def tracked_run(settings: Settings, tags: Mapping[str, Any] | None = None) -> Iterator[str]:
     """A new MLflow run in the project's experiment, active for the block; gives its id."""
     import mlflow
 
     client(settings)
     mlflow.set_experiment(settings.experiment)
-    with mlflow.start_run(run_name="fare_model") as run:
+    with mlflow.start_run(run_name=FARE_MODEL, tags=dict(tags or {})) as run:
         yield run.info.run_id
 
 
 def log_version(
     settings: Settings,
-    pipeline: Pipeline,
+    log_model: Callable[[Mapping[str, Any]], str],
     graph: bytes,
     interval: FareInterval,
     example: pd.DataFrame,
@@ -93,33 +104,68 @@ def log_version(
 ) -> Version:
     """Log the pipeline with its ONNX graph and lookups to the active run, and register it.
 
-    Saved with skops, so that loading it runs no code that the file brings.
+    `log_model` takes the arguments of MLflow's scikit-learn flavor and gives the version's number;
+    see `ports.FeatureStore`. Saved with skops, so that loading it runs no code that the file
+    brings.
     """
-    import mlflow
-    from mlflow.models import infer_signature
-
     spec = FeatureSpec.current(settings, interval=interval)
     with TemporaryDirectory() as folder:
         files = {feature_spec.ONNX_FILE: graph, feature_spec.FILE: spec.to_json().encode()}
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
-        logged = mlflow.sklearn.log_model(
-            pipeline,
-            name="fare_model",
-            signature=infer_signature(example, pipeline.predict(example)),
-            input_example=example,
-            # Named here: inferring them would start a process and load the model again.
-            pip_requirements=requirements(),
-            code_paths=[str(Path(databricks_steps.__file__).parent)],
-            serialization_format="skops",
-            skops_trusted_types=TRUSTED,
-            extra_files=[str(Path(folder) / name) for name in files],
-            metadata={
-                "feature_lookups": json.loads(spec.to_json())["lookups"],
-                "fare_interval": asdict(interval),
-            },
+        number = log_model(
+            {
+                # Named here: inferring them would start a process and load the model again.
+                "pip_requirements": requirements(),
+                "code_paths": [str(Path(databricks_steps.__file__).parent)],
+                "serialization_format": "skops",
+                "skops_trusted_types": TRUSTED,
+                "extra_files": [str(Path(folder) / name) for name in files],
+                "input_example": example,
+                "metadata": {
+                    "feature_lookups": json.loads(spec.to_json())["lookups"],
+                    "fare_interval": asdict(interval),
+                },
+            }
         )
-    return _register(settings, logged.model_uri, tags)
+    for key, value in tags.items():
+        tag(settings, number, key, value)
+    return numbered(settings, number)
+
+
+def log_plain(settings: Settings, pipeline: Pipeline, arguments: Mapping[str, Any]) -> str:
+    """Log a pipeline by MLflow alone, without the client of a feature store; its version."""
+    import mlflow
+    from mlflow.models import infer_signature
+
+    example = arguments["input_example"]
+    logged = mlflow.sklearn.log_model(
+        pipeline,
+        name=FARE_MODEL,
+        signature=infer_signature(example, pipeline.predict(example)),
+        **arguments,
+    )
+    with redirect_stderr(StringIO()):  # it prints what the stage's line says already
+        made = mlflow.register_model(
+            logged.model_uri, settings.registered_model, await_registration_for=None
+        )
+    return str(made.version)
+
+
+def registered_by(settings: Settings, run_id: str) -> str:
+    """The number of the newest version that a run registered.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for found in _newest_first(settings):
+        if found.run_id == run_id:
+            return str(found.version)
+    raise ModelError(
+        "A run must have registered a version",
+        f"run {run_id}, model {settings.registered_model}",
+        "Train it again",
+    )
 
 
 def version(settings: Settings, alias: str) -> Version | None:
@@ -129,7 +175,7 @@ def version(settings: Settings, alias: str) -> Version | None:
     try:
         found = client(settings).get_model_version_by_alias(settings.registered_model, alias)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in _MISSING:
             return None
         raise _down(settings, error) from error
     return _version(settings, found)
@@ -147,10 +193,9 @@ def numbered(settings: Settings, number: str) -> Version:
     try:
         return _version(settings, found.get_model_version(settings.registered_model, number))
     except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code not in _MISSING:
             raise _down(settings, error) from error
-        known = found.search_model_versions(f"name = '{settings.registered_model}'")
-        numbers = sorted((str(v.version) for v in known), key=int)
+        numbers = [str(v.version) for v in _newest_first(settings)][::-1]
         raise ModelError(
             "A version must be registered",
             f"{settings.registered_model} has no version {number!r}",
@@ -173,11 +218,17 @@ def require(settings: Settings, alias: str) -> Version:
 
 def made_from(settings: Settings, digest: int) -> Version | None:
     """The newest version that was made from the same inputs."""
-    found = client(settings).search_model_versions(
-        f"name = '{settings.registered_model}' AND tags.{MADE_FROM} = '{digest}'"
-    )
-    newest = max(found, key=lambda v: int(v.version), default=None)
-    return None if newest is None else _version(settings, newest)
+    for found in _newest_first(settings):
+        # Unity Catalog can filter by no tag, and tells the tags of one version at a time.
+        version = found if found.tags else numbered(settings, str(found.version))
+        if version.tags.get(MADE_FROM) == str(digest):
+            return numbered(settings, str(found.version))
+    return None
+
+
+def _newest_first(settings: Settings) -> list[Any]:
+    found = client(settings).search_model_versions(f"name = '{settings.registered_model}'")
+    return sorted(found, key=lambda version: int(version.version), reverse=True)
 
 
 def point(settings: Settings, alias: str, number: str) -> None:
@@ -201,7 +252,9 @@ def folder(settings: Settings, number: str) -> Path:
 
     client(settings)
     uri = f"models:/{settings.registered_model}/{number}"
-    return Path(mlflow.artifacts.download_artifacts(uri))
+    found = Path(mlflow.artifacts.download_artifacts(uri))
+    wrapped = found / WRAPPED
+    return wrapped if wrapped.is_dir() else found
 
 
 def log_text(text: str, file: str) -> None:
@@ -242,16 +295,6 @@ def artifact(settings: Settings, version: Version, file: str) -> Path | str:
     if root.startswith("file:"):
         return Path(url2pathname(urlsplit(root).path)) / file
     return f"{root}/{file}"
-
-
-def _register(settings: Settings, model_uri: str, tags: Mapping[str, str]) -> Version:
-    import mlflow
-
-    with redirect_stderr(StringIO()):  # it prints what the stage's line says already
-        logged = mlflow.register_model(
-            model_uri, settings.registered_model, tags=dict(tags), await_registration_for=None
-        )
-    return _version(settings, logged)
 
 
 def _version(settings: Settings, found: Any) -> Version:

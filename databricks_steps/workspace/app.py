@@ -16,6 +16,7 @@ from databricks_steps.workspace import (
     auth,
     errors,
     feature_store,
+    identity,
     jobs,
     observing,
     online_tables,
@@ -84,6 +85,7 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
     app.include_router(feature_store.routes(settings, memory, warehouse, published))
     app.include_router(feature_store.catalog_routes(tables))
     app.include_router(feature_store.own_routes(tables))
+    app.include_router(identity.routes(settings, memory))
     app.include_router(jobs.routes(settings, runs))
     app.include_router(jobs.permission_routes(memory))
     app.include_router(volumes.routes(settings))

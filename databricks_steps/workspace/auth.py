@@ -18,7 +18,7 @@ from databricks_steps.workspace import errors
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
+OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/.well-known/databricks-config"})
 MAX_BODY = 1024 * 1024
 FILES, MAX_FILE = "/api/2.0/fs/files/", 64 * 1024 * 1024
 DRAINED = 16 * MAX_BODY

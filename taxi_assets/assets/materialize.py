@@ -58,7 +58,8 @@ def data_version(
 
 def metadata(outcome: Outcome, platform: Platform) -> dict[str, Any]:
     """Row count, table and figures, named as Dagster's UI knows them."""
-    found: dict[str, Any] = {"dagster/row_count": outcome.rows}
+    counted = outcome.rows or outcome.name in schemas.TABLES
+    found: dict[str, Any] = {"dagster/row_count": outcome.rows} if counted else {}
     if outcome.name in schemas.TABLES:
         found["dagster/uri"] = platform.tables.uri(outcome.name)
         found["table_version"] = platform.tables.version(outcome.name)

@@ -5,8 +5,6 @@ from typing import Any
 
 import dagster as dg
 
-from databricks_steps.ports import Platform
-from databricks_steps.training.promotion import promote
 from taxi_assets.assets.features import dropoff_features, pickup_features
 from taxi_assets.assets.materialize import (
     LAUNCHED,
@@ -67,17 +65,9 @@ def fare_model(
     description="The alias `champion`: moves to the candidate once its blocking checks passed. "
     "Each move is a row of the table deployments.",
     metadata=table_metadata("deployments"),
-    required_resource_keys={"platform"},
+    required_resource_keys=LAUNCHED,
 )
-def champion_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-    platform: Platform = context.resources.platform
-    moved = promote(platform.settings, platform.tables)
-    return dg.MaterializeResult(
-        metadata={
-            "model": platform.settings.registered_model,
-            "model_version": moved.after,
-            "previous_version": moved.before or "none",
-            "why": moved.why,
-            "ledger": platform.tables.uri("deployments"),
-        }
-    )
+def champion_model(
+    context: dg.AssetExecutionContext, config: StepConfig
+) -> Iterator[dg.MaterializeResult[Any]]:
+    yield from materialized(context, "champion_model", config.force)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from databricks_steps.settings import Settings
+from databricks_steps.settings import DATABRICKS, Settings
 from databricks_steps.training import registry
 
 
@@ -23,7 +23,15 @@ class MlflowRuns:
 
     @contextmanager
     def run(self) -> Iterator[str]:
-        """An active MLflow run tagged with the Dagster run; ends finished or failed."""
+        """An active MLflow run tagged with the Dagster run; ends finished or failed.
+
+        On a Databricks cluster dagster-mlflow is not installed: MLflow's own run does.
+        """
+        if self._settings.platform == DATABRICKS:
+            tags = {"dagster_run_id": self._context.run_id}
+            with registry.tracked_run(self._settings, tags) as run:
+                yield run
+            return
         import mlflow
         from dagster_mlflow import mlflow_tracking
 

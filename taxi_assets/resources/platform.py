@@ -7,35 +7,42 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from databricks_steps.ports import Platform
-from databricks_steps.settings import Settings
+from databricks_steps.settings import DATABRICKS, Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
 def platform(settings: Settings) -> dg.ResourceDefinition:
-    """The resource `platform`: embedded, with dagster-pyspark's session made when first used."""
+    """The resource `platform`, with dagster-pyspark's session made when first used.
+
+    On Databricks the cluster brings its own session, and dagster-pyspark is not there.
+    """
 
     @dg.resource(
-        description="Tables, features and Spark of the embedded platform",
+        description=f"Tables, features and Spark of the {settings.platform} platform",
         required_resource_keys={"pyspark", "mlflow"},
     )
-    def embedded(context: dg.InitResourceContext) -> Platform:
-        from databricks_steps.platforms.embedded import session
-        from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
+    def chosen(context: dg.InitResourceContext) -> Platform:
+        from databricks_steps.platforms import chosen
 
         def start() -> SparkSession:
+            from databricks_steps.platforms.embedded import session
+
             session.prepare(settings)
             running: SparkSession = context.resources.pyspark.spark_session
             return running
 
-        return EmbeddedPlatform(settings, start, context.resources.mlflow.run)
+        own = None if settings.platform == DATABRICKS else start
+        return chosen.platform(settings, own, context.resources.mlflow.run)
 
-    return embedded
+    return chosen
 
 
 def pyspark(settings: Settings) -> object:
     """dagster-pyspark's lazy resource, configured as the steps want their session."""
+    if settings.platform == DATABRICKS:
+        return dg.ResourceDefinition.none_resource()
     from dagster_pyspark import LazyPySparkResource
 
     from databricks_steps.platforms.embedded.session import spark_conf

@@ -4,55 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 from databricks_steps.errors import SettingsError
-from databricks_steps.settings import Settings
-from taxi_assets.partitions import RANGE_TAGS
+from databricks_steps.settings import DATABRICKS, Settings
+from taxi_assets.resources.clusters import Cluster
 
 LOCAL, LOOPBACK = "local", "loopback"
-TARGETS = (LOCAL, LOOPBACK)
+DEV, STAGING, PROD = "dev", "staging", "prod"
 LAUNCHED = "TAXI_LAUNCHED"  # set where a launched step runs: it launches nothing itself
-RUNTIME = "17.3.x-cpu-ml-scala2.13"
 
-
-@dataclass(frozen=True)
-class Cluster:
-    """The job cluster of a launched step, and how long the launcher waits for it."""
-
-    spark_version: str = RUNTIME
-    node_type_id: str = "n2-highmem-4"
-    workers: int = 1
-    spark_conf: Mapping[str, str] = field(default_factory=dict)
-    libraries: tuple[str, ...] = ("dagster==1.13.27", "databricks-feature-engineering>=0.14")
-    tags: Mapping[str, str] = field(default_factory=dict)
-    poll_seconds: float = 5.0
-    timeout_seconds: int = 6 * 3600
-
-    def run_config(
-        self, step: str, run: str, tags: Mapping[str, str], variables: Mapping[str, str]
-    ) -> dict[str, Any]:
-        """What is submitted for a step: its cluster, cost tags, libraries and limit of time."""
-        months = ":".join(sorted({tags[tag] for tag in RANGE_TAGS if tag in tags}))
-        costs = {**self.tags, "asset": step, "run": run, "month": months}
-        return {
-            "run_name": f"{step} {months}".strip(),
-            "cluster": {
-                "new": {
-                    "size": {"num_workers": self.workers},
-                    "spark_version": self.spark_version,
-                    "nodes": {"node_types": {"node_type_id": self.node_type_id}},
-                    "spark_conf": dict(self.spark_conf),
-                    "spark_env_vars": dict(variables),  # known before Spark starts
-                    "custom_tags": costs,
-                    "data_security_mode": "SINGLE_USER",
-                }
-            },
-            "libraries": [{"pypi": {"package": package}} for package in self.libraries],
-            "install_default_libraries": False,  # they would break the cluster's own SDK
-            "timeout_seconds": self.timeout_seconds,
-        }
+# What each Databricks target calls its own; a variable of the environment comes first.
+NAMES: dict[str, dict[str, str]] = {
+    name: {
+        "TAXI_CATALOG": "p03",
+        "TAXI_SCHEMA": f"e2e_demo_simon{suffix}",
+        "TAXI_MODEL": f"{name}_mlops_stacks_gcp_fs_model",
+        "TAXI_ENDPOINT": f"mlops-taxi-fare-endpoint{suffix.replace('_', '-')}",
+        "TAXI_EXPERIMENT": f"/Shared/taxi-fare-{name}",
+        "TAXI_REQUIRE_APPROVAL": str(name == PROD).lower(),
+    }
+    for name, suffix in ((DEV, ""), (STAGING, "_staging"), (PROD, "_prod"))
+}
+TARGETS = (LOCAL, LOOPBACK, *NAMES)
 
 
 @dataclass(frozen=True)
@@ -66,8 +40,11 @@ class Target:
 
     def remote_environment(self) -> dict[str, str]:
         """The variables a launched step needs to see the same names, tables and settings."""
+        settings = self.settings
+        if settings.platform == DATABRICKS:  # this machine's folders mean nothing there
+            settings = replace(settings, home=settings.volume_home)
         own = {"TAXI_TARGET": self.name, LAUNCHED: "1"}
-        return self.settings.to_environment() | quiet_variables(self.settings) | own
+        return settings.to_environment() | quiet_variables(settings) | own
 
 
 def target(name: str | None = None, environment: Mapping[str, str] | None = None) -> Target:
@@ -82,8 +59,22 @@ def target(name: str | None = None, environment: Mapping[str, str] | None = None
         raise SettingsError(
             "TAXI_TARGET must be a target", repr(chosen), f"Use one of: {', '.join(TARGETS)}"
         )
-    cluster = Cluster(poll_seconds=0.5) if chosen == LOOPBACK else None
-    return Target(chosen, Settings.from_environment(env), cluster, LAUNCHED in env)
+    launched = LAUNCHED in env
+    if chosen in NAMES:
+        own = {**NAMES[chosen], "TAXI_PLATFORM": DATABRICKS}
+        given = {key: value for key, value in env.items() if value}
+        settings = Settings.from_environment({**own, **given})
+        if settings.canary.enabled:
+            raise SettingsError(
+                "The canary ladder runs where the orchestrator can read holdout trips",
+                f"TAXI_CANARY=true with target {chosen}",
+                "Unset TAXI_CANARY; split the endpoint's traffic in Databricks",
+            )
+        tags = {"project": "taxi-assets", "target": chosen}
+        return Target(chosen, settings, Cluster.from_environment(env, tags=tags), launched)
+    settings = Settings.from_environment(env)
+    cluster = Cluster.from_environment(env, poll_seconds=0.5) if chosen == LOOPBACK else None
+    return Target(chosen, settings, cluster, launched)
 
 
 def quiet_variables(settings: Settings) -> dict[str, str]:

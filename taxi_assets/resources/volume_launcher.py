@@ -11,6 +11,7 @@ import logging
 import pickle
 import shutil
 import tempfile
+import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,15 +28,16 @@ from dagster_databricks.databricks_pyspark_step_launcher import (
     DatabricksConfig,
     DatabricksPySparkStepLauncher,
 )
-from databricks.sdk.errors import BadRequest, NotFound
+from databricks.sdk.errors import BadRequest, NotFound, OperationFailed
 from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.retries import retried
 
 from databricks_steps.errors import TaxiError
-from databricks_steps.settings import REPOSITORY
+from databricks_steps.settings import REPOSITORY, STAGING
+from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.remote_setup import RemoteSetup
 from taxi_assets.resources.step_launcher import LISTENERS
-from taxi_assets.resources.targets import Cluster, Target
+from taxi_assets.resources.targets import Target
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -48,8 +50,11 @@ Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
 PATIENCE = timedelta(minutes=2)
 PACKAGES = ("databricks_steps", "taxi_assets")
-STAGING = "dagster_staging"  # the volume
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc")
+RUNS = "runs"  # the folder of the volume in which each run has its own
+FORGOTTEN = timedelta(days=7)  # files of a launch that nobody was left to remove
+_LOOKS = 6  # at a run that is over its limit or cancelled, until the workspace says it has ended
+# The bundle's files describe jobs, and what is hidden is somebody's own: neither is code.
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.yml", ".*")
 
 
 class LaunchError(TaxiError):
@@ -106,12 +111,20 @@ class VolumeRunner(DatabricksJobRunner):
 
     def __init__(self, client: WorkspaceClient, cluster: Cluster) -> None:
         self.poll_interval_sec = cluster.poll_seconds
-        self.max_wait_time_sec = cluster.timeout_seconds
+        # The workspace ends the run at the limit, and knows more of it: it goes first.
+        self.grace_sec = round(_LOOKS * cluster.poll_seconds)
+        self.max_wait_time_sec = cluster.timeout_seconds + self.grace_sec
         self._client = VolumeClient(client)
 
     def submit_run(self, run_config: Mapping[str, Any], task: Mapping[str, Any]) -> int:
         # The idempotency token makes it safe to ask again when the answer was lost.
         return patiently(lambda: super(VolumeRunner, self).submit_run(run_config, task))
+
+    def await_end(self, run_id: int) -> None:
+        """Wait a little for a run that was cancelled: until it has ended, it may still write."""
+        jobs, grace = self.client.workspace_client.jobs, timedelta(seconds=self.grace_sec)
+        with suppress(OperationFailed, DatabricksError, requests.RequestException, TimeoutError):
+            jobs.wait_get_run_job_terminated_or_skipped(run_id, timeout=grace)
 
 
 class VolumeLauncher(DatabricksPySparkStepLauncher):
@@ -120,18 +133,20 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
     def __init__(self, target: Target, cluster: Cluster, client: WorkspaceClient) -> None:
         # What the original's methods read; its constructor would make a client of its own.
         settings = target.settings
-        self.run_config, self.permissions, self.secrets = {}, {}, []
-        self.staging_prefix = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING}"
+        self.run_config, self.permissions, self.secrets = {}, cluster.access(), []
+        volume = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING}"
+        self.staging_prefix = f"{volume}/{RUNS}"
         self.local_dagster_job_package_path = str(REPOSITORY)
         self.wait_for_logs = self.verbose_logs = False
-        self.databricks_runner = VolumeRunner(client, cluster)
+        self.databricks_runner = self._runner = VolumeRunner(client, cluster)
         self._target, self._cluster = target, cluster
-        self._run_url = ""
+        self._run_url, self._run = "", 0
         self._events: list[EventLogEntry] = []
 
     def launch_step(self, step_context: StepExecutionContext) -> Iterator[dg.DagsterEvent]:
         run, step = step_context.dagster_run, step_context.step.key
-        self._run_url, self._events = "its run was not submitted", []
+        self._run_url, self._run, self._events = "its run was not submitted", 0, []
+        succeeded = False
         self.run_config = self._cluster.run_config(
             step, run.run_id, run.tags, self._target.remote_environment()
         ) | {"idempotency_token": uuid.uuid4().hex}
@@ -139,18 +154,24 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
             for package in PACKAGES:
                 shutil.copytree(REPOSITORY / package, Path(folder) / package, ignore=_LEFT_OUT)
             self.local_dagster_job_package_path = folder
+            self._sweep()
             try:
                 for event in super().launch_step(step_context):
                     for listener in LISTENERS:
                         listener(event)
                     yield event
+                succeeded = True
             except (RunError, DatabricksError, requests.RequestException, TimeoutError) as error:
+                limit = f"{self._cluster.timeout_seconds:,} seconds"
                 raise LaunchError(
-                    f"The launched step {step} must succeed",
+                    f"The launched step {step} must succeed within {limit}",
                     f"{error} ({self._run_url})",
-                    "Look at its run, mend the cause, then run it again",
+                    "Look at its run, mend the cause or allow more (TAXI_STEP_SECONDS), "
+                    "then run it again",
                 ) from error
             finally:
+                if self._run and not succeeded:
+                    self._runner.await_end(self._run)
                 self._clean(run.run_id, step)
 
     def get_step_events(
@@ -169,6 +190,7 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
     def get_databricks_run_dagster_event(
         self, context: StepExecutionContext, databricks_run_id: int
     ) -> dg.DagsterEvent:
+        self._run = databricks_run_id
         event = super().get_databricks_run_dagster_event(context, databricks_run_id)
         link = event.engine_event_data.metadata.get("databricks_run_url")
         self._run_url = str(link.value) if link is not None else f"run {databricks_run_id}"
@@ -187,7 +209,21 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
 
     def create_remote_config(self) -> DatabricksConfig:
         # Duck-typed by the main file; the original would need dagster-databricks on the cluster.
-        return cast("DatabricksConfig", RemoteSetup(self._target.remote_environment()))
+        remote = RemoteSetup(self._target.remote_environment(), self._cluster.secrets)
+        return cast("DatabricksConfig", remote)
+
+    def _grant_permissions(
+        self, log: DagsterLogManager, databricks_run_id: int, request_retries: int = 6
+    ) -> None:
+        """Who may see the run; one that people may not see as configured does not go on."""
+        try:
+            super()._grant_permissions(log, databricks_run_id, request_retries)
+        except (DatabricksError, requests.RequestException, TimeoutError):
+            self._run = databricks_run_id
+            patiently(
+                lambda: self._runner.client.workspace_client.jobs.cancel_run(databricks_run_id)
+            )
+            raise
 
     def _dbfs_path(self, run_id: str, step_key: str, filename: str) -> str:
         step = self._sanitize_step_key(step_key)
@@ -195,6 +231,20 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
 
     def _internal_dbfs_path(self, run_id: str, step_key: str, filename: str) -> str:
         return self._dbfs_path(run_id, step_key, filename)
+
+    def _sweep(self) -> None:
+        """Remove the folders of runs whose orchestrator was killed long ago."""
+        files = self._runner.client.workspace_client.files
+        oldest = time.time() - FORGOTTEN.total_seconds()
+        try:
+            for run in files.list_directory_contents(self.staging_prefix):
+                if (run.last_modified or oldest * 1000) < oldest * 1000:
+                    for step in list(files.list_directory_contents(str(run.path))):
+                        self._clean(str(run.name), str(step.name))
+        except NotFound:  # the first launch of all
+            return
+        except (DatabricksError, requests.RequestException, TimeoutError) as error:
+            _LOG.warning("%s could not be swept: %s", self.staging_prefix, error)
 
     def _clean(self, run_id: str, step_key: str) -> None:
         """Leave nothing of the step behind."""

@@ -1,4 +1,4 @@
-"""The workspace that publishes and serves: the embedded one, started when first asked for."""
+"""The workspace that publishes and serves: Databricks, or the embedded one, started when asked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from databricks_steps.settings import Settings
+from databricks_steps.errors import SettingsError
+from databricks_steps.settings import DATABRICKS, Settings
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -21,12 +22,33 @@ class Workspace:
 
     @cached_property
     def client(self) -> WorkspaceClient:
-        """A client of the workspace; starts the embedded one when it is not running."""
+        """A client of the workspace; starts the embedded one when it is not running.
+
+        Raises:
+            SettingsError: on Databricks, no host or no credentials are configured.
+        """
         from databricks_steps.serving.online import workspace_client
+
+        if self.settings.platform == DATABRICKS:
+            return _of_the_environment()
         from databricks_steps.workspace import auth, process
 
         host = process.ensure_running(self.settings)
         return workspace_client(host, auth.token(self.settings.token_file))
+
+
+def _of_the_environment() -> WorkspaceClient:
+    """A client by Databricks' unified authentication: variables, a profile, or the cluster's."""
+    from databricks.sdk import WorkspaceClient
+
+    try:
+        return WorkspaceClient(product="taxi-assets", product_version="0.1.0")
+    except ValueError as error:  # the SDK's own word for a configuration it cannot use
+        raise SettingsError(
+            "A Databricks target needs a workspace and credentials",
+            str(error).splitlines()[0],
+            "Set DATABRICKS_HOST and DATABRICKS_TOKEN, or a profile: docs/databricks.md",
+        ) from error
 
 
 def workspace(settings: Settings) -> dg.ResourceDefinition:

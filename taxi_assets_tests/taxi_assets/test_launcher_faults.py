@@ -3,97 +3,60 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest_run import MONTHS, Home, free_port
-from faults import AnsweredError, DroppedError, FaultyProxy, Request
+from conftest_run import MONTHS, Home
+from faults import (
+    GET,
+    SUBMIT,
+    AnsweredError,
+    DroppedError,
+    FaultyProxy,
+    Request,
+    behind_proxy,
+    cancel,
+    orchestrator,
+    runs,
+    staged,
+    tasks,
+    word,
+)
 
-from databricks_steps.serving.online import workspace_client
-from databricks_steps.workspace import auth, process
-from taxi_assets.resources.volume_launcher import STAGING
-
-SUBMIT, GET = "/api/2.2/jobs/runs/submit", "/api/2.2/jobs/runs/get"
-LAUNCH = """
-import sys
-from taxi_assets import instance, pipeline
-from taxi_assets.resources import targets
-chosen = targets.target("loopback")
-job = pipeline._job(chosen)
-with instance.instance(chosen.settings) as found:
-    try:
-        pipeline._execute(job, found, ("raw_trips",), (sys.argv[1],), {})
-    except Exception as error:
-        print("said:", error)
-        sys.exit(1)
-print("said: success")
-"""
+CANCEL = "/api/2.2/jobs/runs/cancel"
+Proxied = tuple[Home, FaultyProxy, dict[str, str]]
 
 
 @pytest.fixture(scope="module")
-def proxied(
-    tmp_path_factory: pytest.TempPathFactory, small_source: Path
-) -> Iterator[tuple[Home, FaultyProxy, dict[str, str]]]:
-    """A workspace behind a proxy, and the environment of an orchestrator that knows the proxy."""
-    port = free_port()
-    home = Home(tmp_path_factory.mktemp("faults") / "home", port)
-    process.ensure_running(home.settings)
-    proxy = FaultyProxy(port)
-    environment = {
-        **home.environment,
-        "TAXI_PORT": str(proxy.port),
-        "TAXI_TARGET": "loopback",
-        "TAXI_SOURCE": str(small_source / f"green_tripdata_{MONTHS[0]}.parquet"),
-    }
-    yield home, proxy, environment
-    proxy.close()
-    process.stop(home.settings)
+def proxied(tmp_path_factory: pytest.TempPathFactory, small_source: Path) -> Iterator[Proxied]:
+    source = small_source / f"green_tripdata_{MONTHS[0]}.parquet"
+    with behind_proxy(tmp_path_factory.mktemp("faults"), source) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)
-def no_faults(proxied: tuple[Home, FaultyProxy, dict[str, str]]) -> None:
-    proxy = proxied[1]
-    proxy.fault, proxy.change = lambda request: None, lambda request, answer: answer
-    proxy.seen.clear()
+def no_faults(proxied: Proxied) -> None:
+    proxied[1].forget()
 
 
 def launch(environment: dict[str, str], **more: str) -> tuple[int, str]:
     """Materialize `raw_trips` by the launcher in a process of its own: its code and its word."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LAUNCH, MONTHS[0]],
-        env={**environment, **more},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    said = [line for line in done.stdout.splitlines() if line.startswith("said: ")]
-    assert said, done.stderr[-3000:]
-    return done.returncode, said[-1]
+    return word(orchestrator(MONTHS[0], {**environment, **more}))
 
 
-def newest(home: Home) -> dict[str, Any]:
-    client = workspace_client(home.settings.host, auth.token(home.settings.token_file))
-    found: Any = client.api_client.do("GET", "/api/2.2/jobs/runs/list?limit=1")
-    run: dict[str, Any] = found["runs"][0]
-    return run
+def until(seconds: float, holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
-def staged(home: Home) -> list[Path]:
-    settings = home.settings
-    folder = home.path / "volumes" / settings.catalog / settings.schema / STAGING
-    return [file for file in folder.rglob("*") if file.is_file()]
-
-
-def test_a_busy_broken_and_absent_workspace_is_asked_again(
-    proxied: tuple[Home, FaultyProxy, dict[str, str]],
-) -> None:
+def test_a_busy_broken_and_absent_workspace_is_asked_again(proxied: Proxied) -> None:
     home, proxy, environment = proxied
 
     def fault(request: Request) -> None:
@@ -113,15 +76,7 @@ def test_a_busy_broken_and_absent_workspace_is_asked_again(
     assert staged(home) == []
 
 
-def runs(home: Home) -> list[Any]:
-    client = workspace_client(home.settings.host, auth.token(home.settings.token_file))
-    found: Any = client.api_client.do("GET", "/api/2.2/jobs/runs/list?limit=100")
-    return list(found["runs"])
-
-
-def test_a_run_that_fails_says_databricks_reason_and_its_link(
-    proxied: tuple[Home, FaultyProxy, dict[str, str]],
-) -> None:
+def test_a_run_that_fails_says_databricks_reason_and_its_link(proxied: Proxied) -> None:
     home, proxy, environment = proxied
 
     def change(request: Request, answer: bytes) -> bytes:
@@ -140,13 +95,11 @@ def test_a_run_that_fails_says_databricks_reason_and_its_link(
     assert code == 1
     assert "The launched step raw_trips must succeed" in said
     assert "no more nodes of this type" in said
-    assert f"#run/{newest(home)['run_id']}" in said
+    assert f"#run/{runs(home)[0]['run_id']}" in said
     assert staged(home) == []
 
 
-def test_a_refused_token_and_a_forbidden_volume_are_named(
-    proxied: tuple[Home, FaultyProxy, dict[str, str]],
-) -> None:
+def test_a_refused_token_and_a_forbidden_volume_are_named(proxied: Proxied) -> None:
     home, proxy, environment = proxied
     for status, code, words in (
         (403, "PERMISSION_DENIED", "User does not have WRITE VOLUME on p03.e2e_demo_simon"),
@@ -164,9 +117,7 @@ def test_a_refused_token_and_a_forbidden_volume_are_named(
         assert staged(home) == []
 
 
-def test_an_events_file_that_is_half_written_is_read_again(
-    proxied: tuple[Home, FaultyProxy, dict[str, str]],
-) -> None:
+def test_an_events_file_that_is_half_written_is_read_again(proxied: Proxied) -> None:
     home, proxy, environment = proxied
     cut: list[int] = []
 
@@ -182,46 +133,92 @@ def test_an_events_file_that_is_half_written_is_read_again(
     assert staged(home) == []
 
 
-def test_interrupting_dagster_cancels_the_run_and_ends_its_process(
-    proxied: tuple[Home, FaultyProxy, dict[str, str]],
-) -> None:
+def test_interrupting_dagster_cancels_the_run_and_ends_its_process(proxied: Proxied) -> None:
     home, proxy, environment = proxied
-    orchestrator = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", LAUNCH, MONTHS[0]],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not [path for _, path in proxy.seen if path == GET] or (
-        newest(home)["state"]["life_cycle_state"] != "RUNNING"
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    run_id = newest(home)["run_id"]
-    tasks = [pid for pid in processes() if f"{STAGING}".encode() in command(pid)]
-    assert tasks
-    orchestrator.send_signal(signal.SIGINT)
-    orchestrator.communicate(timeout=60)
-    assert ("POST", "/api/2.2/jobs/runs/cancel") in proxy.seen
-    deadline = time.monotonic() + 30
-    while newest(home)["state"].get("result_state") != "CANCELED":
-        assert time.monotonic() < deadline, newest(home)["state"]
-        time.sleep(0.1)
-    assert newest(home)["run_id"] == run_id
-    deadline = time.monotonic() + 15
-    while [pid for pid in tasks if STAGING.encode() in command(pid)]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    launched = orchestrator(MONTHS[0], environment)
+    until(60, lambda: ("GET", GET) in proxy.seen and tasks(home))
+    run_id = runs(home)[0]["run_id"]
+    launched.send_signal(signal.SIGINT)
+    with launched:
+        launched.communicate(timeout=60)
+    assert ("POST", CANCEL) in proxy.seen
+    until(30, lambda: runs(home)[0]["state"].get("result_state") == "CANCELED")
+    assert runs(home)[0]["run_id"] == run_id
+    until(15, lambda: not tasks(home))
+    assert staged(home) == []
 
 
-def processes() -> list[int]:
-    return [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+def test_files_are_removed_when_a_cancelled_run_has_ended_and_not_before(
+    proxied: Proxied,
+) -> None:
+    """A workspace that says yes to a cancel at once and gets round to it later, as Databricks'."""
+    home, proxy, environment = proxied
+    removed_at: list[str] = []
+
+    def slow(request: Request) -> None:
+        if request.path == CANCEL:
+            threading.Timer(1.0, cancel, (home, json.loads(request.body)["run_id"])).start()
+            raise AnsweredError(200, "", "")
+        if request.method == "DELETE":
+            removed_at.append(runs(home)[0]["state"]["life_cycle_state"])
+
+    proxy.fault = slow
+    launched = orchestrator(MONTHS[0], environment)
+    until(60, lambda: ("GET", GET) in proxy.seen and tasks(home))
+    launched.send_signal(signal.SIGINT)
+    with launched:
+        launched.communicate(timeout=60)
+    assert len(removed_at) >= 4
+    assert set(removed_at) == {"TERMINATED"}
+    assert staged(home) == []
 
 
-def command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+def test_a_run_over_its_limit_is_ended_by_the_workspace_and_says_which(proxied: Proxied) -> None:
+    home, _, environment = proxied
+    code, said = launch(environment, TAXI_STEP_SECONDS="2")  # Spark alone takes longer to start
+    print(said)
+    assert code == 1
+    assert "The launched step raw_trips must succeed within 2 seconds" in said
+    assert "TIMEDOUT" in said
+    assert "The run took more than 2 seconds" in said
+    run = runs(home)[0]
+    assert f"#run/{run['run_id']}" in said
+    assert "allow more (TAXI_STEP_SECONDS)" in said
+    assert run["timeout_seconds"] == 2
+    assert run["state"]["result_state"] == "TIMEDOUT"
+    assert tasks(home) == []
+    assert staged(home) == []
+
+
+def test_a_run_that_is_never_said_to_end_is_given_up_and_cancelled(proxied: Proxied) -> None:
+    """The process hangs, the workspace knows no limit, and says RUNNING whatever happens."""
+    home, proxy, environment = proxied
+
+    def unlimited(request: Request) -> None:
+        if request.path == SUBMIT:
+            wanted = json.loads(request.body)
+            assert wanted.pop("timeout_seconds") == 3
+            request.body = json.dumps(wanted).encode()
+
+    def running(request: Request, answer: bytes) -> bytes:
+        if request.path != GET:
+            return answer
+        state = {"life_cycle_state": "RUNNING", "state_message": "In run"}
+        run = json.loads(answer) | {"state": state}
+        return json.dumps(run | {"tasks": [t | {"state": state} for t in run["tasks"]]}).encode()
+
+    proxy.fault, proxy.change = unlimited, running
+    launched = orchestrator(MONTHS[0], {**environment, "TAXI_STEP_SECONDS": "3"})
+    until(60, lambda: tasks(home))
+    (task,) = tasks(home)
+    os.kill(task, signal.SIGSTOP)
+    code, said = word(launched)
+    print(said)
+    assert code == 1
+    assert "The launched step raw_trips must succeed within 3 seconds" in said
+    assert f"Run `{runs(home)[0]['run_id']}` took more than" in said
+    assert f"#run/{runs(home)[0]['run_id']}" in said
+    assert ("POST", CANCEL) in proxy.seen
+    assert runs(home)[0]["state"]["result_state"] == "CANCELED"
+    assert tasks(home) == []
+    assert staged(home) == []

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from databricks_steps.features.lookups import Lookup
-from databricks_steps.features.point_in_time import with_features
-from databricks_steps.months import with_months_before
+from databricks_steps.features.point_in_time import with_lookups
 from databricks_steps.ports import Tables
 from databricks_steps.settings import Settings
+from databricks_steps.training import registry
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+    from sklearn.pipeline import Pipeline
 
 
 class DeltaFeatureStore:
     """Looks features up in the tables of the embedded platform."""
 
     def __init__(self, settings: Settings, tables: Tables) -> None:
+        self._settings = settings
         self._lookback = timedelta(days=settings.lookback_days)
         self._tables = tables
 
@@ -31,9 +33,14 @@ class DeltaFeatureStore:
         versions: Mapping[str, int] | None = None,
     ) -> DataFrame:
         """The trips with the features of every lookup; see `ports.FeatureStore`."""
-        read = with_months_before(months, self._lookback) if months is not None else None
-        for lookup in lookups:
-            name = lookup.table.name
-            rows = self._tables.read(name, read, (versions or {}).get(name))
-            trips = with_features(trips, rows, lookup, self._lookback)
-        return trips
+        return with_lookups(self._tables, trips, lookups, self._lookback, months, versions)
+
+    def log_model(
+        self,
+        pipeline: Pipeline,
+        lookups: Sequence[Lookup],
+        training_set: DataFrame,
+        arguments: Mapping[str, Any],
+    ) -> str:
+        """Log and register by MLflow alone; see `ports.FeatureStore`."""
+        return registry.log_plain(self._settings, pipeline, arguments)

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from databricks_steps import schemas
 from databricks_steps.errors import SettingsError, TableError
 from databricks_steps.platforms.embedded import delta_files
-from databricks_steps.ports import Action, Commit
+from databricks_steps.ports import Action, Commit, described, require_a_month
 from databricks_steps.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class DeltaTables:
         self._spark = spark
 
     def uri(self, name: str) -> str:
-        return str(self._settings.table_path(_known(name).name))
+        return str(self._settings.table_path(described(name).name))
 
     def exists(self, name: str) -> bool:
         from deltalake import DeltaTable
@@ -53,7 +53,7 @@ class DeltaTables:
         self, name: str, months: Sequence[str] | None = None, version: int | None = None
     ) -> DataFrame:
         """The rows as Spark reads the files themselves; an empty frame for no files."""
-        table = _known(name)
+        table = described(name)
         uris = self._files(table, months, version) if self.exists(name) else []
         if not uris:
             return self._spark().createDataFrame([], table.spark())
@@ -70,7 +70,7 @@ class DeltaTables:
 
     def contents(self, name: str, months: Sequence[str] | None = None) -> str:
         """The names of the data files: they are never rewritten in place."""
-        table = _known(name)
+        table = described(name)
         files = self._files(table, months, None) if self.exists(name) else []
         return " ".join(sorted(Path(uri).name for uri in files))
 
@@ -103,7 +103,8 @@ class DeltaTables:
         Raises:
             TableError: the frame holds a month that is not among `months`.
         """
-        table = _known(name)
+        table = described(name)
+        require_a_month(table, months)
         existed = self.exists(name)
         with self._staged(table, frame) as stage:
             adds = self._move(table, stage, months)
@@ -125,7 +126,8 @@ class DeltaTables:
         Of the others only rows that differ are written, so the change data feed holds what
         changed and a second run commits nothing.
         """
-        table = _known(name)
+        table = described(name)
+        require_a_month(table, months)
         existed, added = self.exists(name), 0
         empty = self._without_rows(table, months)
         held = None if months is None else [m for m in months if m not in empty]
@@ -161,7 +163,7 @@ class DeltaTables:
 
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Commit:
         """Append a few rows (column → value) of an uncut table in one commit, without Spark."""
-        table, existed = _known(name), self.exists(name)
+        table, existed = described(name), self.exists(name)
         adds = [delta_files.write(rows, table, Path(self.uri(name)))]
         self._commit(table, adds, "append", None, None)
         action: Action = "appended" if existed else "created"
@@ -198,7 +200,7 @@ class DeltaTables:
         """Month → rows; an unpartitioned table counts under the empty month."""
         import pyarrow as pa
 
-        table = _known(name)
+        table = described(name)
         if not self.exists(name):
             return {}
         actions = pa.table(self._open(name).get_add_actions(flatten=True))
@@ -297,11 +299,3 @@ class DeltaTables:
             yield folder if delta_files.count(folder) else None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _known(name: str) -> schemas.Table:
-    if name not in schemas.TABLES:
-        raise TableError(
-            "A table must be described in schemas.py", repr(name), "Add it there, or fix the name"
-        )
-    return schemas.TABLES[name]

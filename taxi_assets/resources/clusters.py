@@ -1,0 +1,163 @@
+"""The cluster a step is launched on: size, cost tags, libraries, limits; by variables or code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from databricks_steps.errors import SettingsError
+from taxi_assets.partitions import RANGE_TAGS
+
+SPARK_VERSION = "17.3.x-cpu-ml-scala2.13"
+NODE_TYPE = "n2-highmem-4"
+
+# Cluster field → variable of the environment.
+CLUSTER = {
+    "existing": "TAXI_CLUSTER_ID",
+    "pool": "TAXI_INSTANCE_POOL_ID",
+    "policy": "TAXI_CLUSTER_POLICY_ID",
+    "spark_version": "TAXI_SPARK_VERSION",
+    "node_type": "TAXI_NODE_TYPE",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The cluster of a launched step, and how long the launcher waits for it.
+
+    `existing` names one that is there, which steps of a run then share; else each step gets a job
+    cluster of `workers` nodes (least and most of them: it scales between), from `pool` when one
+    is named. `permissions` are (who, level) of the run, who as `group:`, `user:` or `principal:`
+    and a name; `secrets` are (variable, scope, key), which only the cluster reads.
+    """
+
+    spark_version: str = SPARK_VERSION
+    node_type: str = NODE_TYPE
+    workers: tuple[int, int] = (1, 1)
+    existing: str = ""
+    pool: str = ""
+    policy: str = ""
+    spark_conf: Mapping[str, str] = field(default_factory=dict)
+    libraries: tuple[str, ...] = (
+        "dagster==1.13.27",
+        "databricks-feature-engineering>=0.14",
+        "mlflow>=3.17,<4",
+        "onnx>=1.16",
+        "onnxruntime>=1.20",
+        "skl2onnx>=1.19",
+        "skops>=0.13",
+    )
+    tags: Mapping[str, str] = field(default_factory=dict)
+    permissions: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[tuple[str, str, str], ...] = ()
+    poll_seconds: float = 5.0
+    timeout_seconds: int = 6 * 3600
+
+    def run_config(
+        self, step: str, run: str, tags: Mapping[str, str], variables: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """What is submitted for a step: its cluster, cost tags, libraries and limit of time."""
+        months = ":".join(sorted({tags[tag] for tag in RANGE_TAGS if tag in tags}))
+        costs = {**self.tags, "asset": step, "run": run, "month": months}
+        own = {"existing": self.existing} if self.existing else {"new": self._new(costs, variables)}
+        return {
+            "run_name": f"{step} {months}".strip(),
+            "cluster": own,
+            "libraries": [{"pypi": {"package": package}} for package in self.libraries],
+            "install_default_libraries": False,  # they would break the cluster's own SDK
+            "timeout_seconds": self.timeout_seconds,
+        }
+
+    def _new(self, costs: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, Any]:
+        least, most = self.workers
+        scale = {"autoscale": {"min_workers": least, "max_workers": most}}
+        node = {"node_types": {"node_type_id": self.node_type}}
+        found = {
+            "size": {"num_workers": least} if least == most else scale,
+            "spark_version": self.spark_version,
+            "nodes": {"instance_pool_id": self.pool} if self.pool else node,
+            "spark_conf": dict(self.spark_conf),
+            "spark_env_vars": dict(variables),  # known before Spark starts
+            "custom_tags": dict(costs),
+            "data_security_mode": "SINGLE_USER",
+        }
+        return {**found, "policy_id": self.policy} if self.policy else found
+
+    def access(self) -> dict[str, dict[str, list[dict[str, str]]]]:
+        """The permissions of the run, as dagster-databricks takes them."""
+        kinds = {"group": "group_name", "user": "user_name", "principal": "service_principal_name"}
+        found: dict[str, list[dict[str, str]]] = {}
+        for who, level in self.permissions:
+            kind, _, name = who.partition(":")
+            found.setdefault(level, []).append({kinds[kind]: name})
+        return {"job_permissions": found} if found else {}
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str], **given: Any) -> Cluster:
+        """The cluster with the variables applied.
+
+        Raises:
+            SettingsError: a variable holds a value that cannot be used.
+        """
+        changes: dict[str, Any] = {key: env[name] for key, name in CLUSTER.items() if env.get(name)}
+        if env.get("TAXI_CLUSTER_WORKERS"):
+            changes["workers"] = _workers(env["TAXI_CLUSTER_WORKERS"])
+        if env.get("TAXI_STEP_SECONDS"):
+            changes["timeout_seconds"] = _seconds(env["TAXI_STEP_SECONDS"])
+        if env.get("TAXI_CLUSTER_PERMISSIONS"):
+            changes["permissions"] = _permissions(env["TAXI_CLUSTER_PERMISSIONS"])
+        if env.get("TAXI_CLUSTER_SECRETS"):
+            changes["secrets"] = _secrets(env["TAXI_CLUSTER_SECRETS"])
+        return cls(**{**given, **changes})
+
+
+def _workers(text: str) -> tuple[int, int]:
+    least, _, most = text.partition(":")
+    parts = (least, most or least)
+    if not all(p.isascii() and p.isdigit() for p in parts) or int(parts[0]) > int(parts[1]):
+        raise SettingsError(
+            "TAXI_CLUSTER_WORKERS must be a number, or the least and the most",
+            repr(text),
+            "Write it like 2, or 2:8",
+        )
+    return int(parts[0]), int(parts[1])
+
+
+def _seconds(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 7 * 86_400:
+        raise SettingsError(
+            "TAXI_STEP_SECONDS must be a whole number from 1 to 604800",
+            repr(text),
+            "Unset it for six hours",
+        )
+    return int(text)
+
+
+def _permissions(text: str) -> tuple[tuple[str, str], ...]:
+    """`group:ml-engineers=CAN_VIEW,user:a@b.c=CAN_MANAGE` as pairs."""
+    found = [each.strip().partition("=") for each in text.split(",")]
+    for who, _, level in found:
+        if who.partition(":")[0] not in ("group", "user", "principal") or not level:
+            raise SettingsError(
+                "TAXI_CLUSTER_PERMISSIONS must name who may do what",
+                repr(text),
+                "Write it like group:ml-engineers=CAN_VIEW,principal:ID=CAN_MANAGE",
+            )
+    return tuple((who, level) for who, _, level in found)
+
+
+def _secrets(text: str) -> tuple[tuple[str, str, str], ...]:
+    """`VARIABLE=scope/key,…` as triples: references, never the secrets themselves."""
+    found: list[tuple[str, str, str]] = []
+    for each in text.split(","):
+        variable, _, place = each.strip().partition("=")
+        scope, _, key = place.partition("/")
+        if not (variable and scope and key):
+            raise SettingsError(
+                "TAXI_CLUSTER_SECRETS must name variables with scope and key",
+                f"entry {len(found) + 1} does not",  # its text may be the secret itself
+                "Write it like ALERT_URL=taxi/alert-url",
+            )
+        found.append((variable, scope, key))
+    return tuple(found)

@@ -1,0 +1,165 @@
+"""Targets: names, clusters and what a launched step is told; values that cannot be used."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from databricks_steps.errors import SettingsError
+from databricks_steps.settings import DATABRICKS, EMBEDDED
+from taxi_assets.definitions import build_defs
+from taxi_assets.resources.clusters import Cluster
+from taxi_assets.resources.targets import LAUNCHED, NAMES, target
+
+
+def cluster(**env: str) -> Cluster:
+    found = target("dev", env).cluster
+    assert found is not None
+    return found
+
+
+def submitted(found: Cluster) -> dict[str, object]:
+    tags = {
+        "dagster/asset_partition_range_start": "2022-01",
+        "dagster/asset_partition_range_end": "2022-02",
+    }
+    return found.run_config("trips", "run-1", tags, {"A": "1"})
+
+
+def test_each_databricks_target_has_its_own_names() -> None:
+    for name in ("dev", "staging", "prod"):
+        chosen = target(name, {})
+        assert chosen.settings.platform == DATABRICKS
+        assert chosen.settings.registered_model.endswith(f".{name}_mlops_stacks_gcp_fs_model")
+        assert chosen.settings.experiment == f"/Shared/taxi-fare-{name}"
+        assert chosen.settings.require_approval == (name == "prod")
+    settings = [target(name, {}).settings for name in NAMES]
+    for field in ("schema", "model", "endpoint", "experiment"):
+        assert len({getattr(each, field) for each in settings}) == 3, field
+
+
+def test_a_variable_comes_before_the_targets_own_name() -> None:
+    settings = target("dev", {"TAXI_CATALOG": "sandbox", "TAXI_ENDPOINT": ""}).settings
+    assert (settings.catalog, settings.schema) == ("sandbox", "e2e_demo_simon")
+    assert settings.endpoint == "mlops-taxi-fare-endpoint"
+
+
+def test_a_launched_step_is_told_its_names_and_no_folder_of_this_machine() -> None:
+    told = target("staging", {"TAXI_HOME": "/home/somebody/.taxi"}).remote_environment()
+    assert told["TAXI_PLATFORM"] == DATABRICKS
+    assert told["TAXI_SCHEMA"] == "e2e_demo_simon_staging"
+    assert told["TAXI_HOME"] == "/Volumes/p03/e2e_demo_simon_staging/dagster_staging/home"
+    assert told[LAUNCHED] == "1"
+    assert not [name for name, value in told.items() if "/home/somebody" in value]
+    assert target("loopback", {"TAXI_HOME": "/tmp/x"}).remote_environment()["TAXI_HOME"] == "/tmp/x"
+
+
+def test_what_a_launched_step_is_told_makes_the_same_settings() -> None:
+    for name in ("loopback", "dev", "prod"):
+        chosen = target(name, {"TAXI_SOURCE": "/Volumes/p03/x/landing"})
+        again = target(environment=chosen.remote_environment())
+        assert again.launched
+        assert again.settings.table("trips") == chosen.settings.table("trips")
+        for field in ("platform", "source", "model", "endpoint", "experiment", "require_approval"):
+            assert getattr(again.settings, field) == getattr(chosen.settings, field), field
+
+
+def test_a_new_cluster_scales_from_a_pool_under_a_policy() -> None:
+    found = submitted(
+        cluster(
+            TAXI_CLUSTER_WORKERS="2:8",
+            TAXI_INSTANCE_POOL_ID="pool-1",
+            TAXI_CLUSTER_POLICY_ID="policy-1",
+        )
+    )
+    assert found["cluster"] == {
+        "new": {
+            "size": {"autoscale": {"min_workers": 2, "max_workers": 8}},
+            "spark_version": "17.3.x-cpu-ml-scala2.13",
+            "nodes": {"instance_pool_id": "pool-1"},
+            "spark_conf": {},
+            "spark_env_vars": {"A": "1"},
+            "custom_tags": {
+                "project": "taxi-assets",
+                "target": "dev",
+                "asset": "trips",
+                "run": "run-1",
+                "month": "2022-01:2022-02",
+            },
+            "data_security_mode": "SINGLE_USER",
+            "policy_id": "policy-1",
+        }
+    }
+    assert found["install_default_libraries"] is False
+
+
+def test_steps_of_a_run_share_an_existing_cluster() -> None:
+    assert submitted(cluster(TAXI_CLUSTER_ID="1124-abc"))["cluster"] == {"existing": "1124-abc"}
+
+
+def test_permissions_and_secrets_are_references() -> None:
+    found = cluster(
+        TAXI_CLUSTER_PERMISSIONS="group:ml=CAN_VIEW, user:a@b.c=CAN_MANAGE,principal:p-1=CAN_VIEW",
+        TAXI_CLUSTER_SECRETS="ALERT_URL=taxi/alert-url",
+    )
+    assert found.access() == {
+        "job_permissions": {
+            "CAN_VIEW": [{"group_name": "ml"}, {"service_principal_name": "p-1"}],
+            "CAN_MANAGE": [{"user_name": "a@b.c"}],
+        }
+    }
+    assert found.secrets == (("ALERT_URL", "taxi", "alert-url"),)
+    assert cluster().access() == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("TAXI_CLUSTER_WORKERS", "two", r"a number, or the least and the most: 'two'"),
+        ("TAXI_CLUSTER_WORKERS", "8:2", r"the least and the most: '8:2'"),
+        ("TAXI_STEP_SECONDS", "0", r"a whole number from 1 to 604800: '0'"),
+        ("TAXI_CLUSTER_PERMISSIONS", "ml=CAN_VIEW", r"must name who may do what: 'ml=CAN_VIEW'"),
+        ("TAXI_CLUSTER_SECRETS", "ALERT_URL=s3cr3t", r"must name variables with scope and key"),
+        ("TAXI_CANARY", "true", r"TAXI_CANARY=true with target dev"),
+        ("TAXI_PLATFORM", "moon", r"TAXI_PLATFORM must be a platform: 'moon'"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_one_error(variable: str, text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        target("dev", {variable: text})
+
+
+def test_a_text_that_may_be_a_secret_is_not_repeated() -> None:
+    with pytest.raises(SettingsError) as refused:
+        target("dev", {"TAXI_CLUSTER_SECRETS": "ALERT_URL=s3cr3t"})
+    assert "s3cr3t" not in str(refused.value)
+
+
+def test_online_tables_are_compared_row_by_row_in_the_embedded_store_alone() -> None:
+    keys = {
+        name: build_defs(target(name, {})).resolve_asset_graph().asset_check_keys
+        for name in ("local", "prod")
+    }
+    missing = {(k.asset_key.to_user_string(), k.name) for k in keys["local"] - keys["prod"]}
+    assert missing == {
+        (f"{side}_features_online", check)
+        for side in ("pickup", "dropoff")
+        for check in ("matches_offline", "feature_age")
+    }
+
+
+def test_the_assets_are_the_same_for_every_target() -> None:
+    found: dict[str, set[dg.AssetKey]] = {}
+    for name in ("local", "loopback", "dev", "staging", "prod"):
+        defs = build_defs(target(name, {}))
+        found[name] = {spec.key for spec in defs.resolve_all_asset_specs()}
+    assert len({frozenset(keys) for keys in found.values()}) == 1
+
+
+def test_the_platform_is_known_by_the_runtime_of_a_cluster() -> None:
+    from databricks_steps.settings import Settings
+
+    on_cluster = Settings.from_environment({"DATABRICKS_RUNTIME_VERSION": "17.3"})
+    assert on_cluster.platform == DATABRICKS
+    assert str(on_cluster.home).startswith("/Volumes/p03/")
+    assert Settings.from_environment({}).platform == EMBEDDED
