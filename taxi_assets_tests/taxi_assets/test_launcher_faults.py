@@ -28,6 +28,9 @@ from faults import (
     word,
 )
 
+from databricks_steps.settings import STAGING
+from taxi_assets.resources.volume_launcher import RUNS
+
 CANCEL = "/api/2.2/jobs/runs/cancel"
 Proxied = tuple[Home, FaultyProxy, dict[str, str]]
 
@@ -76,7 +79,17 @@ def test_a_busy_broken_and_absent_workspace_is_asked_again(proxied: Proxied) -> 
     assert staged(home) == []
 
 
-def test_a_run_that_fails_says_databricks_reason_and_its_link(proxied: Proxied) -> None:
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        ("FAILED", "Cluster 7 could not start: no more nodes of this type"),
+        ("FAILED", "Library installation failed: no matching distribution for skops>=0.13"),
+        ("CANCELED", "Run cancelled by somebody@example.com"),
+    ],
+)
+def test_a_run_that_fails_says_databricks_reason_and_its_link(
+    proxied: Proxied, result: str, reason: str
+) -> None:
     home, proxy, environment = proxied
 
     def change(request: Request, answer: bytes) -> bytes:
@@ -85,8 +98,8 @@ def test_a_run_that_fails_says_databricks_reason_and_its_link(proxied: Proxied) 
         run = json.loads(answer)
         run["state"] = {
             "life_cycle_state": "INTERNAL_ERROR",
-            "result_state": "FAILED",
-            "state_message": "Cluster 7 could not start: no more nodes of this type",
+            "result_state": result,
+            "state_message": reason,
         }
         return json.dumps(run).encode()
 
@@ -94,7 +107,7 @@ def test_a_run_that_fails_says_databricks_reason_and_its_link(proxied: Proxied) 
     code, said = launch(environment)
     assert code == 1
     assert "The launched step raw_trips must succeed" in said
-    assert "no more nodes of this type" in said
+    assert reason in said
     assert f"#run/{runs(home)[0]['run_id']}" in said
     assert staged(home) == []
 
@@ -222,3 +235,54 @@ def test_a_run_that_is_never_said_to_end_is_given_up_and_cancelled(proxied: Prox
     assert runs(home)[0]["state"]["result_state"] == "CANCELED"
     assert tasks(home) == []
     assert staged(home) == []
+
+
+def test_who_may_see_a_run_is_told_to_the_workspace(proxied: Proxied) -> None:
+    home, proxy, environment = proxied
+    asked = {"TAXI_CLUSTER_PERMISSIONS": "group:ml=CAN_VIEW,user:a@b.c=CAN_MANAGE"}
+    assert launch(environment, **asked) == (0, "said: success")
+    (told,) = [r for r, _ in proxy.exchanged if r.path.startswith("/api/2.0/permissions/jobs/")]
+    assert json.loads(told.body) == {
+        "access_control_list": [
+            {"group_name": "ml", "permission_level": "CAN_VIEW"},
+            {"user_name": "a@b.c", "permission_level": "CAN_MANAGE"},
+        ]
+    }
+
+    def refuse(request: Request) -> None:
+        if request.path.startswith("/api/2.0/permissions/"):
+            raise AnsweredError(403, "PERMISSION_DENIED", "only an owner grants")
+
+    proxy.fault = refuse
+    code, said = launch(environment, **asked)
+    assert code == 1
+    assert "only an owner grants" in said
+    until(30, lambda: runs(home)[0]["state"].get("result_state") == "CANCELED")
+    until(15, lambda: not tasks(home))
+    assert staged(home) == []
+
+
+def test_a_secret_is_read_where_the_step_runs_and_named_when_it_is_not_there(
+    proxied: Proxied,
+) -> None:
+    home, _, environment = proxied
+    code, said = launch(environment, TAXI_CLUSTER_SECRETS="ALERT_URL=taxi/alert-url")
+    assert code == 1
+    assert f"#run/{runs(home)[0]['run_id']}" in said
+    assert "The embedded workspace keeps no secrets: taxi/alert-url" in said
+    assert staged(home) == []
+
+
+def test_files_of_a_launch_that_was_killed_long_ago_are_removed(proxied: Proxied) -> None:
+    home, _, environment = proxied
+    settings = home.settings
+    folder = home.path / "volumes" / settings.catalog / settings.schema / STAGING / RUNS
+    for run, days in (("forgotten", 8), ("of-yesterday", 1)):
+        step = folder / run / "trips"
+        step.mkdir(parents=True)
+        (step / "code.zip").write_bytes(b"x")
+        at = time.time() - days * 86_400
+        os.utime(folder / run, (at, at))
+    assert launch(environment) == (0, "said: success")
+    assert [file.parts[-3:] for file in staged(home)] == [("of-yesterday", "trips", "code.zip")]
+    assert sorted(each.name for each in folder.iterdir()) == ["of-yesterday"]

@@ -17,7 +17,6 @@ from databricks_steps.workspace import auth
 from taxi_assets.resources.targets import target
 from taxi_assets.resources.volume_launcher import STAGING
 
-
 PARITY = "serving_endpoint_train_serve_parity"  # the one check that reads the holdout with Spark
 
 
