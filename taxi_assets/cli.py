@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import click
 
 from databricks_steps.errors import SettingsError, TaxiError
-from databricks_steps.settings import LOOPBACK, REPOSITORY
-from taxi_assets.resources.targets import TARGETS, export, target
+from databricks_steps.settings import DATABRICKS, LOOPBACK, REPOSITORY
+from taxi_assets.resources.targets import TARGETS, Target, export, target
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -32,6 +32,22 @@ def _one_line_errors(command: Command) -> Command:
             sys.exit(1)
 
     return guarded  # type: ignore[return-value]
+
+
+def _embedded() -> Target:
+    """The environment's target, for what only this machine's tables and workspace can do.
+
+    Raises:
+        SettingsError: it is a Databricks target.
+    """
+    chosen = target()
+    if chosen.settings.platform == DATABRICKS:
+        raise SettingsError(
+            "This command works on the tables and the workspace of this machine",
+            f"target {chosen.name}",
+            "Unset TAXI_TARGET; docs/databricks.md says what to do there",
+        )
+    return chosen
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -108,7 +124,7 @@ def serve(workers: int | None, access_log: bool) -> None:
     """Start the embedded workspace; the endpoint answers as it did before."""
     from databricks_steps.workspace import process
 
-    settings = target().settings
+    settings = _embedded().settings
     if workers is not None:
         settings = replace(settings, workers=workers)
     host = process.ensure_running(settings, *(["--access-log"] if access_log else []))
@@ -124,7 +140,7 @@ def stop() -> None:
     """Stop the embedded workspace."""
     from databricks_steps.workspace import process
 
-    click.echo("stopped" if process.stop(target().settings) else "was not running")
+    click.echo("stopped" if process.stop(_embedded().settings) else "was not running")
 
 
 @main.command()
@@ -152,7 +168,7 @@ def status(as_json: bool) -> None:
     """What this TAXI_HOME holds: months, rows, champion, endpoint."""
     from taxi_assets import quiet, reports
 
-    settings = target().settings
+    settings = _embedded().settings
     quiet.settle(settings)
     found = reports.status(settings)
     click.echo(json.dumps(found, indent=2) if as_json else reports.status_text(found))
@@ -167,7 +183,7 @@ def rollback(to: str | None, why: str, dry_run: bool) -> None:
     """Move alias and endpoint back to a version, without a failed request."""
     from taxi_assets import operations
 
-    click.echo(operations.rollback(target(), to, why, dry_run))
+    click.echo(operations.rollback(_embedded(), to, why, dry_run))
 
 
 @main.command()
@@ -199,7 +215,7 @@ def reproduce(version: str, as_json: bool) -> None:
     """Train a version again from its recorded table versions and compare its metrics."""
     from taxi_assets import operations
 
-    text, equal = operations.reproduce(target(), version, as_json)
+    text, equal = operations.reproduce(_embedded(), version, as_json)
     click.echo(text)
     sys.exit(0 if equal else 1)
 

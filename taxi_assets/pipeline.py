@@ -173,7 +173,7 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
 def _cancel_launched(target: Target, killed: Sequence[str]) -> None:
     """End the steps that a killed run has left at work: nobody hears them, and two would write."""
     jobs = Workspace(target.settings).client.jobs
-    for run in jobs.list_runs(active_only=True):
+    for run in jobs.list_runs(active_only=True, expand_tasks=True):
         for task in run.tasks or []:
             tags = (task.new_cluster.custom_tags if task.new_cluster else None) or {}
             if tags.get("run") in killed and run.run_id is not None:

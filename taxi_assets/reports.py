@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from databricks_steps import schemas
+from databricks_steps.errors import TaxiError
 from databricks_steps.platforms.embedded.tables import DeltaTables
 from databricks_steps.settings import EMBEDDED, Settings
 from databricks_steps.training import registry
@@ -14,6 +16,8 @@ from taxi_assets.resources.workspace import Workspace
 from taxi_assets.stages import Progress
 
 LAST_RUN = "last_run.json"
+Answer = TypeVar("Answer")
+_LOG = logging.getLogger(__name__)
 
 
 def logs(settings: Settings) -> DeltaTables:
@@ -38,7 +42,7 @@ def results(settings: Settings, months: Sequence[str], seen: Progress) -> dict[s
         scored = tables.rows("batch_predictions", months[-1:])
     else:
         scored = seen.rows.get("batch_predictions", 0)
-    champion = registry.version(settings, registry.CHAMPION)
+    champion = _told(lambda: registry.version(settings, registry.CHAMPION))
     if champion is not None:
         metrics = {name: champion.metrics.get(name) for name in ("rmse", "mae", "r2")}
         found["model"] = {
@@ -47,10 +51,21 @@ def results(settings: Settings, months: Sequence[str], seen: Progress) -> dict[s
             "alias": registry.CHAMPION,
             "metrics": metrics,
         }
-    found["endpoint"] = endpoint_state(settings)
+    found["endpoint"] = _told(lambda: endpoint_state(settings))
     found["batch_predictions"] = {"rows": scored}
     found["refused_files"] = dict(seen.refused)
     return found | {"checks": dict(seen.checks), "stages": list(seen.stages)}
+
+
+def _told(ask: Callable[[], Answer]) -> Answer | None:
+    """The answer, or None: a run that failed says why itself, whoever else is silent then."""
+    from databricks.sdk.errors.base import DatabricksError
+
+    try:
+        return ask()
+    except (TaxiError, DatabricksError, OSError) as error:
+        _LOG.warning("the report of the run goes without an answer: %s", error)
+        return None
 
 
 def endpoint_state(settings: Settings) -> dict[str, Any] | None:
@@ -115,18 +130,27 @@ def status_text(found: Mapping[str, Any]) -> str:
 
 def summary(report: Mapping[str, Any]) -> str:
     """The end of a run for people: what came out, and what to do with it."""
-    model, endpoint, checks = (report.get(key) or {} for key in ("model", "endpoint", "checks"))
+    model, endpoint = report.get("model"), report.get("endpoint")
+    checks = report["checks"]
     names = ("raw_trips", "trips", "quarantined_trips")
     raw, valid, quarantined = (report["tables"].get(name, 0) for name in names)
     scored = report["batch_predictions"]["rows"]
     single = "databricks_steps/serving/config/test_single_prediction.json"
+    about_model = ["model        not told by the registry"]
+    if model:
+        about_model = [
+            f"model        {model['name']}, version {model['version']}, {model['alias']}",
+            f"             {_measures(model['metrics'])} on the holdout",
+        ]
+    about_endpoint = "not told by the workspace"
+    if endpoint:
+        about_endpoint = f"{endpoint['state']}, version {endpoint['version']}, {endpoint['url']}"
     return "\n".join(
         (
             f"status: {report['status']} in {report['seconds']} s",
             f"trips        {raw:,} raw = {valid:,} valid + {quarantined:,} quarantined",
-            f"model        {model['name']}, version {model['version']}, {model['alias']}",
-            f"             {_measures(model['metrics'])} on the holdout",
-            f"endpoint     {endpoint['state']}, version {endpoint['version']}, {endpoint['url']}",
+            *about_model,
+            f"endpoint     {about_endpoint}",
             f"predictions  {scored:,} rows for {report['months'][-1]}",
             f"checks       {', '.join(f'{count} {name}' for name, count in checks.items())}",
             *(f"refused      {name}: {why}" for name, why in report["refused_files"].items()),

@@ -11,7 +11,8 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from databricks_steps.settings import REPOSITORY, Forest, Settings
@@ -64,7 +65,16 @@ def current(
 
 def packages() -> dict[str, str]:
     """Package → installed version, of those that a fit or a figure depends on."""
-    return {name: version(name) for name in PACKAGES if find_spec(name.replace("scikit-", "sk"))}
+    modules = {name: name.replace("scikit-", "sk") for name in PACKAGES}
+    return {name: _version(name, module) for name, module in modules.items() if find_spec(module)}
+
+
+def _version(name: str, module: str) -> str:
+    """The version by the package's metadata, which Spark on a Databricks runtime does not have."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return str(import_module(module).__version__)
 
 
 def commit() -> str:

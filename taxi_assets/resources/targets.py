@@ -61,9 +61,9 @@ def target(name: str | None = None, environment: Mapping[str, str] | None = None
         )
     launched = LAUNCHED in env
     if chosen in NAMES:
-        own = {**NAMES[chosen], "TAXI_PLATFORM": DATABRICKS}
         given = {key: value for key, value in env.items() if value}
-        settings = Settings.from_environment({**own, **given})
+        always = {"TAXI_PLATFORM": DATABRICKS}
+        settings = Settings.from_environment({**NAMES[chosen], **given, **always})
         if settings.canary.enabled:
             raise SettingsError(
                 "The canary ladder runs where the orchestrator can read holdout trips",

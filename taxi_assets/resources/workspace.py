@@ -40,9 +40,10 @@ class Workspace:
 def _of_the_environment() -> WorkspaceClient:
     """A client by Databricks' unified authentication: variables, a profile, or the cluster's."""
     from databricks.sdk import WorkspaceClient
+    from databricks.sdk.core import Config
 
     try:
-        return WorkspaceClient(product="taxi-assets", product_version="0.1.0")
+        return WorkspaceClient(config=Config(http_timeout_seconds=60, retry_timeout_seconds=30))
     except ValueError as error:  # the SDK's own word for a configuration it cannot use
         raise SettingsError(
             "A Databricks target needs a workspace and credentials",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import DATABRICKS, EMBEDDED
+from taxi_assets.cli import main
 from taxi_assets.definitions import build_defs
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.targets import LAUNCHED, NAMES, target
@@ -42,6 +47,10 @@ def test_a_variable_comes_before_the_targets_own_name() -> None:
     settings = target("dev", {"TAXI_CATALOG": "sandbox", "TAXI_ENDPOINT": ""}).settings
     assert (settings.catalog, settings.schema) == ("sandbox", "e2e_demo_simon")
     assert settings.endpoint == "mlops-taxi-fare-endpoint"
+
+
+def test_the_platform_of_a_databricks_target_is_not_for_a_variable_to_choose() -> None:
+    assert target("dev", {"TAXI_PLATFORM": "embedded"}).settings.platform == DATABRICKS
 
 
 def test_a_launched_step_is_told_its_names_and_no_folder_of_this_machine() -> None:
@@ -121,7 +130,6 @@ def test_permissions_and_secrets_are_references() -> None:
         ("TAXI_CLUSTER_PERMISSIONS", "ml=CAN_VIEW", r"must name who may do what: 'ml=CAN_VIEW'"),
         ("TAXI_CLUSTER_SECRETS", "ALERT_URL=s3cr3t", r"must name variables with scope and key"),
         ("TAXI_CANARY", "true", r"TAXI_CANARY=true with target dev"),
-        ("TAXI_PLATFORM", "moon", r"TAXI_PLATFORM must be a platform: 'moon'"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_one_error(variable: str, text: str, message: str) -> None:
@@ -163,3 +171,37 @@ def test_the_platform_is_known_by_the_runtime_of_a_cluster() -> None:
     assert on_cluster.platform == DATABRICKS
     assert str(on_cluster.home).startswith("/Volumes/p03/")
     assert Settings.from_environment({}).platform == EMBEDDED
+    with pytest.raises(SettingsError, match=r"TAXI_PLATFORM must be a platform: 'moon'"):
+        Settings.from_environment({"TAXI_PLATFORM": "moon"})
+
+
+@pytest.mark.parametrize(
+    "arguments", [("status",), ("serve",), ("stop",), ("rollback",), ("reproduce", "1")]
+)
+def test_what_only_this_machine_can_do_refuses_a_databricks_target(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAXI_TARGET", "prod")
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert "works on the tables and the workspace of this machine: target prod" in done.output
+
+
+def test_a_databricks_target_without_a_workspace_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("DATABRICKS_", "ARM_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no profile of anybody's
+    monkeypatch.setenv("TAXI_HOME", str(tmp_path / "home"))
+    for arguments, words in (
+        (("run", "--target", "dev"), "A run on Databricks names its months: dev"),
+        (
+            ("run", "--target", "dev", "--months", "2022-01"),
+            "A Databricks target needs a workspace and credentials",
+        ),
+    ):
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 1
+        assert words in done.output
+        assert len(done.output.strip().splitlines()) == 1
