@@ -199,12 +199,13 @@ def deploy(plan: bool, target_name: str | None) -> None:
 
 @main.command()
 @click.argument("version")
+@click.option("--target", "target_name", type=click.Choice(TARGETS), help="Of which registry.")
 @_one_line_errors
-def approve(version: str) -> None:
+def approve(version: str, target_name: str | None) -> None:
     """Approve a version where a person must (TAXI_REQUIRE_APPROVAL, prod)."""
     from taxi_assets import operations
 
-    click.echo(operations.approve(target(), version))
+    click.echo(operations.approve(target(target_name), version))
 
 
 @main.command()

@@ -37,8 +37,8 @@ def deploy(target: Target, plan_only: bool) -> str:
 
     settings = target.settings
     quiet.settle(settings)
-    champion = registry.require(settings, registry.CHAMPION).number
     client = Workspace(settings).client
+    champion = registry.require(settings, registry.CHAMPION).number
     do = deployment.plan if plan_only else deployment.deploy
     changes = do(client, settings, champion)
     open_changes = sum(change.sign != deployment.UNCHANGED for change in changes)
@@ -52,7 +52,8 @@ def approve(target: Target, version: str) -> str:
 
     quiet.settle(target.settings)
     approved = promotion.approve(target.settings, version)
-    return f"version {approved.number} is approved; materialize champion_model to promote it"
+    name = f"version {approved.number} of {target.settings.registered_model}"
+    return f"{name} is approved; materialize champion_model to promote it"
 
 
 def reproduce(target: Target, version: str, as_json: bool) -> tuple[str, bool]:

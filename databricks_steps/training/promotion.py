@@ -38,6 +38,8 @@ def promote(settings: Settings, tables: Tables) -> Promotion:
     why = "the first champion" if before is None else candidate.tags.get(registry.JUDGED, "")
     if champion is not None and before != candidate.number and LEFT in candidate.tags:
         left = f"version {candidate.number} was rolled back: {candidate.tags[LEFT]}"
+        # Whoever moved the alias by hand has written no row.
+        settle(settings, tables, champion, candidate.number, ledger.ROLLED_BACK, left)
         return Promotion(before, champion.number, left)
     if before != candidate.number:
         require_fit(settings, candidate)
@@ -79,7 +81,7 @@ def require_fit(settings: Settings, version: Version) -> None:
         raise ModelError(
             "A champion must be approved by a person here",
             f"version {version.number} has no tag {APPROVAL}={APPROVED}",
-            f"Read its passport, then taxi-assets approve {version.number} and run again",
+            f"Read its passport, then taxi-assets approve {version.number} for the same target",
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from databricks_steps.errors import SettingsError
-from databricks_steps.settings import DATABRICKS, Settings
+from databricks_steps.settings import DATABRICKS, LANDING, Settings
 from taxi_assets.resources.clusters import Cluster
 
 LOCAL, LOOPBACK = "local", "loopback"
@@ -64,6 +64,9 @@ def target(name: str | None = None, environment: Mapping[str, str] | None = None
         given = {key: value for key, value in env.items() if value}
         always = {"TAXI_PLATFORM": DATABRICKS}
         settings = Settings.from_environment({**NAMES[chosen], **given, **always})
+        if chosen != DEV and "TAXI_SOURCE" not in given:  # no model of demo trips for others
+            delivered = f"/Volumes/{settings.catalog}/{settings.schema}/{LANDING}"
+            settings = replace(settings, source=delivered)
         if settings.canary.enabled:
             raise SettingsError(
                 "The canary ladder runs where the orchestrator can read holdout trips",

@@ -49,6 +49,16 @@ def test_a_variable_comes_before_the_targets_own_name() -> None:
     assert settings.endpoint == "mlops-taxi-fare-endpoint"
 
 
+def test_only_dev_makes_models_of_demo_trips_by_default() -> None:
+    sources = {name: target(name, {"TAXI_CATALOG": "lake"}).settings.source for name in NAMES}
+    assert sources == {
+        "dev": "demo",
+        "staging": "/Volumes/lake/e2e_demo_simon_staging/landing",
+        "prod": "/Volumes/lake/e2e_demo_simon_prod/landing",
+    }
+    assert target("prod", {"TAXI_SOURCE": "tlc:green"}).settings.source == "tlc:green"
+
+
 def test_the_platform_of_a_databricks_target_is_not_for_a_variable_to_choose() -> None:
     assert target("dev", {"TAXI_PLATFORM": "embedded"}).settings.platform == DATABRICKS
 

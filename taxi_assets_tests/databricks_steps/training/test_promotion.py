@@ -111,7 +111,7 @@ def test_where_a_person_must_approve_nothing_moves_before(
     with pytest.raises(
         ModelError,
         match="approved by a person here: version 1 has no tag approval=Approved. Read its "
-        "passport, then taxi-assets approve 1 and run again",
+        "passport, then taxi-assets approve 1 for the same target",
     ):
         promotion.promote(asking, tables)
     assert aliases(asking) == (None, None)
@@ -135,6 +135,22 @@ def test_a_version_that_was_left_does_not_come_back_by_itself(
     assert kept == Promotion("1", "1", "version 2 was rolled back: yesterday by ann: complaints")
     assert aliases(settings) == ("1", None)
     assert len(moves(tables)) == 1
+
+
+def test_an_alias_that_was_moved_back_by_hand_gets_its_row(
+    settings: Settings, tables: DeltaTables
+) -> None:
+    for _ in range(2):
+        candidate(settings)
+        promotion.promote(settings, tables)
+    registry.point(settings, registry.CHAMPION, "1")
+    registry.tag(settings, "2", promotion.LEFT, "today by ann: complaints")
+    kept = promotion.promote(settings, tables)
+    assert kept == Promotion("1", "1", "version 2 was rolled back: today by ann: complaints")
+    assert moves(tables)[-1] == (3, "rolled back", "2", "1")
+    assert aliases(settings) == ("1", "2")
+    assert promotion.promote(settings, tables) == kept
+    assert len(moves(tables)) == 3
 
 
 def test_a_registry_that_is_down_is_one_error(settings: Settings, tables: DeltaTables) -> None:
