@@ -52,6 +52,7 @@ class Cluster:
     permissions: tuple[tuple[str, str], ...] = ()
     secrets: tuple[tuple[str, str, str], ...] = ()
     poll_seconds: float = 5.0
+    grace_seconds: int = 120  # for a run to end that is over its limit or cancelled
     timeout_seconds: int = 6 * 3600
 
     def run_config(

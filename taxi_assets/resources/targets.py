@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import DATABRICKS, LANDING, Settings
@@ -76,7 +77,8 @@ def target(name: str | None = None, environment: Mapping[str, str] | None = None
         tags = {"project": "taxi-assets", "target": chosen}
         return Target(chosen, settings, Cluster.from_environment(env, tags=tags), launched)
     settings = Settings.from_environment(env)
-    cluster = Cluster.from_environment(env, poll_seconds=0.5) if chosen == LOOPBACK else None
+    near: dict[str, Any] = {"poll_seconds": 0.5, "grace_seconds": 3}
+    cluster = Cluster.from_environment(env, **near) if chosen == LOOPBACK else None
     return Target(chosen, settings, cluster, launched)
 
 

@@ -52,7 +52,6 @@ PATIENCE = timedelta(minutes=2)
 PACKAGES = ("databricks_steps", "taxi_assets")
 RUNS = "runs"  # the folder of the volume in which each run has its own
 FORGOTTEN = timedelta(days=7)  # files of a launch that nobody was left to remove
-_LOOKS = 6  # at a run that is over its limit or cancelled, until the workspace says it has ended
 # The bundle's files describe jobs, and what is hidden is somebody's own: neither is code.
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.yml", ".*")
 
@@ -112,7 +111,7 @@ class VolumeRunner(DatabricksJobRunner):
     def __init__(self, client: WorkspaceClient, cluster: Cluster) -> None:
         self.poll_interval_sec = cluster.poll_seconds
         # The workspace ends the run at the limit, and knows more of it: it goes first.
-        self.grace_sec = round(_LOOKS * cluster.poll_seconds)
+        self.grace_sec = cluster.grace_seconds
         self.max_wait_time_sec = cluster.timeout_seconds + self.grace_sec
         self._client = VolumeClient(client)
 
@@ -215,14 +214,26 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
     def _grant_permissions(
         self, log: DagsterLogManager, databricks_run_id: int, request_retries: int = 6
     ) -> None:
-        """Who may see the run; one that people may not see as configured does not go on."""
+        """Who may see the run; one that people may not see as configured does not go on.
+
+        The original waits for a cluster first, and goes on without where it starts slowly.
+        """
+        from databricks.sdk.service.iam import AccessControlRequest
+
+        workspace = self._runner.client.workspace_client
+        given = [
+            AccessControlRequest.from_dict({**who, "permission_level": level})
+            for level, everybody in self.permissions["job_permissions"].items()
+            for who in everybody
+        ]
         try:
-            super()._grant_permissions(log, databricks_run_id, request_retries)
+            job = patiently(lambda: workspace.jobs.get_run(databricks_run_id)).job_id
+            patiently(
+                lambda: workspace.permissions.update("jobs", str(job), access_control_list=given)
+            )
         except (DatabricksError, requests.RequestException, TimeoutError):
             self._run = databricks_run_id
-            patiently(
-                lambda: self._runner.client.workspace_client.jobs.cancel_run(databricks_run_id)
-            )
+            patiently(lambda: workspace.jobs.cancel_run(databricks_run_id))
             raise
 
     def _dbfs_path(self, run_id: str, step_key: str, filename: str) -> str:

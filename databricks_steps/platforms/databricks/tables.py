@@ -121,7 +121,7 @@ class UnityTables:
     ) -> Commit:
         """Upsert by primary key; with `months`, rows of those months not in the frame go.
 
-        Months that hold no rows yet are appended, in a commit of their own. Of the others only
+        Months that hold no rows yet are written in a commit of their own. Of the others only
         rows that differ go into the merge: Delta writes every file with a row that matches anew,
         whether or not it changes.
         """
@@ -212,11 +212,15 @@ class UnityTables:
     def _add(
         self, table: schemas.Table, rows: DataFrame, months: list[str], made_from: Mapping[str, int]
     ) -> None:
-        """Append the rows of months that held none; without any, keep the digests alone."""
+        """Put in the rows of months that held none; without any, keep the digests alone.
+
+        By replacing nothing: two appends of the same rows would both be taken, two replacements of
+        the same months are a conflict for one of them.
+        """
         touched = _touched(table, months)
         if months:
-            new = rows.where(ddl.of_months(table, touched))
-            self._append(table, new, Note(touched, made_from))
+            empty = ddl.of_months(table, touched)
+            self._overwrite(table, rows.where(empty), empty, Note(touched, made_from))
         else:
             self._remember(table, made_from)
 
