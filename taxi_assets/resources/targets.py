@@ -65,6 +65,8 @@ def target(name: str | None = None, environment: Mapping[str, str] | None = None
         given = {key: value for key, value in env.items() if value}
         always = {"TAXI_PLATFORM": DATABRICKS}
         settings = Settings.from_environment({**NAMES[chosen], **given, **always})
+        if not launched:  # Dagster's records of one target are not another's
+            settings = replace(settings, home=settings.home / chosen)
         if chosen != DEV and "TAXI_SOURCE" not in given:  # no model of demo trips for others
             delivered = f"/Volumes/{settings.catalog}/{settings.schema}/{LANDING}"
             settings = replace(settings, source=delivered)

@@ -49,6 +49,14 @@ def test_a_variable_comes_before_the_targets_own_name() -> None:
     assert settings.endpoint == "mlops-taxi-fare-endpoint"
 
 
+def test_each_databricks_target_keeps_its_own_records_on_this_machine(tmp_path: Path) -> None:
+    homes = {name: target(name, {"TAXI_HOME": str(tmp_path)}).settings.home for name in NAMES}
+    assert homes == {name: tmp_path / name for name in ("dev", "staging", "prod")}
+    assert target("local", {"TAXI_HOME": str(tmp_path)}).settings.home == tmp_path
+    on_cluster = {"TAXI_HOME": "/Volumes/a/b/c", LAUNCHED: "1"}
+    assert str(target("dev", on_cluster).settings.home) == "/Volumes/a/b/c"
+
+
 def test_only_dev_makes_models_of_demo_trips_by_default() -> None:
     sources = {name: target(name, {"TAXI_CATALOG": "lake"}).settings.source for name in NAMES}
     assert sources == {
