@@ -14,7 +14,7 @@ LOOPBACK = "127.0.0.1"
 EMBEDDED, DATABRICKS = "embedded", "databricks"
 PLATFORMS = (EMBEDDED, DATABRICKS)
 RUNTIME = "DATABRICKS_RUNTIME_VERSION"  # Databricks sets it on every cluster
-STAGING = "dagster_staging"  # the volume of launched steps and of what a step keeps in files
+STAGING_VOLUME = "dagster_staging"  # the volume of launched steps and of what a step keeps in files
 LANDING = "landing"  # the volume that trips arrive in
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -211,7 +211,7 @@ class Settings:
     @property
     def volume_home(self) -> Path:
         """The home of steps on Databricks: files that every node of a cluster can read."""
-        return Path("/Volumes", self.catalog, self.schema, STAGING, "home")
+        return Path("/Volumes", self.catalog, self.schema, STAGING_VOLUME, "home")
 
     @property
     def payload_table(self) -> str:

@@ -58,7 +58,7 @@ def results(settings: Settings, months: Sequence[str], seen: Progress) -> dict[s
 
 
 def _told(ask: Callable[[], Answer]) -> Answer | None:
-    """The answer, or None: a run that failed says why itself, whoever else is silent then."""
+    """The answer, or None with a warning: what became of the run is known and not to be hidden."""
     from databricks.sdk.errors.base import DatabricksError
 
     try:

@@ -24,7 +24,7 @@ else:
     import tomli as tomllib
 
 from databricks_steps.__main__ import OPTIONS, parser
-from databricks_steps.settings import LANDING, REPOSITORY, STAGING
+from databricks_steps.settings import LANDING, REPOSITORY, STAGING_VOLUME
 from databricks_steps.steps import STEPS
 from taxi_assets.definitions import defs
 from taxi_assets.resources import clusters, targets
@@ -276,7 +276,7 @@ def test_nobody_is_granted_more_than_their_work_needs() -> None:
 def test_volumes_have_the_names_that_the_code_uses() -> None:
     volumes = load(RESOURCES / "ml_artifacts.yml")["resources"]["volumes"]
     assert {key: each["name"] for key, each in volumes.items()} == {
-        STAGING: STAGING,
+        STAGING_VOLUME: STAGING_VOLUME,
         LANDING: LANDING,
     }
 

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+# What a request holds, and a trip when it begins.
+FIELDS = ("pickup_location_id", "dropoff_location_id", "trip_distance", "pickup_datetime")
+
 
 def with_request_features(trips: DataFrame) -> DataFrame:
     """Adds `schemas.REQUEST_FEATURES` that `trip_distance` and `pickup_datetime` imply."""

@@ -9,19 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from databricks_steps import schemas
 from databricks_steps.errors import ServingError
 from databricks_steps.serving import online
-from databricks_steps.serving.endpoint import endpoint_config, ensure_endpoint
+from databricks_steps.serving.endpoint import differences, endpoint_config, ensure_endpoint
 from databricks_steps.settings import Settings
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from databricks.sdk.service.serving import ServingEndpointDetailed
 
-CREATE, UPDATE, UNCHANGED = "+", "~", "="
-WORDS = {CREATE: "create", UPDATE: "update", UNCHANGED: "unchanged"}
-TABLES = (schemas.PICKUP_FEATURES, schemas.DROPOFF_FEATURES)
+UNCHANGED = "="
+WORDS = {"+": "create", "~": "update", UNCHANGED: "unchanged"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def plan(client: WorkspaceClient, settings: Settings, version: str) -> tuple[Cha
 
 
 def deploy(client: WorkspaceClient, settings: Settings, version: str) -> tuple[Change, ...]:
-    """Bring the workspace to what the settings say; gives what was changed. Safe to repeat.
+    """Carry the plan out, and give it back; a second time it changes nothing.
 
     Raises:
         ServingError: as `plan`, or a resource cannot be made; those before it stay as made.
@@ -70,7 +68,7 @@ def deploy(client: WorkspaceClient, settings: Settings, version: str) -> tuple[C
     changes = plan(client, settings, version)
     online.ensure_online_store(client, settings)
     stale = {c.name for c in changes if c.kind == "online table" and c.sign != UNCHANGED}
-    for table in TABLES:
+    for table in online.TABLES:
         if online.online_table_name(settings, table) in stale:
             online.publish(client, settings, table)
     ensure_endpoint(client, settings, version)
@@ -90,7 +88,7 @@ def _store(client: WorkspaceClient, settings: Settings) -> Change:
 
 def _tables(client: WorkspaceClient, settings: Settings) -> Iterator[Change]:
     published = online.published_columns(client, settings)
-    for table in TABLES:
+    for table in online.TABLES:
         name = online.online_table_name(settings, table)
         columns = published[settings.table(table.name)]
         if columns is None:
@@ -122,27 +120,9 @@ def _endpoint(found: ServingEndpointDetailed | None, wanted: dict[str, Any]) -> 
         yield Change("+", "payload capture", name, table)
         return
     active = found.config.as_dict() if found.config else {}
-    different = list(_differences(active, wanted["config"], ""))
+    different = list(differences(active, wanted["config"]))
     yield Change("~" if different else "=", "serving endpoint", name, "; ".join(different))
     gateway = found.ai_gateway.inference_table_config if found.ai_gateway else None
     kept = gateway.as_dict() if gateway else {}
-    different = list(_differences(kept, capture, ""))
+    different = list(differences(kept, capture))
     yield Change("~" if different else "=", "payload capture", name, "; ".join(different))
-
-
-def _differences(active: Any, wanted: Any, path: str) -> Iterator[str]:
-    """A sentence for each value that is not what is wanted; what is left out says nothing."""
-    if isinstance(wanted, dict) and isinstance(active, dict):
-        for key, value in wanted.items():
-            yield from _differences(active.get(key), value, f"{path}.{key}".lstrip("."))
-    elif isinstance(wanted, list) and isinstance(active, list) and len(active) == len(wanted):
-        for place, pair in enumerate(zip(active, wanted, strict=True)):
-            yield from _differences(*pair, f"{path}[{place}]")
-    elif active != wanted:
-        yield f"{path} {_shown(active)} -> {_shown(wanted)}"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return f"{len(value)} of them"
-    return "none" if value is None else str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,21 +165,25 @@ def _serves(found: ServingEndpointDetailed, wanted: dict[str, Any]) -> bool:
 
     active = found.config.as_dict() if found.config else {}
     failed = found.state and found.state.config_update is EndpointStateConfigUpdate.UPDATE_FAILED
-    return not failed and _includes(active, wanted["config"])
+    return not failed and not any(differences(active, wanted["config"]))
 
 
-def _includes(active: Any, wanted: Any) -> bool:
-    if isinstance(wanted, dict):
-        return isinstance(active, dict) and all(
-            _includes(active.get(key), value) for key, value in wanted.items()
-        )
-    if isinstance(wanted, list):
-        return (
-            isinstance(active, list)
-            and len(active) == len(wanted)
-            and all(_includes(a, w) for a, w in zip(active, wanted, strict=True))
-        )
-    return bool(active == wanted)
+def differences(active: Any, wanted: Any, path: str = "") -> Iterator[str]:
+    """A sentence for each value that is not what is wanted; what is left out says nothing."""
+    if isinstance(wanted, dict) and isinstance(active, dict):
+        for key, value in wanted.items():
+            yield from differences(active.get(key), value, f"{path}.{key}".lstrip("."))
+    elif isinstance(wanted, list) and isinstance(active, list) and len(active) == len(wanted):
+        for place, pair in enumerate(zip(active, wanted, strict=True)):
+            yield from differences(*pair, f"{path}[{place}]")
+    elif active != wanted:
+        yield f"{path} {_shown(active)} -> {_shown(wanted)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} of them"
+    return "none" if value is None else str(value)
 
 
 def _updating(found: ServingEndpointDetailed) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from databricks.sdk.service.ml import OnlineStore
 
 CAPACITY = "CU_1"
+TABLES = (schemas.PICKUP_FEATURES, schemas.DROPOFF_FEATURES)  # what is published
 STORE_SECONDS = 1800.0
 
 
@@ -65,7 +66,7 @@ def published_columns(
     from databricks.sdk.errors.base import DatabricksError
 
     found: dict[str, tuple[str, ...] | None] = {}
-    for table in (schemas.PICKUP_FEATURES, schemas.DROPOFF_FEATURES):
+    for table in TABLES:
         name = online_table_name(settings, table)
         try:
             columns = client.tables.get(name).columns or []

@@ -18,6 +18,7 @@ import orjson
 
 from databricks_steps import schemas
 from databricks_steps.errors import ServingError
+from databricks_steps.features.request import FIELDS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,6 @@ FIRST_PICKUP = datetime(2009, 1, 1)  # noqa: DTZ001 - New York wall clock, as th
 LAST_PICKUP = datetime(2100, 1, 1)  # noqa: DTZ001
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
 _MICROSECOND = timedelta(microseconds=1)
-FIELDS = ("pickup_location_id", "dropoff_location_id", "trip_distance", "pickup_datetime")
 FORMS = ("dataframe_records", "dataframe_split", "instances", "inputs")
 
 _AT_PICKUP = {"vendor_id", "passenger_count", "trip_type"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
 from databricks_steps.errors import ServingError
-from databricks_steps.features.request import with_request_features
+from databricks_steps.features.request import FIELDS, with_request_features
 from databricks_steps.ports import Platform
 from databricks_steps.serving import endpoint
 from databricks_steps.serving.feature_spec import FeatureSpec
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-9
 MAX_DAYS = 100_000  # no limit
-REQUEST = ("pickup_location_id", "dropoff_location_id", "trip_distance", "pickup_datetime")
 
 
 def latest(rows: DataFrame) -> DataFrame:
@@ -106,7 +105,7 @@ def parity(
     scorer = Scorer.load(model)
     found = _offline(platform, scorer.spec, trips)
     expected = scorer.predict(found[list(scorer.spec.inputs)].to_numpy(dtype="float32"))
-    records = [_record(row) for row in found[list(REQUEST)].values.tolist()]
+    records = [_record(row) for row in found[list(FIELDS)].values.tolist()]
     requests = [[record] for record in records[:singly]] + [records[singly:]]
     answers = [_replayed(client, platform.settings, rows) for rows in requests if rows]
     served = [fare for answer in answers for fare in answer["predictions"]]
@@ -123,14 +122,14 @@ def parity(
 def holdout_requests(platform: Platform, trips: int) -> list[dict[str, Any]]:
     """The rows of requests for some holdout trips, the same ones every time."""
     found = _held(platform, trips).toPandas()
-    return [_record(row) for row in found[list(REQUEST)].values.tolist()]
+    return [_record(row) for row in found[list(FIELDS)].values.tolist()]
 
 
 def _held(platform: Platform, trips: int) -> DataFrame:
     from pyspark.sql import functions as F  # noqa: N812
 
     held = platform.tables.read("training_set").where(F.col("split") == schemas.HOLDOUT)
-    return held.orderBy(F.xxhash64("trip_id")).limit(trips).select(*REQUEST)
+    return held.orderBy(F.xxhash64("trip_id")).limit(trips).select(*FIELDS)
 
 
 def _replayed(
@@ -182,7 +181,7 @@ def _offline(platform: Platform, spec: FeatureSpec, trips: int) -> pd.DataFrame:
         }
         frame = frame.join(F.broadcast(rows), lookup.key, "left").withColumns(looked_up)
         frame = frame.drop("known_at")
-    found: pd.DataFrame = frame.select(*REQUEST, *spec.inputs[1:]).toPandas()
+    found: pd.DataFrame = frame.select(*FIELDS, *spec.inputs[1:]).toPandas()
     return found
 
 

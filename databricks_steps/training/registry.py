@@ -55,20 +55,23 @@ class Version:
 
 
 def client(settings: Settings) -> MlflowClient:
-    """A client of the tracking store and the registry; makes the experiment when missing."""
+    """A client of the tracking store and the registry.
+
+    In a home it makes the experiment when it is missing, so that artifacts lie there. On Databricks
+    a look makes nothing: the bundle makes the experiment, or the first run.
+    """
     import mlflow
 
-    artifacts = None  # the server's own place
-    if settings.platform == EMBEDDED:
-        settings.home.mkdir(parents=True, exist_ok=True)
-        artifacts = settings.artifacts.as_uri()
     mlflow.set_tracking_uri(settings.mlflow_uri)
     mlflow.set_registry_uri(settings.registry_uri)
+    if settings.platform != EMBEDDED:
+        return mlflow.MlflowClient(settings.mlflow_uri, settings.registry_uri)
+    settings.home.mkdir(parents=True, exist_ok=True)
     with _MAKING:
         try:
             found = mlflow.MlflowClient(settings.mlflow_uri, settings.registry_uri)
             if found.get_experiment_by_name(settings.experiment) is None:
-                found.create_experiment(settings.experiment, artifacts)
+                found.create_experiment(settings.experiment, settings.artifacts.as_uri())
         except Exception as error:  # whatever its database or its network raises
             raise _down(settings, error) from error
     return found
@@ -227,7 +230,12 @@ def made_from(settings: Settings, digest: int) -> Version | None:
 
 
 def _newest_first(settings: Settings) -> list[Any]:
-    found = client(settings).search_model_versions(f"name = '{settings.registered_model}'")
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client(settings).search_model_versions(f"name = '{settings.registered_model}'")
+    except MlflowException as error:
+        raise _down(settings, error) from error
     return sorted(found, key=lambda version: int(version.version), reverse=True)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
+from databricks_steps.features.request import FIELDS
 from databricks_steps.serving import request as contract
 from databricks_steps.workspace import errors
 from databricks_steps.workspace.auth import OPEN
@@ -112,7 +113,7 @@ def _fields() -> dict[str, Schema]:
             "examples": ["2022-01-14 07:45:00"],
         },
     )
-    return dict(zip(contract.FIELDS, values, strict=True))
+    return dict(zip(FIELDS, values, strict=True))
 
 
 # Days end at 28 here: which months are longer, a pattern cannot say in a line.
@@ -130,7 +131,7 @@ def _row() -> Schema:
     return {
         "type": "object",
         "properties": _fields() | known_after,
-        "required": [*contract.FIELDS],
+        "required": [*FIELDS],
         "additionalProperties": False,
     }
 
@@ -142,7 +143,7 @@ def _forms() -> dict[str, Schema]:
         "type": "object",
         "description": "Columns in any order, each once; every row as long as columns",
         "properties": {
-            "columns": {"type": "array", "const": [*contract.FIELDS]},
+            "columns": {"type": "array", "const": [*FIELDS]},
             "data": rows
             | {
                 "items": {

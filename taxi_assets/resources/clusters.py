@@ -12,6 +12,9 @@ from taxi_assets.partitions import RANGE_TAGS
 SPARK_VERSION = "17.3.x-cpu-ml-scala2.13"
 NODE_TYPE = "n2-highmem-4"
 
+# Kind of a principal, as people write it → as the REST API does.
+PRINCIPALS = {"group": "group_name", "user": "user_name", "principal": "service_principal_name"}
+
 # Cluster field → variable of the environment.
 CLUSTER = {
     "existing": "TAXI_CLUSTER_ID",
@@ -85,14 +88,13 @@ class Cluster:
         }
         return {**found, "policy_id": self.policy} if self.policy else found
 
-    def access(self) -> dict[str, dict[str, list[dict[str, str]]]]:
-        """The permissions of the run, as dagster-databricks takes them."""
-        kinds = {"group": "group_name", "user": "user_name", "principal": "service_principal_name"}
-        found: dict[str, list[dict[str, str]]] = {}
+    def access(self) -> list[dict[str, str]]:
+        """The permissions of the run, as the REST API takes them."""
+        found = []
         for who, level in self.permissions:
             kind, _, name = who.partition(":")
-            found.setdefault(level, []).append({kinds[kind]: name})
-        return {"job_permissions": found} if found else {}
+            found.append({PRINCIPALS[kind]: name, "permission_level": level})
+        return found
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str], **given: Any) -> Cluster:
@@ -139,7 +141,7 @@ def _permissions(text: str) -> tuple[tuple[str, str], ...]:
     """`group:ml-engineers=CAN_VIEW,user:a@b.c=CAN_MANAGE` as pairs."""
     found = [each.strip().partition("=") for each in text.split(",")]
     for who, _, level in found:
-        if who.partition(":")[0] not in ("group", "user", "principal") or not level:
+        if who.partition(":")[0] not in PRINCIPALS or not level:
             raise SettingsError(
                 "TAXI_CLUSTER_PERMISSIONS must name who may do what",
                 repr(text),

@@ -33,7 +33,7 @@ from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.retries import retried
 
 from databricks_steps.errors import TaxiError
-from databricks_steps.settings import REPOSITORY, STAGING
+from databricks_steps.settings import REPOSITORY, STAGING_VOLUME
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.remote_setup import RemoteSetup
 from taxi_assets.resources.step_launcher import LISTENERS
@@ -132,8 +132,9 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
     def __init__(self, target: Target, cluster: Cluster, client: WorkspaceClient) -> None:
         # What the original's methods read; its constructor would make a client of its own.
         settings = target.settings
-        self.run_config, self.permissions, self.secrets = {}, cluster.access(), []
-        volume = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING}"
+        self.run_config, self.secrets = {}, []
+        self.permissions = {"jobs": cluster.access()} if cluster.permissions else {}
+        volume = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING_VOLUME}"
         self.staging_prefix = f"{volume}/{RUNS}"
         self.local_dagster_job_package_path = str(REPOSITORY)
         self.wait_for_logs = self.verbose_logs = False
@@ -221,11 +222,7 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
         from databricks.sdk.service.iam import AccessControlRequest
 
         workspace = self._runner.client.workspace_client
-        given = [
-            AccessControlRequest.from_dict({**who, "permission_level": level})
-            for level, everybody in self.permissions["job_permissions"].items()
-            for who in everybody
-        ]
+        given = [AccessControlRequest.from_dict(each) for each in self._cluster.access()]
         try:
             job = patiently(lambda: workspace.jobs.get_run(databricks_run_id)).job_id
             patiently(

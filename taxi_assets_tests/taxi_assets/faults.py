@@ -20,9 +20,8 @@ from conftest_run import Home, free_port
 from databricks.sdk import WorkspaceClient
 
 from databricks_steps.serving.online import workspace_client
-from databricks_steps.settings import LOOPBACK
+from databricks_steps.settings import LOOPBACK, STAGING_VOLUME
 from databricks_steps.workspace import auth, process
-from taxi_assets.resources.volume_launcher import STAGING
 
 SUBMIT, GET = "/api/2.2/jobs/runs/submit", "/api/2.2/jobs/runs/get"
 LAUNCH = """
@@ -204,7 +203,7 @@ def cancel(home: Home, run_id: int) -> None:
 def staged(home: Home) -> list[Path]:
     """Files of launched steps that are on the volume now."""
     settings = home.settings
-    folder = home.path / "volumes" / settings.catalog / settings.schema / STAGING
+    folder = home.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME
     return [file for file in folder.rglob("*") if file.is_file()]
 
 

@@ -51,7 +51,10 @@ NOWHERE = (
     *("dagster_webserver", "databricks.feature_engineering"),
     *("databricks.sdk", "dagster_databricks"),
 )
-ON_CLUSTER = ("dagster_pyspark", "dagster_mlflow")  # these are not there at all
+ON_CLUSTER = (  # what the embedded platform and its workspace need is not there either
+    *("dagster_pyspark", "dagster_mlflow", "deltalake", "fastapi", "httptools", "orjson"),
+    *("prometheus_client", "uvicorn"),
+)
 
 
 def load(home: Path, absent: tuple[str, ...], **variables: str) -> subprocess.CompletedProcess[str]:

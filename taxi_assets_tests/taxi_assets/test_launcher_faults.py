@@ -28,7 +28,7 @@ from faults import (
     word,
 )
 
-from databricks_steps.settings import STAGING
+from databricks_steps.settings import STAGING_VOLUME
 from taxi_assets.resources.volume_launcher import RUNS
 
 CANCEL = "/api/2.2/jobs/runs/cancel"
@@ -276,7 +276,7 @@ def test_a_secret_is_read_where_the_step_runs_and_named_when_it_is_not_there(
 def test_files_of_a_launch_that_was_killed_long_ago_are_removed(proxied: Proxied) -> None:
     home, _, environment = proxied
     settings = home.settings
-    folder = home.path / "volumes" / settings.catalog / settings.schema / STAGING / RUNS
+    folder = home.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME / RUNS
     for run, days in (("forgotten", 8), ("of-yesterday", 1)):
         step = folder / run / "trips"
         step.mkdir(parents=True)

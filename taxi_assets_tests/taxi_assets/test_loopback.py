@@ -12,10 +12,10 @@ from conftest_run import MONTHS, Home, table_rows
 
 from databricks_steps import schemas
 from databricks_steps.serving.online import workspace_client
+from databricks_steps.settings import STAGING_VOLUME
 from databricks_steps.steps import STEPS
 from databricks_steps.workspace import auth
 from taxi_assets.resources.targets import target
-from taxi_assets.resources.volume_launcher import STAGING
 
 PARITY = "serving_endpoint_train_serve_parity"  # the one check that reads the holdout with Spark
 
@@ -69,7 +69,7 @@ def test_the_tables_are_those_of_target_local_row_for_row(
 
 def test_nothing_is_left_on_the_volume_and_no_token_in_any_run(launched: Home) -> None:
     settings = launched.settings
-    staging = launched.path / "volumes" / settings.catalog / settings.schema / STAGING
+    staging = launched.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME
     assert [file for file in staging.rglob("*") if file.is_file()] == []
     token = settings.token_file.read_text().strip()
     assert token not in json.dumps(runs(launched))

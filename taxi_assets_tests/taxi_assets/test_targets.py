@@ -129,14 +129,13 @@ def test_permissions_and_secrets_are_references() -> None:
         TAXI_CLUSTER_PERMISSIONS="group:ml=CAN_VIEW, user:a@b.c=CAN_MANAGE,principal:p-1=CAN_VIEW",
         TAXI_CLUSTER_SECRETS="ALERT_URL=taxi/alert-url",
     )
-    assert found.access() == {
-        "job_permissions": {
-            "CAN_VIEW": [{"group_name": "ml"}, {"service_principal_name": "p-1"}],
-            "CAN_MANAGE": [{"user_name": "a@b.c"}],
-        }
-    }
+    assert found.access() == [
+        {"group_name": "ml", "permission_level": "CAN_VIEW"},
+        {"user_name": "a@b.c", "permission_level": "CAN_MANAGE"},
+        {"service_principal_name": "p-1", "permission_level": "CAN_VIEW"},
+    ]
     assert found.secrets == (("ALERT_URL", "taxi", "alert-url"),)
-    assert cluster().access() == {}
+    assert cluster().access() == []
 
 
 @pytest.mark.parametrize(

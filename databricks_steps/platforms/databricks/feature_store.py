@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from databricks_steps import schemas
 from databricks_steps.features.lookups import Lookup
 from databricks_steps.features.point_in_time import with_lookups
+from databricks_steps.features.request import FIELDS
 from databricks_steps.ports import Tables
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry
@@ -22,8 +23,6 @@ from databricks_steps.training import registry
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
     from sklearn.pipeline import Pipeline
-
-REQUEST = ("pickup_location_id", "dropoff_location_id", "pickup_datetime", "trip_distance")
 
 
 class UnityFeatureStore:
@@ -52,7 +51,7 @@ class UnityFeatureStore:
     ) -> str:
         """Log by the Feature Engineering client, and register; see `ports.FeatureStore`.
 
-        An endpoint then takes `REQUEST` alone, and looks the features up in the online tables.
+        An endpoint then takes a request's own fields, and looks the features up online.
         """
         import mlflow
         from databricks.feature_engineering import FeatureEngineeringClient
@@ -62,11 +61,11 @@ class UnityFeatureStore:
 
         registry.client(self._settings)
         model = from_requests(pipeline)
-        columns = [*REQUEST, *(name for lookup in lookups for name in lookup.features)]
+        columns = [*FIELDS, *(name for lookup in lookups for name in lookup.features)]
         example: Any = training_set.select(*columns).limit(3).toPandas()
         client = FeatureEngineeringClient()
         known = client.create_training_set(
-            df=training_set.select(*REQUEST, schemas.LABEL),
+            df=training_set.select(*FIELDS, schemas.LABEL),
             feature_lookups=[self._lookup(lookup) for lookup in lookups],
             label=schemas.LABEL,
         )

@@ -36,14 +36,9 @@ class _Seen:
 class UnityTables:
     """Delta tables `<catalog>.<schema>.<table>` of the session's catalogs."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        spark: Callable[[], SparkSession],
-        dialect: ddl.Dialect | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, spark: Callable[[], SparkSession]) -> None:
         self._settings, self._spark = settings, spark
-        self._dialect = dialect or ddl.of_catalog(settings.catalog)
+        self._dialect = ddl.of_catalog(settings.catalog)
         self._known: dict[str, _Seen] = {}
 
     def uri(self, name: str) -> str:

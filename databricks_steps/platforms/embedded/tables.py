@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from deltalake.transaction import AddAction
     from pyspark.sql import DataFrame, SparkSession
 
-STAGING = "_staging"
+STAGED_FILES = "_staging"
 
 
 class DeltaTables:
@@ -216,7 +216,7 @@ class DeltaTables:
     def _staged(self, table: schemas.Table, frame: DataFrame) -> Iterator[Path]:
         """The frame's rows as parquet files in a folder of its own, gone afterwards."""
         root = Path(self.uri(table.name))
-        staging = root / STAGING
+        staging = root / STAGED_FILES
         try:
             staging.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -290,7 +290,7 @@ class DeltaTables:
         self, table: schemas.Table, new: DataFrame, months: Sequence[str] | None
     ) -> Iterator[Path | None]:
         """A folder with the rows to upsert and to delete, or None when nothing differs."""
-        folder = Path(self.uri(table.name)) / STAGING / uuid.uuid4().hex
+        folder = Path(self.uri(table.name)) / STAGED_FILES / uuid.uuid4().hex
         try:
             changes = delta_files.changed_rows(
                 table, self.read(table.name, months), new, months is not None

@@ -45,7 +45,8 @@ def running(
 @pytest.fixture
 def tables(running: SparkSession, tmp_path: Path) -> Iterator[Tables]:
     if not delta_spark.RUNNING:
-        yield DeltaTables(Settings(home=tmp_path), lambda: running)
+        # A blank and an umlaut in the path: homes have them.
+        yield DeltaTables(Settings(home=tmp_path / "my hömé"), lambda: running)
         return
     schema = f"contract_{tmp_path.name}".lower()
     running.sql(f"CREATE SCHEMA spark_catalog.`{schema}`")

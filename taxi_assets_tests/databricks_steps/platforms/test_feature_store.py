@@ -16,8 +16,8 @@ from feature_engineering import FeatureEngineeringClient
 
 from databricks_steps import schemas
 from databricks_steps.features.lookups import LOOKUPS
-from databricks_steps.features.request import with_request_features
-from databricks_steps.platforms.databricks.feature_store import REQUEST, UnityFeatureStore
+from databricks_steps.features.request import FIELDS, with_request_features
+from databricks_steps.platforms.databricks.feature_store import UnityFeatureStore
 from databricks_steps.platforms.embedded.tables import DeltaTables
 from databricks_steps.serving.feature_spec import FareInterval
 from databricks_steps.serving.scorer import Scorer
@@ -105,7 +105,7 @@ def test_the_client_is_told_which_features_to_look_up_and_as_of_when(
     assert registry.made_from(remote, 17) == version
     assert registry.made_from(remote, 18) is None
     (asked,) = client.training_sets
-    assert asked.df.columns == [*REQUEST, schemas.LABEL]
+    assert asked.df.columns == [*FIELDS, schemas.LABEL]
     pickup, dropoff = asked.feature_lookups
     assert pickup.table_name == "p03.e2e_demo_simon.pickup_features"
     assert (pickup.lookup_key, dropoff.lookup_key) == ("pickup_location_id", "dropoff_location_id")
@@ -151,6 +151,14 @@ def test_a_run_that_registered_nothing_is_named(remote: Settings) -> None:
         pytest.raises(ModelError, match=f"must have registered a version: run {run}, model p03"),
     ):
         registry.registered_by(remote, run)
+
+
+def test_a_look_at_the_registry_makes_no_experiment(remote: Settings) -> None:
+    assert registry.version(remote, registry.CHAMPION) is None
+    assert registry.made_from(remote, 17) is None
+    assert registry.client(remote).get_experiment_by_name(remote.experiment) is None
+    with registry.tracked_run(remote):
+        assert registry.client(remote).get_experiment_by_name(remote.experiment) is not None
 
 
 def test_the_stand_in_refuses_what_the_client_does_not_know() -> None:

@@ -161,6 +161,8 @@ def test_months_without_rows_are_added_and_the_others_merged(
         (2, "update_postimage"),
         (2, "update_preimage"),
     ]
+    same = tables.merge(NAME, frame(both), BOTH, {"2022-01": 8, "2022-02": 9})
+    assert (same.action, same.rows, same.version) == ("unchanged", 0, done.version)
     march = tables.merge(NAME, frame([*both, row(1, MARCH)]), [*BOTH, "2022-03"])
     assert (march.action, march.rows) == ("appended", 1)
 
@@ -184,6 +186,8 @@ def test_a_month_that_stays_empty_is_remembered_once(tables: Tables, frame: Any)
     assert (done.action, done.rows, tables.made_from(NAME, "2022-02")) == ("appended", 0, 3)
     again = tables.merge(NAME, frame([]), ["2022-02"], {"2022-02": 3})
     assert (again.version, tables.made_from(NAME, "2022-01")) == (done.version, 7)
+    with pytest.raises(TableError, match="must hold only the months it names: 2022-01"):
+        tables.merge(NAME, frame([row(1, JANUARY)]), ["2022-02"])
 
 
 def test_digests_are_kept_with_the_rows_and_by_month(
