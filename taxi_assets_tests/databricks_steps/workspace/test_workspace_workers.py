@@ -37,9 +37,17 @@ def children(workspace: Workspace) -> list[int]:
     """The processes of this workspace's workers."""
     pid = process.status(workspace.settings).pid
     tasks = Path(f"/proc/{pid}/task").iterdir()
-    found = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    lines = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in found}
+    found = [int(child) for task in tasks for child in told(task / "children").split()]
+    lines = {child: told(Path(f"/proc/{child}/cmdline")) for child in found}
     return [child for child, line in lines.items() if b"workspace.worker" in line]
+
+
+def told(file: Path) -> bytes:
+    """What the kernel tells of a thread or a process; nothing of one that has just ended."""
+    try:
+        return file.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
