@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 Action = Literal["created", "replaced", "appended", "merged", "unchanged"]
+Severity = Literal["warn", "error"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,16 @@ class Commit:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer of one check: `reason` is the sentence people read, `figures` its numbers."""
+    """The answer of one check: `reason` is the sentence people read, `figures` its numbers.
+
+    A check that failed with severity `warn` never blocks.
+    """
 
     check: str
     passed: bool
     reason: str
     figures: Mapping[str, Any] = field(default_factory=dict)
+    severity: Severity = "error"
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def check_result(verdict: Verdict, asset: str) -> dg.AssetCheckResult:
         check_name=verdict.check,
         asset_key=asset,
         passed=verdict.passed,
+        severity=dg.AssetCheckSeverity(verdict.severity.upper()),
         description=verdict.reason,
         metadata=figures,
     )
