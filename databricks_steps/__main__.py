@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the step, print its outcomes as JSON lines; 1 when it fails or a verdict does."""
+    """Run the step, print its outcomes as JSON lines; 1 when it or a verdict is in error."""
     given = parser().parse_args(arguments)
     named = {variable: getattr(given, name) or "" for name, variable in OPTIONS.items()}
     named = {variable: text for variable, text in named.items() if text}
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = [v for outcome in outcomes for v in outcome.verdicts if not v.passed]
     for verdict in failed:
         print(f"failed check {verdict.check}: {verdict.reason}", file=sys.stderr)
-    return int(bool(failed))
+    return int(any(verdict.severity == "error" for verdict in failed))
 
 
 def task() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from databricks_steps.monitoring_schemas import DRIFT_REPORT as DRIFT_REPORT
+from databricks_steps.monitoring_schemas import ENDPOINT_PAYLOADS as ENDPOINT_PAYLOADS
+from databricks_steps.monitoring_schemas import LIVE_PERFORMANCE as LIVE_PERFORMANCE
+from databricks_steps.table import TRIP_MONTH as TRIP_MONTH
 from databricks_steps.table import Column as Column
 from databricks_steps.table import Table as Table
 from databricks_steps.table import Type as Type
@@ -40,7 +44,6 @@ PUBLISHED = _published()
 TRIP_ID = Column(
     "trip_id", "string", "Stable id: month, hash of what was published", nullable=False
 )
-TRIP_MONTH = Column("trip_month", "string", "Month of the file, YYYY-MM", nullable=False)
 SOURCE = (
     Column("source_file", "string", "Name of the file the row came from", nullable=False),
     Column("source_row", "long", "Position of the row in its file, from 0", nullable=False),
@@ -251,77 +254,6 @@ DEPLOYMENTS = Table(
     ),
     primary_key=("number",),
     computed=("moved_at",),
-)
-
-ENDPOINT_PAYLOADS = Table(
-    "endpoint_payloads",
-    "The canonical log of the endpoint: one row for each trip of each captured request, once.",
-    (
-        Column("request_id", "string", "Databricks' id of the request", nullable=False),
-        Column("request_row", "int", "Position in the request, from 0", nullable=False),
-        Column("client_request_id", "string", "The client's own id, where it sent one"),
-        Column("requested_at", "timestamp", "When it was asked (UTC)", nullable=False),
-        Column("status_code", "int", "HTTP status of the answer", nullable=False),
-        Column("latency", "double", "Time to the answer", "ms"),
-        Column("served_entity", "string", "Served entity that answered"),
-        Column("model_version", "string", "Version that answered; null when it is not told"),
-        Column("pickup_location_id", "int", "As asked; null where the request could not be read"),
-        Column("dropoff_location_id", "int", "As asked"),
-        Column("trip_distance", "double", "As asked", "miles"),
-        Column("pickup_datetime", "timestamp", "As asked; New York wall clock"),
-        Column("predicted_fare", "double", "As answered; null for an error", "dollars"),
-        Column("problem", "string", "Why the row could not be read, or what the endpoint answered"),
-        Column("request_month", "string", "Month of requested_at, YYYY-MM", nullable=False),
-    ),
-    primary_key=("request_id", "request_row"),
-    month="request_month",
-)
-
-_JUDGED = (
-    Column("level", "string", "ok, warn, error, or few for too few trips", nullable=False),
-    Column("computed_at", "timestamp", "When (UTC)", nullable=False),
-)
-
-DRIFT_REPORT = Table(
-    "drift_report",
-    "How far each model input and the predicted fare are from the champion's training rows.",
-    (
-        TRIP_MONTH,
-        Column("slice", "string", "all, a borough of the pickup, or a week", nullable=False),
-        Column("feature", "string", "Model input, or predicted_fare", nullable=False),
-        Column("model_version", "string", "Version whose baseline it is", nullable=False),
-        Column("trips", "long", "Trips of the slice", nullable=False),
-        Column("baseline_trips", "long", "Rows of the baseline's slice", nullable=False),
-        Column("missing", "double", "Share of the trips without a value", "share"),
-        Column("population_stability_index", "double", "Over the baseline's deciles"),
-        Column("jensen_shannon", "double", "Distance, base 2: 0 the same, 1 apart"),
-        Column("wasserstein", "double", "Distance", "standard deviations of the baseline"),
-        *_JUDGED,
-    ),
-    primary_key=("trip_month", "slice", "feature"),
-    month="trip_month",
-    computed=("computed_at",),
-)
-
-LIVE_PERFORMANCE = Table(
-    "live_performance",
-    "The champion's error by day and slice, on trips it has not learned from, once fares are in.",
-    (
-        TRIP_MONTH,
-        Column("day", "string", "Day of the pickup, YYYY-MM-DD, or all", nullable=False),
-        Column("slice", "string", "all, or a slice as the gate cuts them", nullable=False),
-        Column("predictions", "string", "batch or endpoint: where they are from", nullable=False),
-        Column("model_version", "string", "Version that predicted", nullable=False),
-        Column("trips", "long", "Predictions whose fare is known", nullable=False),
-        Column("coverage", "double", "Share of the predictions whose fare is known", "share"),
-        Column("rmse", "double", "Root of the mean squared error", "dollars"),
-        Column("mae", "double", "Mean absolute error", "dollars"),
-        Column("bias", "double", "Mean of predicted less paid", "dollars"),
-        *_JUDGED,
-    ),
-    primary_key=("trip_month", "day", "slice", "predictions"),
-    month="trip_month",
-    computed=("computed_at",),
 )
 
 TABLES: dict[str, Table] = {

@@ -66,3 +66,6 @@ class Table:
         return types.StructType(
             [types.StructField(c.name, kinds[c.type], nullable=True) for c in self.columns]
         )
+
+
+TRIP_MONTH = Column("trip_month", "string", "Month of the file, YYYY-MM", nullable=False)

@@ -55,6 +55,12 @@ def matched(names: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
+def unmatched(names: Sequence[str], found: dict[str, list[int]]) -> tuple[str, ...]:
+    """The names that mean no column of ours, in the file's order; unnamed ones count for none."""
+    taken = {position for positions in found.values() for position in positions}
+    return tuple(n.strip() for i, n in enumerate(names) if i not in taken and key(n))
+
+
 def missing(found: dict[str, list[int]]) -> str:
     """Why a file with these columns cannot be used, or an empty text."""
     absent = [column for column in REQUIRED if column not in found]

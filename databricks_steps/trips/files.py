@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from databricks_steps.trips.columns import matched, missing
+from databricks_steps.trips.columns import matched, missing, unmatched
 
 Format = Literal["parquet", "csv", "table"]
 SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv"}
@@ -39,10 +39,11 @@ class SourceColumn:
 
 @dataclass(frozen=True)
 class Layout:
-    """How to read a file: its known columns, and for text how it is written."""
+    """How to read a file: its known columns, the names of the others, how text is written."""
 
     columns: tuple[SourceColumn, ...]
     width: int = 0
+    unknown: tuple[str, ...] = ()
     delimiter: str = ","
     encoding: str = "UTF-8"
 
@@ -157,7 +158,8 @@ def _parquet(path: Path) -> tuple[Layout, dict[str, list[int]]]:
             leaf = flat[position]
             zone = getattr(arrow.field(leaf.name).type, "tz", None) or ""
             columns.append(SourceColumn(position, leaf.name, _spark_type(leaf), target, zone))
-    return Layout(tuple(columns), len(flat)), found
+    unknown = unmatched([leaf.name for leaf in flat], found)
+    return Layout(tuple(columns), len(flat), unknown), found
 
 
 def _spark_type(leaf: Any) -> str:
@@ -200,7 +202,7 @@ def _csv(path: Path) -> tuple[Layout, dict[str, list[int]]]:
         for target, positions in found.items()
         for position in positions
     )
-    return Layout(columns, len(names), delimiter, encoding), found
+    return Layout(columns, len(names), unmatched(names, found), delimiter, encoding), found
 
 
 def _start(path: Path) -> bytes:

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 from databricks_steps import digests, schemas
 from databricks_steps.errors import SourceError, TableError
 from databricks_steps.ports import Commit, Outcome, Platform, Tables, Verdict
-from databricks_steps.trips import clean, columns, demo, files, normalize, reading, sources, values
+from databricks_steps.trips import (
+    clean,
+    columns,
+    demo,
+    files,
+    health,
+    normalize,
+    reading,
+    sources,
+    values,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -50,7 +60,8 @@ def raw_trips(
         "emptied_demo_months": emptied,
     }
     rows = tables.rows(RAW, found.months)
-    return (Outcome(RAW, rows, figures, commit or _unchanged(tables, RAW)),)
+    verdict = health.source_schema(tables, found.months, found.files)
+    return (Outcome(RAW, rows, figures, commit or _unchanged(tables, RAW), (verdict,)),)
 
 
 def trips(
@@ -90,7 +101,14 @@ def trips(
         )
         for name in (VALID, QUARANTINED)
     }
-    verdicts = (rows_conserved(tables, chosen), schema_contract(tables.read(VALID, chosen)))
+    valid = tables.read(VALID, chosen)
+    verdicts = (
+        rows_conserved(tables, chosen),
+        schema_contract(valid),
+        health.quarantine_rate(tables, chosen),
+        health.volume(tables, chosen),
+        health.month_complete(tables, chosen, health.pickup_days(valid)),
+    )
     by_rule = {"rows_by_rule": rows_by_rule(tables.read(QUARANTINED, chosen))}
     quarantine = outcomes[QUARANTINED]
     return (

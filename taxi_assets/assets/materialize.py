@@ -1,6 +1,7 @@
 """From a step's outcome to what Dagster records: how every launched asset is materialized."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,15 @@ class StepConfig(dg.Config):
 
 
 def materialized(
-    context: dg.AssetExecutionContext, step: str, force: bool = False
+    context: dg.AssetExecutionContext, step: str, force: bool = False, source: str = ""
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """Run a step for the run's months and tell Dagster what came of it."""
+    """Run a step for the run's months and tell Dagster what came of it.
+
+    `source` stands in for the source of the settings.
+    """
     platform: Platform = context.resources.platform
+    if source:
+        platform = platform.with_settings(replace(platform.settings, source=source))
     months = context.partition_keys if context.has_partition_key_range else None
     if months is None:
         months = run_months(dict(context.run.tags))
@@ -98,6 +104,11 @@ def blocking(asset: str, checks: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(name, asset=asset, description=text, blocking=True)
         for name, text in checks.items()
     ]
+
+
+def telling(asset: str, checks: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
+    """The same as checks that tell people and stop nothing."""
+    return [dg.AssetCheckSpec(n, asset=asset, description=text) for n, text in checks.items()]
 
 
 def table_metadata(name: str) -> dict[str, Any]:

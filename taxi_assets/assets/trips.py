@@ -13,16 +13,30 @@ from taxi_assets.assets.materialize import (
     described,
     materialized,
     table_metadata,
+    telling,
 )
 from taxi_assets.partitions import MONTHS, ONE_RUN
 
 GROUP = "trips"
 KINDS = {"pyspark", "delta"}
 
+RAW_CHECKS = {"source_schema": "The publisher gives the columns of the month before"}
+TRIPS_HEALTH = {
+    "quarantine_rate": "The share of rows that break a rule is as usual",
+    "volume": "Trips a day, against the median of the months before",
+    "month_complete": "Every day has trips, and the month that TLC has published by now is in",
+}
 TRIPS_CHECKS = {
     "rows_conserved": "rows(raw_trips) = rows(trips) + rows(quarantined_trips), month by month",
     "schema_contract": "Columns and types are those of schemas.py; required ones hold no null",
 }
+
+
+class SourceConfig(StepConfig):
+    """Options of raw trips."""
+
+    source: str = ""
+    """Where this materialization takes its trips from; empty: the source of the settings."""
 
 
 @dg.asset(
@@ -33,12 +47,13 @@ TRIPS_CHECKS = {
     owners=OWNERS,
     description=described("raw_trips"),
     metadata=table_metadata("raw_trips"),
+    check_specs=telling("raw_trips", RAW_CHECKS),
     required_resource_keys=LAUNCHED,
 )
 def raw_trips(
-    context: dg.AssetExecutionContext, config: StepConfig
+    context: dg.AssetExecutionContext, config: SourceConfig
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    yield from materialized(context, "raw_trips", config.force)
+    yield from materialized(context, "raw_trips", config.force, config.source)
 
 
 @dg.multi_asset(
@@ -56,7 +71,7 @@ def raw_trips(
         for name in ("trips", "quarantined_trips")
     ],
     name="trips",
-    check_specs=blocking("trips", TRIPS_CHECKS),
+    check_specs=[*blocking("trips", TRIPS_CHECKS), *telling("trips", TRIPS_HEALTH)],
     backfill_policy=ONE_RUN,
     required_resource_keys=LAUNCHED,
 )

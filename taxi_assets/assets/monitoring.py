@@ -1,0 +1,75 @@
+"""Monitoring: what the endpoint answered, how far a month is from what was learned, live error."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from taxi_assets.assets.features import dropoff_features, pickup_features
+from taxi_assets.assets.materialize import (
+    LAUNCHED,
+    OWNERS,
+    StepConfig,
+    described,
+    materialized,
+    table_metadata,
+    telling,
+)
+from taxi_assets.assets.predictions import batch_predictions
+from taxi_assets.partitions import MONTHS, ONE_RUN
+
+GROUP = "monitoring"
+KINDS = {"pyspark", "delta"}
+
+PAYLOAD_CHECKS = {"readable": "What the endpoint answered with 200 can be read back"}
+ERROR_CHECKS = {
+    "live_error": "On trips it has not learned from, the champion errs as on its holdout"
+}
+
+
+@dg.asset(
+    partitions_def=MONTHS,
+    backfill_policy=ONE_RUN,
+    group_name=GROUP,
+    kinds=KINDS,
+    owners=OWNERS,
+    description=described("endpoint_payloads"),
+    metadata=table_metadata("endpoint_payloads"),
+    check_specs=telling("endpoint_payloads", PAYLOAD_CHECKS),
+    required_resource_keys=LAUNCHED,
+)
+def endpoint_payloads(
+    context: dg.AssetExecutionContext, config: StepConfig
+) -> Iterator[dg.MaterializeResult[Any]]:
+    yield from materialized(context, "endpoint_payloads", config.force)
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            name,
+            deps=[
+                "trips",
+                pickup_features,
+                dropoff_features,
+                batch_predictions,
+                endpoint_payloads,
+            ],
+            group_name=GROUP,
+            kinds=KINDS,
+            owners=OWNERS,
+            description=described(name),
+            metadata=table_metadata(name),
+            partitions_def=MONTHS,
+        )
+        for name in ("drift_report", "live_performance")
+    ],
+    name="drift_report",
+    check_specs=telling("live_performance", ERROR_CHECKS),
+    backfill_policy=ONE_RUN,
+    required_resource_keys=LAUNCHED,
+)
+def drift_report(
+    context: dg.AssetExecutionContext, config: StepConfig
+) -> Iterator[dg.MaterializeResult[Any]]:
+    yield from materialized(context, "drift_report", config.force)
