@@ -17,7 +17,10 @@ from databricks_steps.steps import STEPS
 
 # Settings a task may be given as options: serverless compute has no variables of a cluster.
 OPTIONS = {
-    **{name: NAMES[name] for name in ("source", "catalog", "schema", "model", "experiment")},
+    **{
+        name: NAMES[name]
+        for name in ("source", "catalog", "schema", "model", "experiment", "git_commit")
+    },
     "require_approval": "TAXI_REQUIRE_APPROVAL",
 }
 

@@ -143,6 +143,13 @@ class Tables(Protocol):
         """All rows of a small table, column → value, without Spark; none when it is missing."""
         ...
 
+    def foreign(self, name: str) -> DataFrame | None:
+        """A table that others write, with whatever columns they gave it; None when it is missing.
+
+        `name` may be one of the settings' schema, or a full one.
+        """
+        ...
+
     def contents(self, name: str, months: Sequence[str] | None = None) -> str:
         """A text that changes whenever rows of these months are written."""
         ...
@@ -202,6 +209,10 @@ class Platform(Protocol):
 
     @property
     def spark(self) -> SparkSession: ...
+
+    def user(self) -> str:
+        """Whom a step acts for: what the ledger names."""
+        ...
 
     def with_settings(self, settings: Settings) -> Platform:
         """The same tables and session under other settings."""

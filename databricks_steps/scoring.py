@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
+from databricks_steps.kept import shared
 from databricks_steps.ports import Verdict
 from databricks_steps.serving import feature_spec
 from databricks_steps.serving.feature_spec import FeatureSpec
@@ -21,14 +22,14 @@ SCORED = "trip_id string, predicted_fare double, trip_month string"
 def with_predicted_fares(trips: DataFrame, model: Path) -> DataFrame:
     """Trips with looked-up features → `trip_id`, `predicted_fare`, `trip_month`.
 
-    `model` is the folder of a registered version; its graph is broadcast to the workers.
+    `model` is the folder of a registered version; its graph goes to the workers.
     """
     files = model / feature_spec.FOLDER
     inputs = FeatureSpec.from_json((files / feature_spec.FILE).read_text()).inputs
     graph = (files / feature_spec.ONNX_FILE).read_bytes()
-    shared = trips.sparkSession.sparkContext.broadcast(graph)
+    sent = shared(trips.sparkSession, graph)
     columns = trips.select("trip_id", "trip_month", *inputs)
-    return columns.mapInArrow(_scorer(lambda: shared.value, inputs), SCORED)
+    return columns.mapInArrow(_scorer(sent, inputs), SCORED)
 
 
 def predictions(scored: DataFrame, model_version: str) -> DataFrame:

@@ -118,6 +118,7 @@ NAMES = {  # setting → variable, where the text is the value
     "model": "TAXI_MODEL",
     "endpoint": "TAXI_ENDPOINT",
     "experiment": "TAXI_EXPERIMENT",
+    "git_commit": "TAXI_GIT_COMMIT",
     "tracking": "TAXI_TRACKING_URI",
     "spark_master": "TAXI_SPARK_MASTER",
     "driver_memory": "TAXI_DRIVER_MEMORY",
@@ -141,6 +142,7 @@ class Settings:
     experiment: str = "taxi-fare"
     tracking: str = ""  # address of MLflow; empty: the platform's own
     source: str = "demo"
+    git_commit: str = ""  # of the code, where it runs without its repository
     spark_master: str = "local[*]"
     driver_memory: str = "3g"
     lookback_days: int = 7

@@ -120,7 +120,7 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
 
 def champion_model(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
     """The alias `champion` on the candidate, when its checks passed; written in the ledger."""
-    moved = promotion.promote(platform.settings, platform.tables)
+    moved = promotion.promote(platform.settings, platform.tables, platform.user())
     figures = {
         "model": platform.settings.registered_model,
         "model_version": moved.after,

@@ -1,4 +1,4 @@
-"""Asset checks that need no step of their own: online tables and the endpoint.
+"""Asset checks that need no step of their own: drift, online tables and the endpoint.
 
 Checks that need Spark are evaluated in their asset's step; see `check_specs` in assets/.
 """
@@ -21,20 +21,39 @@ from databricks_steps.serving.verification import (
 )
 from databricks_steps.settings import DATABRICKS
 from databricks_steps.training import registry
-from taxi_assets.assets.materialize import LAUNCHED
+from taxi_assets.assets import monitoring
+from taxi_assets.assets.materialize import LAUNCHED, check_result
 from taxi_assets.assets.serving import (
     dropoff_features_online,
     pickup_features_online,
     serving_endpoint,
 )
+from taxi_assets.partitions import run_months
 from taxi_assets.resources.workspace import Workspace
 
 PARITY = 0.01  # dollars
 PARITY_TRIPS = 2_000
 LATENCY_REQUESTS = 50
 LATENCY_LIMIT = 50.0  # milliseconds, median over loopback
+INPUTS_DRIFT = "The trips look up features like those the champion has learned from"
+PREDICTION_DRIFT = "The champion predicts fares like those of its holdout"
 RESOURCES = {"platform", "workspace"}
 Result = dg.AssetCheckResult
+
+
+def _drift_check(asset: str, name: str, description: str) -> Any:
+    """What the newest `drift_report` of the run's month says of an asset."""
+
+    @dg.asset_check(
+        asset=asset, name=name, description=description, additional_deps=["drift_report"]
+    )
+    def told(context: dg.AssetCheckExecutionContext) -> Result:
+        report = monitoring.newest_report(context.instance, run_months(dict(context.run.tags)))
+        if report is None:
+            return Result(passed=True, description="there is no drift report of the month yet")
+        return check_result(monitoring.verdict_on(report, asset), asset)
+
+    return told
 
 
 def _online_checks(asset: dg.AssetsDefinition, table: schemas.Table) -> list[Any]:
@@ -174,6 +193,9 @@ def checks(platform: str) -> list[Any]:
     other fares.
     """
     everywhere = [
+        _drift_check("pickup_features", "drift", INPUTS_DRIFT),
+        _drift_check("dropoff_features", "drift", INPUTS_DRIFT),
+        _drift_check("batch_predictions", "prediction_drift", PREDICTION_DRIFT),
         ready,
         single_prediction,
         batch_predictions_request,

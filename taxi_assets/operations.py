@@ -1,10 +1,12 @@
-"""What people do to models by hand: roll back, approve, reproduce; each answers with a text."""
+"""What people do by hand: roll back, approve, reproduce, rehearse; each answers with a text."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from databricks_steps.settings import LANDING
 from taxi_assets import quiet
 from taxi_assets.resources.targets import Target
 from taxi_assets.resources.workspace import Workspace
@@ -88,3 +90,21 @@ def _text(found: Reproduction) -> str:
     lines += [f"changed since: {change}" for change in found.changes]
     lines.append("equal" if found.equal else f"not equal: {found.largest:.1e} at most")
     return "\n".join(lines)
+
+
+def scenario(target: Target, name: str, month: str | None, source: Path | None) -> str:
+    """A changed month landed, as if it had been delivered; see `trips.scenarios`.
+
+    Raises:
+        SourceError: no scenario has the name, or the home holds real trips and none were named.
+    """
+    from databricks_steps.trips import scenarios
+    from databricks_steps.trips.files import month_in
+    from taxi_assets.reports import logs
+
+    chosen, settings = scenarios.named(name), target.settings
+    held = logs(settings).months("raw_trips")
+    at = month or (source and month_in(source.name)) or scenarios.next_month(held)
+    path = scenarios.landed(chosen, settings.home / LANDING, at, source)
+    expected = chosen.refused or ", ".join(chosen.fires) or "no check"
+    return f"{path}: {chosen.story}; to be noticed: {expected} ({chosen.kind})"

@@ -35,6 +35,7 @@ FILES = [REPOSITORY / "databricks.yml", *sorted(RESOURCES.glob("*.yml"))]
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
 SERVERLESS = "dev_serverless"
 # What an orchestrator does through the workspace's API, and no step on a cluster.
+OWN = {"source", "git_commit"}  # options that no target names
 NO_STEPS = {"pickup_features_online", "dropoff_features_online", "serving_endpoint"}
 ENOUGH = {  # who → what they may be granted
     "service_principal_name": {
@@ -169,6 +170,7 @@ def test_a_task_says_to_its_step_what_the_step_understands() -> None:
     for name, (task, job) in tasks().items():
         parameters = task["python_wheel_task"]["parameters"]
         expected = {option: f"${{var.{option}}}" for option in OPTIONS}
+        expected["git_commit"] = "${bundle.git.commit}"
         expected |= {"step": name, "months": "{{job.parameters.months}}", "force": False}
         expected["source"] = "{{job.parameters.source}}" if name == "raw_trips" else None
         assert vars(parser().parse_args(parameters)) == expected
@@ -201,7 +203,7 @@ def test_parameters_that_are_left_alone_mean_all_months_of_the_target_s_source()
 
 @pytest.mark.parametrize("target", targets.NAMES)
 def test_a_target_has_the_names_that_dagster_has_for_it(target: str) -> None:
-    said = {OPTIONS[option]: variable(option, target) for option in OPTIONS if option != "source"}
+    said = {OPTIONS[option]: variable(option, target) for option in OPTIONS if option not in OWN}
     assert said == {name: targets.NAMES[target][name] for name in said}
 
 

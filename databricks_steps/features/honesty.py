@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from databricks_steps import schemas
 from databricks_steps.features.lookups import Lookup
 from databricks_steps.features.pickup import AIRPORTS
+from databricks_steps.kept import kept
 from databricks_steps.ports import Verdict
 
 if TYPE_CHECKING:
@@ -45,13 +46,10 @@ def no_future_knowledge(
     """
     from pyspark.sql import functions as F  # noqa: N812
 
-    sample = asked.orderBy(F.xxhash64("trip_id")).limit(SAMPLE).cache()
-    try:
+    with kept(asked.orderBy(F.xxhash64("trip_id")).limit(SAMPLE)) as sample:
         columns = ("trip_id", lookup.key, lookup.age, *lookup.features)
         looked_up = look_up(sample).select(*columns)
         found = looked_up.join(recomputed(sample, trips, lookup), "trip_id", "left").collect()
-    finally:
-        sample.unpersist()
     wrong = [
         (row["trip_id"], name, row[name], truth)
         for row in found

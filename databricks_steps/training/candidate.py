@@ -13,7 +13,7 @@ from databricks_steps.features.lookups import LOOKUPS
 from databricks_steps.ports import Platform, Verdict
 from databricks_steps.serving.feature_spec import FareInterval
 from databricks_steps.serving.scorer import Scorer
-from databricks_steps.settings import Settings
+from databricks_steps.settings import DATABRICKS, Settings
 from databricks_steps.training import (
     dataset,
     evaluation,
@@ -123,6 +123,7 @@ def train(
         cut,
         verdicts,
         model.interval,
+        made_again(settings, version, ingredients),
     )
     registry.log_text(passport.render(told, passport.plots(model)), passport.FILE)
     # Last of all: a run that was killed before here is not found again, but made anew.
@@ -157,6 +158,17 @@ def known(settings: Settings, version: Version, training_set: DataFrame) -> Cand
 def passport_of(settings: Settings, version: Version) -> Path | str:
     """Where a version's passport is."""
     return registry.artifact(settings, version, passport.FILE)
+
+
+def made_again(settings: Settings, version: Version, ingredients: Recipe) -> str:
+    """How a person makes the version again: by command here, by the bundle's job on Databricks."""
+    if settings.platform != DATABRICKS:
+        return f"taxi-assets reproduce {version.number}"
+    first, last = ingredients.months[0], ingredients.months[-1]
+    return (
+        f"git checkout {ingredients.commit}\n"
+        f"databricks bundle run model_training --params months={first}:{last}"
+    )
 
 
 def _baselines(train_part: pd.DataFrame, holdout: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -207,6 +219,7 @@ def _log(
     tags = {
         **_judgement(verdicts),
         "months": ",".join(ingredients.months),
+        registry.HOLDOUT_FROM: model.holdout["pickup_datetime"].min().isoformat(),
         "table_versions": json.dumps(dict(ingredients.table_versions)),
         "git_commit": ingredients.commit,
     }

@@ -12,6 +12,7 @@ from databricks_steps.features.lookups import LOOKUPS
 from databricks_steps.features.pickup import pickup_features
 from databricks_steps.features.point_in_time import with_features
 from databricks_steps.features.request import with_request_features
+from databricks_steps.kept import kept
 from databricks_steps.ports import Verdict
 from databricks_steps.training.dataset import INPUTS
 
@@ -34,16 +35,13 @@ def no_label_leak(
     `featured` is how trips get every model input, their features made from those very trips:
     shuffling the label alone would not show a feature that carries the trip's own fare.
     """
-    shuffled = with_shuffled_fares(sample(trips, SAMPLE)).cache()
-    rows = shuffled.count()
-    if rows < LEAST:  # the coarse forest would not learn a leak, nor tell noise from one
-        sentence = f"too few trips to tell: {rows}; {LEAST:,} are needed"
-        return Verdict("no_label_leak", True, sentence, {"trips": rows, "limit": LIMIT})
-    try:
+    with kept(with_shuffled_fares(sample(trips, SAMPLE))) as shuffled:
+        rows = shuffled.count()
+        if rows < LEAST:  # the coarse forest would not learn a leak, nor tell noise from one
+            sentence = f"too few trips to tell: {rows}; {LEAST:,} are needed"
+            return Verdict("no_label_leak", True, sentence, {"trips": rows, "limit": LIMIT})
         names = ["pickup_datetime", "trip_id", *INPUTS, schemas.LABEL]
         frame = featured(shuffled).select(*names).toPandas()
-    finally:
-        shuffled.unpersist()
     r2 = holdout_r2(frame, holdout_share)
     sentence = f"with shuffled fares the holdout R² is {r2:.3f}; allowed is within ±{LIMIT}"
     return Verdict(

@@ -22,9 +22,17 @@ def entries(tables: Tables) -> list[dict[str, Any]]:
 
 
 def record(
-    settings: Settings, tables: Tables, champion: Version, before: str | None, action: str, why: str
+    settings: Settings,
+    tables: Tables,
+    champion: Version,
+    before: str | None,
+    action: str,
+    why: str,
+    by: str = "",
 ) -> str | None:
     """Append that `champion` is champion now, unless the last row says so; the version before it.
+
+    `by` is who moved it, where the process runs as nobody in particular.
 
     Rows follow from what is, not from what a process did: one that was killed between the
     alias and the ledger leaves a row to write, and the next call writes it.
@@ -40,7 +48,7 @@ def record(
         "number": len(known) + 1,
         "action": action,
         "moved_at": datetime.now(timezone.utc),
-        "moved_by": who(),
+        "moved_by": by or who(),
         "model": settings.registered_model,
         "from_version": before,
         "to_version": champion.number,

@@ -67,6 +67,7 @@ class Evidence:
     slices: Sequence[Slice]
     verdicts: Sequence[Verdict]
     interval: FareInterval
+    again: str = ""  # how the version is made again
 
 
 def plots(model: Judged) -> dict[str, str]:
@@ -89,7 +90,6 @@ def render(told: Evidence, pictures: Mapping[str, str]) -> str:
     failed = [v.check for v in told.verdicts if not v.passed]
     verdict = "failed: " + ", ".join(failed) if failed else "passed"
     outcome = f'<span class="{"failed" if failed else "passed"}">{_text(verdict)}</span>'
-    again = f"taxi-assets reproduce {told.version}"
     sections = (
         ("Metrics on the holdout", _metrics(told)),
         ("Checks", _checks(told.verdicts)),
@@ -100,7 +100,7 @@ def render(told: Evidence, pictures: Mapping[str, str]) -> str:
         ("Features", _features(told.recipe)),
         ("Parameters", _table(("parameter", "value"), _shown(told.params))),
         ("Code and packages", _code(told.recipe)),
-        ("Make it again", f"<pre>{_text(again)}</pre>"),
+        ("Make it again", f"<pre>{_text(told.again)}</pre>"),
     )
     body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
     title = f"{told.model}, version {told.version}"

@@ -23,8 +23,10 @@ class Promotion:
     why: str
 
 
-def promote(settings: Settings, tables: Tables) -> Promotion:
+def promote(settings: Settings, tables: Tables, by: str = "") -> Promotion:
     """Make the candidate the champion, and write it into the ledger; safe to repeat.
+
+    `by` is who moves it: the user of the process where it is empty.
 
     A version someone rolled back from stays away until someone asks for it.
 
@@ -39,12 +41,12 @@ def promote(settings: Settings, tables: Tables) -> Promotion:
     if champion is not None and before != candidate.number and LEFT in candidate.tags:
         left = f"version {candidate.number} was rolled back: {candidate.tags[LEFT]}"
         # Whoever moved the alias by hand has written no row.
-        settle(settings, tables, champion, candidate.number, ledger.ROLLED_BACK, left)
+        settle(settings, tables, champion, candidate.number, ledger.ROLLED_BACK, left, by)
         return Promotion(before, champion.number, left)
     if before != candidate.number:
         require_fit(settings, candidate)
         registry.point(settings, CHAMPION, candidate.number)
-    settle(settings, tables, candidate, before, ledger.PROMOTED, why)
+    settle(settings, tables, candidate, before, ledger.PROMOTED, why, by)
     return Promotion(
         before, candidate.number, "champion already" if before == candidate.number else why
     )
@@ -57,9 +59,10 @@ def settle(
     before: str | None,
     action: str,
     why: str,
+    by: str = "",
 ) -> None:
     """Bring the ledger and the alias `previous` in line with the champion."""
-    left = ledger.record(settings, tables, champion, before, action, why)
+    left = ledger.record(settings, tables, champion, before, action, why, by)
     previous = registry.version(settings, PREVIOUS)
     if left is not None and (previous is None or previous.number != left):
         registry.point(settings, PREVIOUS, left)

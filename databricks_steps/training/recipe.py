@@ -57,7 +57,7 @@ def current(
         settings.holdout_share,
         settings.lookback_days,
         settings.max_training_rows,
-        commit(),
+        settings.git_commit or commit(),
         machine.python_version(),
         packages(),
     )

@@ -30,6 +30,7 @@ CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 MADE_FROM = "made_from"
 CHECKS = "checks"  # version tag: passed or failed
 JUDGED = "judged"  # version tag: how it compares with the champion, in one sentence
+HOLDOUT_FROM = "holdout_from"  # version tag: the first pickup of its holdout, as ISO text
 VERDICTS = "verdicts.json"
 FARE_MODEL = "fare_model"  # the model's name in its run
 # All a model saved by skops holds besides numpy and scikit-learn's own public types.
@@ -40,7 +41,8 @@ TRUSTED = [
 ]
 # Where the Feature Engineering client keeps a model that it has wrapped in its lookups.
 WRAPPED = Path("data", "feature_store", "raw_model")
-_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+_MISSING = (*_ABSENT, "INVALID_PARAMETER_VALUE")  # what a look for one version may be answered
 _MAKING = threading.Lock()  # the store makes its database when it is first opened
 
 
@@ -235,6 +237,8 @@ def _newest_first(settings: Settings) -> list[Any]:
     try:
         found = client(settings).search_model_versions(f"name = '{settings.registered_model}'")
     except MlflowException as error:
+        if error.error_code in _ABSENT:  # Unity Catalog's word for a model that nobody made yet
+            return []
         raise _down(settings, error) from error
     return sorted(found, key=lambda version: int(version.version), reverse=True)
 

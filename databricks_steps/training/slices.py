@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from databricks_steps import schemas
 from databricks_steps.settings import Gate, Slicing
 from databricks_steps.training.bootstrap import interval, resampled_sums
-from databricks_steps.trips.boroughs import boroughs
+from databricks_steps.trips.boroughs import borough, boroughs
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from pyspark.sql import Column, DataFrame
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -47,16 +48,30 @@ def members(frame: pd.DataFrame, slicing: Slicing) -> dict[str, np.ndarray[Any, 
     values = _values(frame, slicing.column)
     if not slicing.bounds:
         return {f"{slicing.name} {v}": values == v for v in np.unique(values)}
-    unit = f" {slicing.unit}" if slicing.unit else ""
     band = np.digitize(values, slicing.bounds)
-    edges = [f"{bound:g}" for bound in slicing.bounds]
-    names = [
-        f"under {edges[0]}",
-        *(f"{low} to {high}" for low, high in pairwise(edges)),
-        f"{edges[-1]} and more",
-    ]
-    found = {f"{slicing.name} {name}{unit}": band == n for n, name in enumerate(names)}
+    found = {name: band == n for n, name in enumerate(_bands(slicing))}
     return {name: rows for name, rows in found.items() if rows.any()}
+
+
+def name_in(frame: DataFrame, slicing: Slicing) -> Column:
+    """The name of the slice that each row of a Spark frame belongs to, as `members` names it."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    if slicing.column == "pickup_borough":
+        value = borough(frame["pickup_location_id"])
+    else:
+        value = frame[slicing.column]
+    if not slicing.bounds:
+        return F.concat(F.lit(f"{slicing.name} "), value.cast("string"))
+    name = F.lit(_bands(slicing)[0])
+    for bound, above in zip(slicing.bounds, _bands(slicing)[1:], strict=True):
+        name = F.when(value >= bound, F.lit(above)).otherwise(name)
+    return F.when(value.isNotNull(), name)
+
+
+def column_of(slicing: Slicing) -> str:
+    """The column of a frame that a slicing needs."""
+    return "pickup_location_id" if slicing.column == "pickup_borough" else slicing.column
 
 
 def errors(
@@ -101,6 +116,15 @@ def _surely_worse(masks: Array, error: Array, theirs: Array | None, gate: Gate) 
     with np.errstate(invalid="ignore"):  # a resample may hold no row of a small slice
         gap = np.sqrt(ours / rows) - np.sqrt(champions / rows)
     return [interval(gap[:, n], gate.confidence)[0] > 0 for n in range(count)]
+
+
+def _bands(slicing: Slicing) -> list[str]:
+    """The names of the bands between a slicing's bounds, ascending."""
+    unit = f" {slicing.unit}" if slicing.unit else ""
+    edges = [f"{bound:g}" for bound in slicing.bounds]
+    between = [f"{low} to {high}" for low, high in pairwise(edges)]
+    names = [f"under {edges[0]}", *between, f"{edges[-1]} and more"]
+    return [f"{slicing.name} {name}{unit}" for name in names]
 
 
 def _values(frame: pd.DataFrame, column: str) -> np.ndarray[Any, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    from pyspark.sql import Column
 
 _NAMES = {
     "B": "Bronx",
@@ -34,3 +35,12 @@ def boroughs(locations: Any) -> np.ndarray[Any, Any]:
     names = np.array(["unknown", *(_NAMES[letter] for letter in _ZONES)])
     ids = np.asarray(locations)
     return names[np.where((ids >= 1) & (ids <= len(_ZONES)), ids, 0)]
+
+
+def borough(location: Column) -> Column:
+    """The same for Spark: a column of location ids → the names of their boroughs."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    zones = F.array(*(F.lit(_NAMES[letter]) for letter in _ZONES))
+    known = location.between(1, len(_ZONES))
+    return F.when(known, F.element_at(zones, location.cast("int"))).otherwise("unknown")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import reduce
 from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
+from databricks_steps.kept import setting
 from databricks_steps.months import FIRST
 from databricks_steps.trips import values
 from databricks_steps.trips.files import HASH_DIGITS, SourceColumn, TripFile
@@ -66,15 +67,12 @@ def pickup_months(spark: SparkSession, file: TripFile) -> tuple[str, ...]:
     return tuple(r["month"] for r in sorted(found, key=lambda r: (-r["rows"], r["month"])))
 
 
-@contextmanager
-def exact_names(spark: SparkSession) -> Iterator[None]:
-    """Read columns by their exact names: some files have both `airport_fee` and `Airport_fee`."""
-    before = spark.conf.get("spark.sql.caseSensitive")
-    spark.conf.set("spark.sql.caseSensitive", "true")
-    try:
-        yield
-    finally:
-        spark.conf.set("spark.sql.caseSensitive", before or "false")
+def exact_names(spark: SparkSession) -> AbstractContextManager[bool]:
+    """Read columns by their exact names: some files have both `airport_fee` and `Airport_fee`.
+
+    A session that does not let itself be set refuses such a file, and reads every other.
+    """
+    return setting(spark, "spark.sql.caseSensitive", "true")
 
 
 def rows_hash(spark: SparkSession, file: TripFile) -> str:

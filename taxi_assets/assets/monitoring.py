@@ -1,10 +1,11 @@
 """Monitoring: what the endpoint answered, how far a month is from what was learned, live error."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
+from databricks_steps.ports import Verdict
 from taxi_assets.assets.features import dropoff_features, pickup_features
 from taxi_assets.assets.materialize import (
     LAUNCHED,
@@ -73,3 +74,26 @@ def drift_report(
     context: dg.AssetExecutionContext, config: StepConfig
 ) -> Iterator[dg.MaterializeResult[Any]]:
     yield from materialized(context, "drift_report", config.force)
+
+
+def newest_report(
+    instance: dg.DagsterInstance, months: Sequence[str] | None
+) -> Mapping[str, Any] | None:
+    """What the newest materialization of `drift_report` says of the last of the months (or of all).
+
+    Its metadata is what sensors and checks go by: it can be read without Spark, on any platform.
+    Gives `verdicts` (asset → verdict) and `triage`; None where nothing was told yet.
+    """
+    asked = dg.AssetRecordsFilter(
+        asset_key=dg.AssetKey("drift_report"), asset_partitions=[max(months)] if months else None
+    )
+    records = instance.fetch_materializations(asked, limit=1).records
+    found = records[0].asset_materialization if records else None
+    if found is None or "verdicts" not in found.metadata:
+        return None
+    return {name: found.metadata[name].value for name in ("verdicts", "triage")}
+
+
+def verdict_on(report: Mapping[str, Any], asset: str) -> Verdict:
+    """The verdict of a report on an asset."""
+    return Verdict(**report["verdicts"][asset])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from databricks_steps.errors import SettingsError
@@ -14,6 +14,12 @@ from taxi_assets.resources.clusters import Cluster
 LOCAL, LOOPBACK = "local", "loopback"
 DEV, STAGING, PROD = "dev", "staging", "prod"
 LAUNCHED = "TAXI_LAUNCHED"  # set where a launched step runs: it launches nothing itself
+UI = "TAXI_UI"  # address of Dagster's UI, for the links of alerts
+ALERT_URLS = {  # variable → which severities go to its apprise URLs
+    "TAXI_ALERT_URLS": ("warn", "error"),
+    "TAXI_ALERT_URLS_WARN": ("warn",),
+    "TAXI_ALERT_URLS_ERROR": ("error",),
+}
 
 # What each Databricks target calls its own; a variable of the environment comes first.
 NAMES: dict[str, dict[str, str]] = {
@@ -41,10 +47,14 @@ class Target:
 
     def remote_environment(self) -> dict[str, str]:
         """The variables a launched step needs to see the same names, tables and settings."""
+        from databricks_steps.training import recipe
+
         settings = self.settings
         if settings.platform == DATABRICKS:  # this machine's folders mean nothing there
             settings = replace(settings, home=settings.volume_home)
         own = {"TAXI_TARGET": self.name, LAUNCHED: "1"}
+        if not settings.git_commit:  # the code travels without its repository
+            own["TAXI_GIT_COMMIT"] = recipe.commit()
         return settings.to_environment() | quiet_variables(settings) | own
 
 
@@ -82,6 +92,44 @@ def target(name: str | None = None, environment: Mapping[str, str] | None = None
     near: dict[str, Any] = {"poll_seconds": 0.5, "grace_seconds": 3}
     cluster = Cluster.from_environment(env, **near) if chosen == LOOPBACK else None
     return Target(chosen, settings, cluster, launched)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where alerts of these severities go: an apprise URL, whose secrets are never shown."""
+
+    url: str = field(repr=False)
+    name: str
+    severities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How sensors watch, and whom they tell. `seconds` between ticks: None is each sensor's own."""
+
+    addresses: tuple[Address, ...] = ()
+    seconds: int | None = None
+    ui: str = "http://127.0.0.1:3000"
+
+
+def watch(environment: Mapping[str, str] | None = None) -> Watch:
+    """What the environment says of sensors and alerts.
+
+    Raises:
+        SettingsError: TAXI_SENSOR_SECONDS is no number of seconds.
+    """
+    env = os.environ if environment is None else environment
+    addresses = tuple(
+        Address(url, f"{variable} #{number} ({url.partition('://')[0][:20]})", severities)
+        for variable, severities in ALERT_URLS.items()
+        for number, url in enumerate(env.get(variable, "").split(), 1)
+    )
+    text = env.get("TAXI_SENSOR_SECONDS", "")
+    if text and not (text.isascii() and text.isdigit() and 1 <= int(text) <= 86_400):
+        raise SettingsError(
+            "TAXI_SENSOR_SECONDS must be a whole number from 1 to 86400", repr(text), "Unset it"
+        )
+    return Watch(addresses, int(text) if text else None, (env.get(UI) or Watch.ui).rstrip("/"))
 
 
 def quiet_variables(settings: Settings) -> dict[str, str]:

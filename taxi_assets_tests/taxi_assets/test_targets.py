@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -10,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from databricks_steps.errors import SettingsError
-from databricks_steps.settings import DATABRICKS, EMBEDDED
+from databricks_steps.settings import DATABRICKS, EMBEDDED, Settings
+from databricks_steps.training import candidate, recipe
+from databricks_steps.training.registry import Version
 from taxi_assets.cli import main
 from taxi_assets.definitions import build_defs
 from taxi_assets.resources.clusters import Cluster
@@ -91,6 +94,27 @@ def test_what_a_launched_step_is_told_makes_the_same_settings() -> None:
             assert getattr(again.settings, field) == getattr(chosen.settings, field), field
 
 
+def test_a_launched_step_is_told_the_commit_of_its_code() -> None:
+    told = target("dev", {}).remote_environment()["TAXI_GIT_COMMIT"]
+    assert told == recipe.commit()
+    remote = Settings.from_environment({"TAXI_GIT_COMMIT": "abc123+"})
+    assert recipe.current(remote, ("2022-01",), {}).commit == "abc123+"
+    assert target("dev", {"TAXI_GIT_COMMIT": "abc"}).remote_environment()["TAXI_GIT_COMMIT"] == (
+        "abc"
+    )
+
+
+def test_a_version_is_made_again_by_what_works_where_it_was_made() -> None:
+    local = Settings(git_commit="abc123")
+    ingredients = recipe.current(local, ("2022-01", "2022-02"), {})
+    version = Version("7", "run", {}, {})
+    assert candidate.made_again(local, version, ingredients) == "taxi-assets reproduce 7"
+    there = replace(local, platform=DATABRICKS)
+    assert candidate.made_again(there, version, ingredients) == (
+        "git checkout abc123\ndatabricks bundle run model_training --params months=2022-01:2022-02"
+    )
+
+
 def test_a_new_cluster_scales_from_a_pool_under_a_policy() -> None:
     found = submitted(
         cluster(
@@ -146,6 +170,7 @@ def test_permissions_and_secrets_are_references() -> None:
         ("TAXI_STEP_SECONDS", "0", r"a whole number from 1 to 604800: '0'"),
         ("TAXI_CLUSTER_PERMISSIONS", "ml=CAN_VIEW", r"must name who may do what: 'ml=CAN_VIEW'"),
         ("TAXI_CLUSTER_SECRETS", "ALERT_URL=s3cr3t", r"must name variables with scope and key"),
+        ("TAXI_STAGING", "s3", r"must name where steps are staged: 's3'"),
         ("TAXI_CANARY", "true", r"TAXI_CANARY=true with target dev"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -15,7 +14,6 @@ from databricks_steps.platforms.databricks import ddl
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-LOG = logging.getLogger(__name__)
 STRAY, NULL = "DELTA_REPLACE_WHERE_MISMATCH", "DELTA_NOT_NULL_CONSTRAINT_VIOLATED"
 
 
@@ -30,27 +28,6 @@ def of_rows(
 def records(frame: DataFrame) -> list[dict[str, Any]]:
     """The rows of a small frame, column → value, with times in UTC."""
     return [{k: _in_utc(v) for k, v in row.asDict().items()} for row in frame.collect()]
-
-
-@contextmanager
-def computed(frame: DataFrame) -> Iterator[DataFrame]:
-    """The frame, kept while it is used: a merge reads its source more than once.
-
-    Serverless compute keeps no frames. They are computed again then, which is slower but gives
-    the same rows: only the time of computing differs, and that is never compared.
-    """
-    from pyspark.errors import PySparkException
-
-    try:
-        kept = frame.persist()
-    except PySparkException as error:
-        LOG.info("Frames are not kept here: %s", error)
-        yield frame
-        return
-    try:
-        yield kept
-    finally:
-        kept.unpersist()
 
 
 def rows_by_month(table: schemas.Table, frame: DataFrame) -> dict[str, int]:

@@ -34,6 +34,10 @@ class DatabricksPlatform:
         self.tables = UnityTables(settings, lambda: self.spark)
         self.features = UnityFeatureStore(settings, self.tables)
 
+    def user(self) -> str:
+        """The identity of the run: the cluster's own user is nobody in particular."""
+        return str(self.spark.sql("SELECT current_user()").collect()[0][0])
+
     def with_settings(self, settings: Settings) -> DatabricksPlatform:
         """The same session under other settings."""
         return DatabricksPlatform(settings, lambda: self.spark, self.tracked_run)

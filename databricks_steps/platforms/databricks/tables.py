@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
+from databricks_steps.kept import kept
 from databricks_steps.platforms.databricks import ddl, frames, history
 from databricks_steps.platforms.databricks.history import History, Note
 from databricks_steps.ports import Action, Commit, described, require_a_month
@@ -126,7 +127,7 @@ class UnityTables:
         empty, added, changed = self._without_rows(table, chosen), 0, 0
         held = None if months is None else [m for m in months if m not in empty]
         only_new = "" in empty or held == []
-        with frames.computed(frame.select(*table.names)) as rows:
+        with kept(frame.select(*table.names)) as rows:
             counts = frames.rows_by_month(table, rows)
             frames.refuse_strays(table, counts, chosen)
             if empty:
@@ -151,6 +152,12 @@ class UnityTables:
     def records(self, name: str) -> list[dict[str, Any]]:
         """All rows of a small table, column → value, times in UTC; none when it is missing."""
         return frames.records(self.read(name))
+
+    def foreign(self, name: str) -> DataFrame | None:
+        full = name if name.count(".") == 2 else self._settings.table(name)
+        if not self._spark().catalog.tableExists(ddl.quoted(full)):
+            return None
+        return self._spark().read.table(ddl.quoted(full))
 
     def _quoted(self, name: str) -> str:
         return ddl.quoted(self.uri(name))
@@ -231,7 +238,7 @@ class UnityTables:
         months = _touched(table, present if held is None else held)
         old, new = self.read(table.name, months), rows.where(ddl.of_months(table, months))
         different = frames.changes(table, old, new, delete=held is not None)
-        with frames.computed(different) as changes:
+        with kept(different) as changes:
             counts = frames.rows_by_month(table, changes)
             if counts:
                 self._merge(table, changes, Note(_touched(table, counts), made_from))

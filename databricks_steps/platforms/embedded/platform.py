@@ -11,7 +11,7 @@ from databricks_steps.platforms.embedded import session
 from databricks_steps.platforms.embedded.feature_store import DeltaFeatureStore
 from databricks_steps.platforms.embedded.tables import DeltaTables
 from databricks_steps.settings import Settings
-from databricks_steps.training import registry
+from databricks_steps.training import ledger, registry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -35,6 +35,10 @@ class EmbeddedPlatform:
         self.tracked_run = tracked_run or (lambda: registry.tracked_run(settings))
         self.tables = DeltaTables(settings, lambda: self.spark)
         self.features = DeltaFeatureStore(settings, self.tables)
+
+    def user(self) -> str:
+        """The user of this machine."""
+        return ledger.who()
 
     def with_settings(self, settings: Settings) -> EmbeddedPlatform:
         """The same session under other settings."""

@@ -176,6 +176,21 @@ class DeltaTables:
         found: list[dict[str, Any]] = self._open(name).to_pyarrow_table().to_pylist()
         return found
 
+    def foreign(self, name: str) -> DataFrame | None:
+        """Read from the files as they are now, with the columns that the table's log names."""
+        from deltalake import DeltaTable
+        from pyspark.sql.types import StructType
+
+        path = str(self._settings.table_path(name))
+        if not DeltaTable.is_deltatable(path):
+            return None
+        opened = DeltaTable(path)
+        schema = StructType.fromJson(json.loads(opened.schema().to_json()))
+        uris = [unquote(uri.removeprefix("file://")) for uri in opened.file_uris()]
+        if not uris:
+            return self._spark().createDataFrame([], schema)
+        return self._spark().read.schema(schema).option("basePath", path).parquet(*uris)
+
     def _open(self, name: str, version: int | None = None) -> DeltaTable:
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
