@@ -8,7 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -28,6 +29,9 @@ from taxi_assets.resources import step_launcher
 from taxi_assets.resources.targets import Target, export
 from taxi_assets.resources.workspace import Workspace
 from taxi_assets.stages import progress
+
+if TYPE_CHECKING:
+    from databricks.sdk.service.jobs import BaseRun
 
 TRIPS = ("raw_trips", "trips", "quarantined_trips")
 FEATURES = ("pickup_features", "dropoff_features")
@@ -160,9 +164,7 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
     *earlier, last = spans(months)
     job = _job(target)
     with instance.instance(target.settings) as found:
-        killed = instance.close_killed_runs(found)
-        if target.cluster is not None and killed:
-            _cancel_launched(target, killed)
+        _end_leftovers(target, found)
         for span in earlier if by_month else ():
             _execute(job, found, by_month, span, forced)
         _execute(job, found, (*by_month, *training, *SERVING), last, forced)
@@ -170,14 +172,44 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
         _execute(job, found, PREDICTIONS, last[-1:], {})
 
 
-def _cancel_launched(target: Target, killed: Sequence[str]) -> None:
-    """End the steps that a killed run has left at work: nobody hears them, and two would write."""
+def _end_leftovers(target: Target, found: dg.DagsterInstance) -> None:
+    """End what killed runs have left: open records, and launched steps that are still at work.
+
+    Nobody hears those any more, and two would write.
+
+    Raises:
+        PipelineError: one does not end, or the workspace does not let it be cancelled.
+    """
+    from databricks.sdk.errors import OperationFailed
+    from databricks.sdk.errors.base import DatabricksError
+
+    instance.close_killed_runs(found)
+    if target.cluster is None:
+        return
     jobs = Workspace(target.settings).client.jobs
-    for run in jobs.list_runs(active_only=True, expand_tasks=True):
-        for task in run.tasks or []:
-            tags = (task.new_cluster.custom_tags if task.new_cluster else None) or {}
-            if tags.get("run") in killed and run.run_id is not None:
-                jobs.cancel_run(run.run_id).result()
+    try:
+        active = list(jobs.list_runs(active_only=True, expand_tasks=True))
+        for run in active:
+            if run.run_id is not None and _is_leftover(run, found):
+                with suppress(OperationFailed):  # it has ended, in a way of its own
+                    jobs.cancel_run(run.run_id).result()
+    except (DatabricksError, OSError, TimeoutError) as error:
+        raise PipelineError(
+            "Steps that a killed run has left at work must end",
+            str(error).partition("\n")[0],
+            "Cancel them in the workspace, then run again",
+        ) from error
+
+
+def _is_leftover(run: BaseRun, found: dg.DagsterInstance) -> bool:
+    """Whether a run is a step of a Dagster run that has ended, on whichever cluster it is."""
+    for task in run.tasks or []:
+        if task.spark_python_task is not None:
+            step = PurePosixPath(task.spark_python_task.python_file).parent  # where it is staged
+            dagster_run = found.get_run_by_id(step.parent.name)
+            if dagster_run is not None and dagster_run.is_finished:
+                return True
+    return False
 
 
 def _job(target: Target) -> dg.JobDefinition | dg.ReconstructableJob:

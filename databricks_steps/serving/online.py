@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
 from databricks_steps.errors import ServingError
+from databricks_steps.serving import syncing
 from databricks_steps.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class PublishResult:
 
     source: str
     online_table: str
-    pipeline_id: str | None
+    pipeline_id: str
     seconds: float
 
 
@@ -108,11 +109,17 @@ def ensure_online_store(client: WorkspaceClient, settings: Settings) -> OnlineSt
     return store
 
 
-def publish(client: WorkspaceClient, settings: Settings, table: schemas.Table) -> PublishResult:
-    """Bring the online table of a feature table up to date; safe to repeat.
+def publish(
+    client: WorkspaceClient,
+    settings: Settings,
+    table: schemas.Table,
+    sync_seconds: float = syncing.SYNC_SECONDS,
+) -> PublishResult:
+    """Bring the online table of a feature table up to date, and wait until it is; safe to repeat.
 
     Raises:
-        ServingError: the workspace refuses; the message says why.
+        ServingError: the workspace refuses, or the sync fails or takes longer than `sync_seconds`;
+            the message says why.
     """
     from databricks.sdk.errors.base import DatabricksError
     from databricks.sdk.service.ml import PublishSpec, PublishSpecPublishMode
@@ -121,11 +128,17 @@ def publish(client: WorkspaceClient, settings: Settings, table: schemas.Table) -
     name = online_table_name(settings, table)
     spec = PublishSpec(settings.online_store, name, PublishSpecPublishMode.TRIGGERED)
     try:
+        before = syncing.last_update(client, name)
         answer = client.feature_store.publish_table(source, spec)
     except DatabricksError as error:
         raise ServingError(
             "A feature table must be published", f"{source}: {error}", "Materialize it first"
         ) from error
+    if not answer.pipeline_id:
+        raise ServingError(
+            "A publish must name the pipeline that syncs", f"{name}: none", "Publish again"
+        )
+    syncing.await_sync(client, answer.pipeline_id, before, sync_seconds)
     return PublishResult(
         source,
         answer.online_table_name or name,

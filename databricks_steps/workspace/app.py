@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import (
     auth,
+    dbfs,
     errors,
     feature_store,
     identity,
@@ -21,6 +22,7 @@ from databricks_steps.workspace import (
     observing,
     online_tables,
     openapi,
+    pipeline_routes,
     serving_endpoints,
     state,
     volumes,
@@ -30,6 +32,7 @@ from databricks_steps.workspace.crew import Crew
 from databricks_steps.workspace.endpoints import Endpoints
 from databricks_steps.workspace.invocations import Invocations
 from databricks_steps.workspace.online_tables import REFRESH_SECONDS, OnlineTables
+from databricks_steps.workspace.pipelines import Pipelines
 from databricks_steps.workspace.runs import Runs
 from databricks_steps.workspace.state import State
 from databricks_steps.workspace.warehouse import Warehouse
@@ -54,11 +57,14 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
             time.sleep(2 * REFRESH_SECONDS)  # whoever asks next asks the new tables, everywhere
         endpoints.warm()  # an endpoint's update usually follows
 
+    pipelines = Pipelines(memory, warehouse, published)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(tables.start)
         await asyncio.to_thread(endpoints.restore)
         runs.restore()
+        pipelines.restore()
         capture.start()
         crew.start()
         yield
@@ -82,13 +88,15 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
     app.include_router(serving_endpoints.routes(endpoints))
     app.include_router(observing.routes(endpoints, capture.settle))
     app.include_router(observing.own_routes(endpoints, tables, capture.settle))
-    app.include_router(feature_store.routes(settings, memory, warehouse, published))
+    app.include_router(feature_store.routes(settings, memory, pipelines, published))
     app.include_router(feature_store.catalog_routes(tables))
     app.include_router(feature_store.own_routes(tables))
+    app.include_router(pipeline_routes.routes(pipelines))
     app.include_router(identity.routes(settings, memory))
     app.include_router(jobs.routes(settings, runs))
     app.include_router(jobs.permission_routes(memory))
     app.include_router(volumes.routes(settings))
+    app.include_router(dbfs.routes(settings))
     app.add_middleware(auth.Guard, secret=secret)
     return Invocations(app, secret, endpoints, capture)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any, Literal
@@ -14,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import errors, online_tables, publish
 from databricks_steps.workspace.online_tables import OnlineTables
+from databricks_steps.workspace.pipelines import Pipelines
 from databricks_steps.workspace.state import State
-from databricks_steps.workspace.warehouse import Warehouse
 
 KIND = "online_store"
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]{0,62}")
@@ -42,14 +41,13 @@ class PublishTable(BaseModel):
 
 
 def routes(
-    settings: Settings, state: State, warehouse: Warehouse, published: Callable[[], None]
+    settings: Settings, state: State, pipelines: Pipelines, published: Callable[[], None]
 ) -> APIRouter:
     """The feature store's routes over this home.
 
     `published` is called when the online tables have changed.
     """
     router = APIRouter(prefix="/api/2.0/feature-store", tags=["feature store"])
-    publishing = threading.Lock()  # one publish at a time; the database would make them wait too
 
     @router.post("/online-stores")
     def create_store(store: OnlineStore) -> dict[str, Any]:
@@ -86,8 +84,9 @@ def routes(
     @router.delete("/online-stores/{name}")
     def delete_store(name: str) -> dict[str, Any]:
         _store(state, name)
-        with publishing:
+        with pipelines.syncing:
             publish.unpublish(settings, name)
+            pipelines.forget(name)
             state.drop(KIND, name)
         published()
         return {}
@@ -96,10 +95,8 @@ def routes(
     def publish_table(source: str, body: PublishTable) -> dict[str, Any]:
         spec = body.publish_spec
         _store(state, spec.online_store)
-        with publishing:
-            name, pipeline = warehouse.publish(source, spec.online_table_name, spec.online_store)
-        published()
-        return {"online_table_name": name, "pipeline_id": pipeline}
+        done = pipelines.publish(source, spec.online_table_name, spec.online_store)
+        return {"online_table_name": done["online_table"], "pipeline_id": done["pipeline_id"]}
 
     return router
 
@@ -120,6 +117,7 @@ def catalog_routes(tables: OnlineTables) -> APIRouter:
             "catalog_name": catalog,
             "schema_name": schema,
             "name": name,
+            "pipeline_id": table.pipeline_id,
             "columns": [{"name": column, "position": n} for n, column in enumerate(names)],
         }
 

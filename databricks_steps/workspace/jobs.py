@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from databricks_steps.settings import Settings
@@ -14,6 +14,7 @@ from databricks_steps.workspace.runs import Document, Runs
 from databricks_steps.workspace.state import State
 
 PERMISSIONS = "permissions"
+PAGE = 25  # runs that one list answers at most, as Databricks does
 
 
 class SparkPythonTask(BaseModel):
@@ -80,10 +81,25 @@ def routes(settings: Settings, runs: Runs) -> APIRouter:
         return _shown(settings, runs.get(run_id))
 
     @router.get("/list")
-    def listed(limit: int = 25, active_only: bool = False) -> dict[str, Any]:
-        found = [run for run in runs.all() if not active_only or not run["end_time"]]
-        shown = [_shown(settings, run) for run in found[: max(1, min(limit, 100))]]
-        return {"runs": shown, "has_more": False}
+    def listed(
+        limit: int = Query(20, ge=0, le=PAGE),
+        active_only: bool = False,
+        expand_tasks: bool = False,
+        page_token: int | None = Query(None, ge=0),
+    ) -> dict[str, Any]:
+        """The newest first; a page's token is the id of the last run before it."""
+        found = [
+            run
+            for run in runs.all()
+            if (page_token is None or run["run_id"] < page_token)
+            and not (active_only and run["end_time"])
+        ]
+        page = [_shown(settings, run) for run in found[: limit or PAGE]]
+        if not expand_tasks:
+            page = [{name: run[name] for name in run if name != "tasks"} for run in page]
+        more = len(found) > len(page)
+        token = {"next_page_token": str(page[-1]["run_id"])} if more else {}
+        return {"runs": page, "has_more": more, **token}
 
     @router.post("/cancel")
     def cancel(wanted: CancelRun) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import logging
 import re
 import sqlite3
 import threading
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,11 @@ def full_name(text: str) -> str:
             "Send catalog.schema.table",
         )
     return text
+
+
+def pipeline_id(name: str) -> str:
+    """The id of the pipeline that syncs an online table: always the same for one name."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 
 
 def registered(connection: sqlite3.Connection, name: str) -> Published | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -76,7 +75,7 @@ def publish(settings: Settings, source: str, online_name: str, store: str) -> Pu
                 mode,
                 changed,
                 datetime.now(timezone.utc).isoformat(),
-                before.pipeline_id if before else str(uuid.uuid4()),
+                online_tables.pipeline_id(name),
                 columns,
             )
             _register(connection, after)

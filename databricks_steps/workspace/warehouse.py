@@ -18,10 +18,9 @@ class Warehouse:
     def __init__(self, settings: Settings) -> None:
         self._helper = helpers.Helper(__name__, settings.home, SECONDS)
 
-    def publish(self, source: str, online_name: str, store: str) -> tuple[str, str]:
-        """Bring an online table up to date; answers its name and its pipeline's id."""
-        name, pipeline_id = self._helper.ask(["publish", source, online_name, store])
-        return name, pipeline_id
+    def publish(self, source: str, online_name: str, store: str) -> None:
+        """Bring an online table up to date."""
+        self._helper.ask(["publish", source, online_name, store])
 
     def flush(self) -> int:
         """Move the buffered payloads into their tables; answers how many."""
@@ -36,8 +35,7 @@ def handle(settings: Settings, request: helpers.Request) -> Any:
     what, *given = request
     if what == "flush":
         return capture.flush(settings)
-    done = publish.publish(settings, *given)
-    return [done.name, done.pipeline_id]
+    return publish.publish(settings, *given).name
 
 
 def main(home: Path) -> int:

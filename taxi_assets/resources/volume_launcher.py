@@ -1,7 +1,8 @@
 """dagster-databricks' step launcher without its three faults on Unity Catalog.
 
-It stages on a volume instead of DBFS, installs none of the orchestrator's packages on the cluster,
-and ships exactly the two packages of this project. Imported only where steps are launched.
+It stages on a volume where DBFS is not asked for, installs none of the orchestrator's packages on
+the cluster, and ships exactly the two packages of this project. Imported only where steps are
+launched.
 """
 
 from __future__ import annotations
@@ -9,111 +10,60 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-import shutil
-import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import requests
-from dagster_databricks.databricks import DatabricksClient, DatabricksJobRunner
+from dagster._core.execution.plan.external_step import PICKLED_STEP_RUN_REF_FILE_NAME
 from dagster_databricks.databricks import DatabricksError as RunError
+from dagster_databricks.databricks import DatabricksJobRunner
 from dagster_databricks.databricks_pyspark_step_launcher import (
+    CODE_ZIP_NAME,
+    PICKLED_CONFIG_FILE_NAME,
     DatabricksConfig,
     DatabricksPySparkStepLauncher,
 )
-from databricks.sdk.errors import BadRequest, NotFound, OperationFailed
+from databricks.sdk.errors import NotFound, OperationFailed
 from databricks.sdk.errors.base import DatabricksError
-from databricks.sdk.retries import retried
 
 from databricks_steps.errors import TaxiError
-from databricks_steps.settings import REPOSITORY, STAGING_VOLUME
+from databricks_steps.settings import REPOSITORY
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.remote_setup import RemoteSetup
+from taxi_assets.resources.staging import Staging, code_zip, patiently, staging
 from taxi_assets.resources.step_launcher import LISTENERS
 from taxi_assets.resources.targets import Target
 
 if TYPE_CHECKING:
     import dagster as dg
     from dagster import DagsterLogManager, EventLogEntry
+    from dagster._core.definitions.step_launcher import StepRunRef
     from dagster._core.execution.context.system import StepExecutionContext
-    from dagster_databricks.types import DatabricksRunState
     from databricks.sdk import WorkspaceClient
 
-Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
-PATIENCE = timedelta(minutes=2)
-PACKAGES = ("databricks_steps", "taxi_assets")
-RUNS = "runs"  # the folder of the volume in which each run has its own
 FORGOTTEN = timedelta(days=7)  # files of a launch that nobody was left to remove
-# The bundle's files describe jobs, and what is hidden is somebody's own: neither is code.
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.yml", ".*")
 
 
 class LaunchError(TaxiError):
     """A launched step failed, or the workspace did not let it run; the message holds its link."""
 
 
-def patiently(call: Callable[[], Result]) -> Result:
-    """The call's result; a workspace that is busy, broken or away for a moment is asked again."""
-    from databricks.sdk.errors import (
-        DeadlineExceeded,
-        InternalError,
-        TemporarilyUnavailable,
-        TooManyRequests,
-    )
-
-    passing: list[type[BaseException]] = [
-        *(InternalError, TemporarilyUnavailable, TooManyRequests, DeadlineExceeded),
-        *(requests.ConnectionError, requests.Timeout, TimeoutError),
-    ]
-    return cast("Result", retried(on=passing, timeout=PATIENCE)(call)())
-
-
-class VolumeClient(DatabricksClient):
-    """Files go to a volume by the Files API; what fails for a moment is tried again."""
-
-    def __init__(self, client: WorkspaceClient) -> None:
-        # The project's own client: the original's would take a proxy and credentials that the
-        # environment has for other workspaces.
-        self._workspace_client = client
-
-    def put_file(
-        self, file_obj: IO[Any], dbfs_path: str, overwrite: bool = False, block_size: int = 0
-    ) -> None:
-        content = file_obj.read()
-        files = self.workspace_client.files
-        patiently(lambda: files.upload(dbfs_path, io.BytesIO(content), overwrite=overwrite))
-
-    def read_file(self, dbfs_path: str, block_size: int = 0) -> bytes:
-        def read() -> bytes:
-            contents = self.workspace_client.files.download(dbfs_path).contents
-            return b"" if contents is None else bytes(contents.read())
-
-        try:
-            return patiently(read)
-        except NotFound:  # the step has not written it yet
-            return b""
-
-    def get_run_state(self, databricks_run_id: int) -> DatabricksRunState:
-        return patiently(lambda: super(VolumeClient, self).get_run_state(databricks_run_id))
-
-
 class VolumeRunner(DatabricksJobRunner):
-    """Submits runs and watches them, with files on a volume."""
+    """Submits runs and watches them."""
 
-    def __init__(self, client: WorkspaceClient, cluster: Cluster) -> None:
+    def __init__(self, client: Staging, cluster: Cluster) -> None:
         self.poll_interval_sec = cluster.poll_seconds
         # The workspace ends the run at the limit, and knows more of it: it goes first.
         self.grace_sec = cluster.grace_seconds
         self.max_wait_time_sec = cluster.timeout_seconds + self.grace_sec
-        self._client = VolumeClient(client)
+        self._client = client
 
     def submit_run(self, run_config: Mapping[str, Any], task: Mapping[str, Any]) -> int:
         # The idempotency token makes it safe to ask again when the answer was lost.
@@ -131,14 +81,13 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
 
     def __init__(self, target: Target, cluster: Cluster, client: WorkspaceClient) -> None:
         # What the original's methods read; its constructor would make a client of its own.
-        settings = target.settings
         self.run_config, self.secrets = {}, []
         self.permissions = {"jobs": cluster.access()} if cluster.permissions else {}
-        volume = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING_VOLUME}"
-        self.staging_prefix = f"{volume}/{RUNS}"
+        self._staging = staging(client, target.settings, cluster.staging)
+        self.staging_prefix = self._staging.prefix
         self.local_dagster_job_package_path = str(REPOSITORY)
         self.wait_for_logs = self.verbose_logs = False
-        self.databricks_runner = self._runner = VolumeRunner(client, cluster)
+        self.databricks_runner = self._runner = VolumeRunner(self._staging, cluster)
         self._target, self._cluster = target, cluster
         self._run_url, self._run = "", 0
         self._events: list[EventLogEntry] = []
@@ -150,29 +99,38 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
         self.run_config = self._cluster.run_config(
             step, run.run_id, run.tags, self._target.remote_environment()
         ) | {"idempotency_token": uuid.uuid4().hex}
-        with tempfile.TemporaryDirectory() as folder:
-            for package in PACKAGES:
-                shutil.copytree(REPOSITORY / package, Path(folder) / package, ignore=_LEFT_OUT)
-            self.local_dagster_job_package_path = folder
-            self._sweep()
-            try:
-                for event in super().launch_step(step_context):
-                    for listener in LISTENERS:
-                        listener(event)
-                    yield event
-                succeeded = True
-            except (RunError, DatabricksError, requests.RequestException, TimeoutError) as error:
-                limit = f"{self._cluster.timeout_seconds:,} seconds"
-                raise LaunchError(
-                    f"The launched step {step} must succeed within {limit}",
-                    f"{error} ({self._run_url})",
-                    "Look at its run, mend the cause or allow more (TAXI_STEP_SECONDS), "
-                    "then run it again",
-                ) from error
-            finally:
-                if self._run and not succeeded:
-                    self._runner.await_end(self._run)
-                self._clean(run.run_id, step)
+        self._sweep(step_context.instance)
+        try:
+            for event in super().launch_step(step_context):
+                for listener in LISTENERS:
+                    listener(event)
+                yield event
+            succeeded = True
+        except (RunError, DatabricksError, requests.RequestException, TimeoutError) as error:
+            limit = f"{self._cluster.timeout_seconds:,} seconds"
+            raise LaunchError(
+                f"The launched step {step} must succeed within {limit}",
+                f"{error} ({self._run_url})",
+                "Look at its run, mend the cause or allow more (TAXI_STEP_SECONDS), "
+                "then run it again",
+            ) from error
+        finally:
+            if self._run and not succeeded:
+                self._runner.await_end(self._run)
+            self._clean(run.run_id, self._sanitize_step_key(step))
+
+    def _upload_artifacts(
+        self, log: DagsterLogManager, step_run_ref: StepRunRef, run_id: str, step_key: str
+    ) -> None:
+        """The four files of a step, as the main file expects them."""
+        for name, content in (
+            (self._main_file_name(), Path(self._main_file_local_path()).read_bytes()),
+            (CODE_ZIP_NAME, code_zip()),
+            (PICKLED_STEP_RUN_REF_FILE_NAME, pickle.dumps(step_run_ref)),
+            (PICKLED_CONFIG_FILE_NAME, pickle.dumps(self.create_remote_config())),
+        ):
+            path = self._dbfs_path(run_id, step_key, name)
+            self._staging.put_file(io.BytesIO(content), path, overwrite=True)
 
     def get_step_events(
         self, run_id: str, step_key: str, retry_number: int
@@ -238,32 +196,30 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
         return f"{self.staging_prefix}/{run_id}/{step}/{Path(filename).name}"
 
     def _internal_dbfs_path(self, run_id: str, step_key: str, filename: str) -> str:
-        return self._dbfs_path(run_id, step_key, filename)
+        path = self._dbfs_path(run_id, step_key, filename)
+        return self._staging.mounted + path.removeprefix(self._staging.prefix)
 
-    def _sweep(self) -> None:
-        """Remove the folders of runs whose orchestrator was killed long ago."""
-        files = self._runner.client.workspace_client.files
-        oldest = time.time() - FORGOTTEN.total_seconds()
+    def _sweep(self, instance: dg.DagsterInstance) -> None:
+        """Remove what others have left: runs of this instance that are over, or long forgotten.
+
+        A run that ends late, or whose orchestrator was killed, has nobody to remove its files.
+        """
+        oldest = (time.time() - FORGOTTEN.total_seconds()) * 1000
         try:
-            for run in files.list_directory_contents(self.staging_prefix):
-                if (run.last_modified or oldest * 1000) < oldest * 1000:
-                    for step in list(files.list_directory_contents(str(run.path))):
-                        self._clean(str(run.name), str(step.name))
+            for run, at in self._staging.folders(self.staging_prefix):
+                known = instance.get_run_by_id(run)
+                over = 0 < at < oldest if known is None else known.is_finished
+                if over:
+                    for step, _ in list(self._staging.folders(f"{self.staging_prefix}/{run}")):
+                        self._clean(run, step)
         except NotFound:  # the first launch of all
             return
         except (DatabricksError, requests.RequestException, TimeoutError) as error:
             _LOG.warning("%s could not be swept: %s", self.staging_prefix, error)
 
-    def _clean(self, run_id: str, step_key: str) -> None:
+    def _clean(self, run_id: str, step: str) -> None:
         """Leave nothing of the step behind."""
-        files = self.databricks_runner.client.workspace_client.files
-        folder = self._dbfs_path(run_id, step_key, "x").removesuffix("/x")
         try:
-            for entry in patiently(lambda: list(files.list_directory_contents(folder))):
-                with suppress(NotFound):  # the answer to an earlier try was lost
-                    patiently(partial(files.delete, str(entry.path)))
-            patiently(lambda: files.delete_directory(folder))
-            with suppress(BadRequest):  # another step of the run is still there
-                files.delete_directory(str(Path(folder).parent))
+            self._staging.remove(run_id, step)
         except (DatabricksError, requests.RequestException, TimeoutError) as error:
-            _LOG.warning("%s could not be removed: %s", folder, error)
+            _LOG.warning("%s/%s could not be removed: %s", run_id, step, error)

@@ -10,13 +10,14 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from conftest_run import Home, free_port
+from conftest_run import MONTHS, Home, free_port
 from databricks.sdk import WorkspaceClient
 
 from databricks_steps.serving.online import workspace_client
@@ -28,10 +29,13 @@ LAUNCH = """
 import sys
 from taxi_assets import instance, pipeline
 from taxi_assets.resources import targets
+from taxi_assets.stages import progress
+progress.reset(print)
 chosen = targets.target("loopback")
 job = pipeline._job(chosen)
 with instance.instance(chosen.settings) as found:
     try:
+        pipeline._end_leftovers(chosen, found)
         pipeline._execute(job, found, ("raw_trips",), (sys.argv[1],), {})
     except Exception as error:
         print("said:", error)
@@ -192,8 +196,14 @@ def client(home: Home) -> WorkspaceClient:
 
 def runs(home: Home) -> list[dict[str, Any]]:
     """The workspace's runs as it knows them itself, the newest first."""
-    found: Any = client(home).api_client.do("GET", "/api/2.2/jobs/runs/list?limit=100")
-    return list(found["runs"])
+    found: list[dict[str, Any]] = []
+    query: dict[str, Any] | None = {"expand_tasks": "true"}
+    while query:
+        told: Any = client(home).api_client.do("GET", "/api/2.2/jobs/runs/list", query=query)
+        found += told["runs"]
+        token = told.get("next_page_token")
+        query = {**query, "page_token": token} if token else None
+    return found
 
 
 def cancel(home: Home, run_id: int) -> None:
@@ -201,10 +211,23 @@ def cancel(home: Home, run_id: int) -> None:
 
 
 def staged(home: Home) -> list[Path]:
-    """Files of launched steps that are on the volume now."""
+    """Files of launched steps that are on the volume or on DBFS now."""
     settings = home.settings
-    folder = home.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME
-    return [file for file in folder.rglob("*") if file.is_file()]
+    volume = home.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME
+    found = [*volume.rglob("*"), *(home.path / "dbfs").rglob("*")]
+    return [file for file in found if file.is_file()]
+
+
+def launch(environment: Mapping[str, str], **more: str) -> tuple[int, str]:
+    """Materialize `raw_trips` by the launcher in a process of its own: its code and its word."""
+    return word(orchestrator(MONTHS[0], {**environment, **more}))
+
+
+def until(seconds: float, holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def tasks(home: Home) -> list[int]:

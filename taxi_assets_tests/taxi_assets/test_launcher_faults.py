@@ -6,8 +6,7 @@ import json
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,15 +20,14 @@ from faults import (
     Request,
     behind_proxy,
     cancel,
+    launch,
     orchestrator,
     runs,
     staged,
     tasks,
+    until,
     word,
 )
-
-from databricks_steps.settings import STAGING_VOLUME
-from taxi_assets.resources.volume_launcher import RUNS
 
 CANCEL = "/api/2.2/jobs/runs/cancel"
 Proxied = tuple[Home, FaultyProxy, dict[str, str]]
@@ -45,18 +43,6 @@ def proxied(tmp_path_factory: pytest.TempPathFactory, small_source: Path) -> Ite
 @pytest.fixture(autouse=True)
 def no_faults(proxied: Proxied) -> None:
     proxied[1].forget()
-
-
-def launch(environment: dict[str, str], **more: str) -> tuple[int, str]:
-    """Materialize `raw_trips` by the launcher in a process of its own: its code and its word."""
-    return word(orchestrator(MONTHS[0], {**environment, **more}))
-
-
-def until(seconds: float, holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_a_busy_broken_and_absent_workspace_is_asked_again(proxied: Proxied) -> None:
@@ -271,18 +257,3 @@ def test_a_secret_is_read_where_the_step_runs_and_named_when_it_is_not_there(
     assert f"#run/{runs(home)[0]['run_id']}" in said
     assert "The embedded workspace keeps no secrets: taxi/alert-url" in said
     assert staged(home) == []
-
-
-def test_files_of_a_launch_that_was_killed_long_ago_are_removed(proxied: Proxied) -> None:
-    home, _, environment = proxied
-    settings = home.settings
-    folder = home.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME / RUNS
-    for run, days in (("forgotten", 8), ("of-yesterday", 1)):
-        step = folder / run / "trips"
-        step.mkdir(parents=True)
-        (step / "code.zip").write_bytes(b"x")
-        at = time.time() - days * 86_400
-        os.utime(folder / run, (at, at))
-    assert launch(environment) == (0, "said: success")
-    assert [file.parts[-3:] for file in staged(home)] == [("of-yesterday", "trips", "code.zip")]
-    assert sorted(each.name for each in folder.iterdir()) == ["of-yesterday"]

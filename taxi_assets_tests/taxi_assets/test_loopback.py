@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 from conftest_run import MONTHS, Home, table_rows
+from faults import runs
 
 from databricks_steps import schemas
-from databricks_steps.serving.online import workspace_client
 from databricks_steps.settings import STAGING_VOLUME
 from databricks_steps.steps import STEPS
-from databricks_steps.workspace import auth
 from taxi_assets.resources.targets import target
 
 PARITY = "serving_endpoint_train_serve_parity"  # the one check that reads the holdout with Spark
@@ -26,13 +25,6 @@ def launched(homes: Any, small_source: Path) -> Home:
     done = home.call("run", "--target", "loopback", "--source", str(small_source))
     assert done.returncode == 0, done.stderr + done.stdout
     return home
-
-
-def runs(home: Home) -> list[dict[str, Any]]:
-    settings = home.settings
-    client = workspace_client(settings.host, auth.token(settings.token_file))
-    found: dict[str, Any] = client.api_client.do("GET", "/api/2.2/jobs/runs/list?limit=100")
-    return list(found["runs"])
 
 
 def test_every_spark_step_is_one_run_with_the_targets_cluster(launched: Home) -> None:

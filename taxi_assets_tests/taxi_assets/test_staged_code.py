@@ -23,7 +23,7 @@ from faults import SUBMIT, AnsweredError, FaultyProxy, Request, behind_proxy, or
 from test_wheel import packaged
 
 from databricks_steps.settings import REPOSITORY
-from taxi_assets.resources.volume_launcher import PACKAGES
+from taxi_assets.resources.staging import PACKAGES
 
 HEX = "0123456789abcdef"  # values are put together here: no scanner of the repository finds them
 FORMS = {
@@ -115,7 +115,11 @@ def launched(tmp_path_factory: pytest.TempPathFactory, small_source: Path) -> It
 
 
 def launch(checkout: Path, environment: Mapping[str, str]) -> tuple[str, str]:
-    with orchestrator(MONTHS[0], {**environment, **PLANTED}, folder=checkout) as process:
+    # The original leaves out whatever has `pytest` or `logs` in its path, that of TMPDIR too.
+    temporary = checkout.parent / "logs"
+    temporary.mkdir(exist_ok=True)
+    own = {**environment, **PLANTED, "TMPDIR": str(temporary)}
+    with orchestrator(MONTHS[0], own, folder=checkout) as process:
         out, err = process.communicate(timeout=300)
     assert "said: " in out, err[-3000:]
     return out, err

@@ -257,3 +257,25 @@ def test_a_workspace_that_stops_ends_its_runs_and_one_that_dies_says_they_are_lo
         while Path(f"/proc/{pids[name]}").exists():  # ended with its workspace, killed or not
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_runs_are_listed_in_pages_and_with_their_tasks_where_these_are_asked_for(
+    workspace: Workspace,
+) -> None:
+    api = workspace.client.jobs
+    bad = write(workspace, "list.py", "raise ValueError")
+    token = f"{time.monotonic()}"
+    for number in range(3):
+        api.cancel_run(submit(workspace, bad, idempotency_token=f"{token}-{number}"))
+    newest = [run.run_id for run in api.list_runs(limit=2)]
+    assert newest == sorted(newest, key=lambda run_id: -(run_id or 0))
+    assert newest == [run.run_id for run in api.list_runs()]
+    assert len(newest) >= 3
+    assert {bool(run.tasks) for run in api.list_runs()} == {False}
+    run = next(api.list_runs(expand_tasks=True))
+    assert [task.existing_cluster_id for task in run.tasks or []] == ["any"]
+    ended(workspace, newest[0] or 0)
+    active = [run.run_id for run in api.list_runs(active_only=True, limit=1)]
+    assert newest[0] not in active
+    with pytest.raises(InvalidParameterValue, match="limit"):
+        list(api.list_runs(limit=26))

@@ -1,0 +1,174 @@
+"""Where launched steps are staged, and what travels: a Unity Catalog volume, or DBFS where wanted.
+
+Calls that fail for a moment are tried again.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+
+import requests
+from dagster_databricks.databricks import DatabricksClient
+from databricks.sdk.errors import BadRequest, NotFound
+from databricks.sdk.retries import retried
+
+from databricks_steps.settings import REPOSITORY, STAGING_VOLUME, Settings
+from taxi_assets.resources.clusters import DBFS
+
+if TYPE_CHECKING:
+    from dagster_databricks.types import DatabricksRunState
+    from databricks.sdk import WorkspaceClient
+
+Result = TypeVar("Result")
+PATIENCE = timedelta(minutes=2)
+PACKAGES = ("databricks_steps", "taxi_assets")
+RUNS = "runs"  # the folder in which each run has its own
+
+
+def patiently(call: Callable[[], Result]) -> Result:
+    """The call's result; a workspace that is busy, broken or away for a moment is asked again."""
+    from databricks.sdk.errors import (
+        DeadlineExceeded,
+        InternalError,
+        TemporarilyUnavailable,
+        TooManyRequests,
+    )
+
+    passing: list[type[BaseException]] = [
+        *(InternalError, TemporarilyUnavailable, TooManyRequests, DeadlineExceeded),
+        *(requests.ConnectionError, requests.Timeout, TimeoutError),
+    ]
+    return cast("Result", retried(on=passing, timeout=PATIENCE)(call)())
+
+
+def code_zip() -> bytes:
+    """The packages of this project as the cluster imports them.
+
+    The bundle's files describe jobs, and what is hidden is somebody's own: neither is code. The
+    original's archive leaves out whatever has `pytest` or `logs` anywhere in its absolute path.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for package in PACKAGES:
+            for file in sorted((REPOSITORY / package).rglob("*")):
+                name = file.relative_to(REPOSITORY)
+                hidden = any(part.startswith(".") or part == "__pycache__" for part in name.parts)
+                if file.is_file() and not hidden and file.suffix not in (".pyc", ".yml"):
+                    archive.write(file, name)
+    return content.getvalue()
+
+
+class Staging(DatabricksClient, ABC):
+    """The launcher's client: files as they are staged, and the states of runs.
+
+    `prefix` is where the API and a run's task find them, `mounted` where code on a cluster does.
+    """
+
+    prefix: str
+    mounted: str
+
+    def __init__(self, client: WorkspaceClient) -> None:
+        # The project's own client: the original's would take a proxy and credentials that the
+        # environment has for other workspaces.
+        self._workspace_client = client
+
+    def put_file(
+        self, file_obj: IO[Any], dbfs_path: str, overwrite: bool = False, block_size: int = 0
+    ) -> None:
+        content = file_obj.read()
+        patiently(lambda: self._write(dbfs_path, content, overwrite))
+
+    def read_file(self, dbfs_path: str, block_size: int = 0) -> bytes:
+        try:
+            return patiently(lambda: self._read(dbfs_path))
+        except NotFound:  # the step has not written it yet
+            return b""
+
+    def get_run_state(self, databricks_run_id: int) -> DatabricksRunState:
+        return patiently(lambda: super(Staging, self).get_run_state(databricks_run_id))
+
+    @abstractmethod
+    def _write(self, path: str, content: bytes, overwrite: bool) -> None: ...
+
+    @abstractmethod
+    def _read(self, path: str) -> bytes: ...
+
+    @abstractmethod
+    def folders(self, path: str) -> Iterator[tuple[str, int]]:
+        """Name and time of what is in a folder: milliseconds since 1970, 0 where nobody knows.
+
+        Raises:
+            NotFound: there is no such folder.
+        """
+
+    @abstractmethod
+    def remove(self, run: str, step: str) -> None:
+        """Leave nothing of a step behind, and no folder of a run that has no other step."""
+
+
+class VolumeStaging(Staging):
+    """On a volume, by the Files API."""
+
+    def __init__(self, client: WorkspaceClient, settings: Settings) -> None:
+        super().__init__(client)
+        self.prefix = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING_VOLUME}/{RUNS}"
+        self.mounted = self.prefix
+        self._files = client.files
+
+    def _write(self, path: str, content: bytes, overwrite: bool) -> None:
+        self._files.upload(path, io.BytesIO(content), overwrite=overwrite)
+
+    def _read(self, path: str) -> bytes:
+        contents = self._files.download(path).contents
+        return b"" if contents is None else bytes(contents.read())
+
+    def folders(self, path: str) -> Iterator[tuple[str, int]]:
+        for entry in self._files.list_directory_contents(path):
+            yield str(entry.name), entry.last_modified or 0
+
+    def remove(self, run: str, step: str) -> None:
+        folder = f"{self.prefix}/{run}/{step}"
+        for entry in patiently(lambda: list(self._files.list_directory_contents(folder))):
+            with suppress(NotFound):  # the answer to an earlier try was lost
+                patiently(partial(self._files.delete, str(entry.path)))
+        patiently(lambda: self._files.delete_directory(folder))
+        with suppress(BadRequest):  # another step of the run is still there
+            self._files.delete_directory(f"{self.prefix}/{run}")
+
+
+class DbfsStaging(Staging):
+    """On the DBFS root, where a workspace has one, by the original's own calls."""
+
+    prefix = f"dbfs:/{STAGING_VOLUME}/{RUNS}"
+    mounted = f"/dbfs/{STAGING_VOLUME}/{RUNS}"
+
+    def _write(self, path: str, content: bytes, overwrite: bool) -> None:
+        bare = path.removeprefix("dbfs:")
+        super(Staging, self).put_file(io.BytesIO(content), bare, overwrite=overwrite)
+
+    def _read(self, path: str) -> bytes:
+        return super(Staging, self).read_file(path.removeprefix("dbfs:"))
+
+    def folders(self, path: str) -> Iterator[tuple[str, int]]:
+        # DBFS keeps no time of folders.
+        for entry in self.workspace_client.dbfs.list(path):
+            yield Path(str(entry.path)).name, entry.modification_time or 0
+
+    def remove(self, run: str, step: str) -> None:
+        dbfs, folder = self.workspace_client.dbfs, f"{self.prefix}/{run}"
+        patiently(lambda: dbfs.delete(f"{folder}/{step}", recursive=True))
+        if not list(self.folders(folder)):
+            patiently(lambda: dbfs.delete(folder, recursive=True))
+
+
+def staging(client: WorkspaceClient, settings: Settings, kind: str) -> Staging:
+    """The staging that a cluster's `staging` names."""
+    return DbfsStaging(client) if kind == DBFS else VolumeStaging(client, settings)
