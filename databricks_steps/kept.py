@@ -1,6 +1,7 @@
-"""What a Spark session may refuse, and how steps do without: kept frames, a setting of their own.
+"""What a Spark session may refuse, and how steps do without: kept frames and broadcasts.
 
-Serverless compute speaks Spark Connect: no cache, no SparkContext, and few settings to set.
+Serverless compute speaks Spark Connect: no cache and no SparkContext. It also refuses most settings
+of a session: a step sets none.
 """
 
 from __future__ import annotations
@@ -35,24 +36,6 @@ def kept(frame: DataFrame) -> Iterator[DataFrame]:
         yield rows
     finally:
         rows.unpersist()
-
-
-@contextmanager
-def setting(spark: SparkSession, name: str, value: str) -> Iterator[bool]:
-    """A setting of the session for a while; gives whether the session took it."""
-    from pyspark.errors import PySparkException
-
-    try:
-        before = spark.conf.get(name)
-        spark.conf.set(name, value)
-    except PySparkException as error:
-        LOG.info("%s cannot be set here: %s", name, error)
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        spark.conf.set(name, before or "false")
 
 
 def shared(spark: SparkSession, data: bytes) -> Callable[[], bytes]:

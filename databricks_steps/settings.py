@@ -119,6 +119,7 @@ NAMES = {  # setting → variable, where the text is the value
     "endpoint": "TAXI_ENDPOINT",
     "experiment": "TAXI_EXPERIMENT",
     "git_commit": "TAXI_GIT_COMMIT",
+    "zones": "TAXI_ZONES",
     "tracking": "TAXI_TRACKING_URI",
     "spark_master": "TAXI_SPARK_MASTER",
     "driver_memory": "TAXI_DRIVER_MEMORY",
@@ -142,6 +143,7 @@ class Settings:
     experiment: str = "taxi-fare"
     tracking: str = ""  # address of MLflow; empty: the platform's own
     source: str = "demo"
+    zones: str = ""  # a GeoJSON of taxi zones, for the maps of reports
     git_commit: str = ""  # of the code, where it runs without its repository
     spark_master: str = "local[*]"
     driver_memory: str = "3g"

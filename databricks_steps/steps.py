@@ -8,10 +8,11 @@ from datetime import timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from databricks_steps import digests, schemas, scoring
+from databricks_steps import digests, distributions, schemas, scoring
 from databricks_steps.errors import TableError
 from databricks_steps.features import dropoff, honesty, lookups, pickup, point_in_time, windows
 from databricks_steps.features import request as request_features
+from databricks_steps.monitoring import payloads, watch
 from databricks_steps.months import shift, start, trailing, with_months_before
 from databricks_steps.ports import Outcome, Platform
 from databricks_steps.training import (
@@ -89,7 +90,7 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
         settings.forest,
         settings.gate,
         settings.interval,
-        digests.code(candidate, fit, forest, dataset, gate, intervals),
+        digests.code(candidate, distributions, fit, forest, dataset, gate, intervals),
         *registry.requirements(),
     )
     registry.client(settings)
@@ -167,6 +168,19 @@ def batch_predictions(
         "skipped_months": [m for m in chosen if m not in stale],
     }
     return (Outcome("batch_predictions", predicted, figures, commit, verdicts),)
+
+
+def endpoint_payloads(
+    platform: Platform, months: Months, force: bool = False
+) -> tuple[Outcome, ...]:
+    """Every captured request as rows; of any month, for a run's months are months of trips."""
+    return payloads.endpoint_payloads(platform, None, force)
+
+
+def drift_report(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
+    """The champion on the months' trips (default: the latest month): drift, live error, class."""
+    chosen = list(months or _trip_months(platform)[-1:])
+    return watch.drift_report(platform, chosen, _lookup_inputs(platform, chosen), force)
 
 
 def training_months(platform: Platform, months: Months) -> tuple[str, ...]:
@@ -280,5 +294,11 @@ STEPS: dict[str, Step] = {
         batch_predictions,
         ("trips", "pickup_features", "dropoff_features", "champion_model"),
         ("batch_predictions",),
+    ),
+    "endpoint_payloads": Step(endpoint_payloads, ("serving_endpoint",), ("endpoint_payloads",)),
+    "drift_report": Step(
+        drift_report,
+        ("trips", "pickup_features", "dropoff_features", "batch_predictions", "endpoint_payloads"),
+        ("drift_report", "live_performance"),
     ),
 }

@@ -1,4 +1,4 @@
-"""The command line: `taxi-assets run | dev | serve | … | rollback | approve | reproduce`."""
+"""The command line: `taxi-assets run | dev | serve | … | alerts | rollback | replay`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from textwrap import indent
 from typing import Any, TypeVar
 
 import click
 
 from databricks_steps.errors import SettingsError, TaxiError
-from databricks_steps.settings import DATABRICKS, LOOPBACK, REPOSITORY
-from taxi_assets.resources.targets import TARGETS, Target, export, target
+from databricks_steps.settings import DATABRICKS, LOOPBACK, REPOSITORY, inherited
+from taxi_assets.resources.targets import TARGETS, UI, Target, export, target, watch
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -110,6 +111,7 @@ def dev(port: int) -> None:
 
     settings = target().settings
     export({"DAGSTER_HOME": str(instance.dagster_home(settings))})
+    export({UI: inherited().get(UI) or f"http://{LOOPBACK}:{port}"})
     workspace = REPOSITORY / "workspace.yaml"
     where = ["-w", str(workspace)] if workspace.exists() else ["-m", "taxi_assets.definitions"]
     command = [sys.executable, "-m", "dagster", "dev", *where, "-h", LOOPBACK, "-p", str(port)]
@@ -219,6 +221,75 @@ def reproduce(version: str, as_json: bool) -> None:
     text, equal = operations.reproduce(_embedded(), version, as_json)
     click.echo(text)
     sys.exit(0 if equal else 1)
+
+
+@main.command()
+@click.option(
+    "--hours",
+    metavar="A:B",
+    default="24:0",
+    show_default=True,
+    help="Asked from A to B hours ago; or two instants (UTC): 2026-11-25T08:00/2026-11-25T09:30.",
+)
+@click.option("--version", required=True, metavar="V", help="The registered version that scores.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@_one_line_errors
+def replay(hours: str, version: str, as_json: bool) -> None:
+    """Score captured requests again on any version and compare with what was answered.
+
+    With the features that were captured with each request; where there are none, with those of the
+    offline tables as known at the pickup, and says so.
+    """
+    from taxi_assets import replay as again
+
+    click.echo(again.replay(_embedded(), hours, version, as_json))
+
+
+@main.command()
+@click.argument("name")
+@click.option("--month", metavar="YYYY-MM", help="Which month; default: the one after the newest.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A parquet file of the month as published; default: the demo generator makes it.",
+)
+@_one_line_errors
+def scenario(name: str, month: str | None, source: Path | None) -> None:
+    """Land a month that is changed as the world changes it, to see what is noticed.
+
+    docs/monitoring.md lists the scenarios, and which checks fire for each.
+    """
+    from taxi_assets import operations
+
+    click.echo(operations.scenario(_embedded(), name, month, source))
+
+
+@main.group(invoke_without_command=True)
+@click.pass_context
+@_one_line_errors
+def alerts(context: click.Context) -> None:
+    """Problems that are open; `alerts test` sends a message to every address."""
+    from taxi_assets.resources import alerts, delivery
+
+    if context.invoked_subcommand is None:
+        problems = alerts.AlertLog(target().settings).problems()
+        for problem in problems:
+            click.echo(f"{delivery.title(problem)}\n{indent(delivery.body(problem), '  ')}")
+        click.echo(f"{len(problems)} open")
+
+
+@alerts.command()
+@_one_line_errors
+def test() -> None:
+    """Send a test message to every address of TAXI_ALERT_URLS…; exit code 1 if one fails."""
+    from taxi_assets.resources import delivery
+
+    failed = False
+    for address, reason in delivery.tested(watch().addresses):
+        click.echo(f"{address}: {reason or 'reached'}")
+        failed |= bool(reason)
+    sys.exit(failed)
 
 
 def _absolute(source: str) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dagster as dg
 
 from taxi_assets import checks, jobs, stages
-from taxi_assets.assets import features, predictions, serving, training, trips
+from taxi_assets.assets import features, monitoring, predictions, serving, training, trips
 from taxi_assets.resources.mlflow import mlflow_runs
 from taxi_assets.resources.platform import platform, pyspark
 from taxi_assets.resources.step_launcher import step_launcher
 from taxi_assets.resources.targets import Target, target
 from taxi_assets.resources.workspace import workspace
+from taxi_assets.sensors import sensors
 
 
 def build_defs(chosen: Target | None = None) -> dg.Definitions:
@@ -18,9 +19,12 @@ def build_defs(chosen: Target | None = None) -> dg.Definitions:
     chosen = chosen or target()
     settings = chosen.settings
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([trips, features, training, serving, predictions]),
+        assets=dg.load_assets_from_modules(
+            [trips, features, training, serving, predictions, monitoring]
+        ),
         asset_checks=checks.checks(settings.platform),
         jobs=jobs.JOBS,
+        sensors=sensors(chosen),
         resources={
             "platform": platform(settings),
             "pyspark": pyspark(settings),

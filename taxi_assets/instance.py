@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import dagster as dg
 
@@ -14,12 +15,20 @@ from databricks_steps.errors import SettingsError
 from databricks_steps.settings import Settings
 
 PID_TAG = "taxi_assets/pid"
+_HELD: dict[Path, IO[str]] = {}  # run locks that this process holds
 CONFIG = """\
 # Dagster's instance of this TAXI_HOME; everything else is Dagster's default (SQLite).
 nux:
   enabled: false
 telemetry:
   enabled: false
+"""
+FORMER = (CONFIG,)  # as they were written before: replaced, unless a person changed them
+CONFIG += """\
+# Runs share tables, and Spark takes the whole machine: one after another.
+concurrency:
+  runs:
+    max_concurrent_runs: 1
 """
 
 
@@ -33,7 +42,7 @@ def dagster_home(settings: Settings) -> Path:
     try:
         home.mkdir(parents=True, exist_ok=True)
         config = home / "dagster.yaml"
-        if not config.exists():
+        if not config.exists() or config.read_text(encoding="utf-8") in FORMER:
             config.write_text(CONFIG, encoding="utf-8")
     except OSError as error:
         raise SettingsError(
@@ -70,11 +79,33 @@ def only_run(settings: Settings) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        _HELD[path] = lock
+        try:
+            yield
+        finally:
+            del _HELD[path]
+
+
+def hold(settings: Settings, run: dg.DagsterRun, found: dg.DagsterInstance | None) -> None:
+    """Wait for the run lock and keep it until this process ends, which is there for the run alone.
+
+    Its record gets the process's number, so that it can be told from one that was killed.
+    """
+    path = settings.home / "run.lock"
+    if path in _HELD:
+        return
+    lock = path.open("a+")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    _HELD[path] = lock
+    if found is not None:
+        found.add_run_tags(run.run_id, {PID_TAG: str(os.getpid())})
 
 
 def close_killed_runs(found: dg.DagsterInstance) -> tuple[str, ...]:
-    """Mark runs of the command line that never ended as failed; answers their ids.
+    """Mark runs whose process never ended them as failed; answers their ids.
 
     Call it under the run lock.
     """

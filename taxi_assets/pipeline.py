@@ -38,6 +38,7 @@ FEATURES = ("pickup_features", "dropoff_features")
 TRAINING = ("training_set", "fare_model", "champion_model")
 SERVING = ("pickup_features_online", "dropoff_features_online", "serving_endpoint")
 PREDICTIONS = ("batch_predictions",)
+MONITORING = ("endpoint_payloads", "drift_report", "live_performance")
 OURS = ("databricks_steps.", "taxi_assets.")  # modules whose errors are written for people
 
 
@@ -169,7 +170,7 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
             _execute(job, found, by_month, span, forced)
         _execute(job, found, (*by_month, *training, *SERVING), last, forced)
         # Predictions are for the latest month alone; the earlier ones taught the model.
-        _execute(job, found, PREDICTIONS, last[-1:], {})
+        _execute(job, found, (*PREDICTIONS, *MONITORING), last[-1:], {})
 
 
 def _end_leftovers(target: Target, found: dg.DagsterInstance) -> None:

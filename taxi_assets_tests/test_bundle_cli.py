@@ -18,6 +18,7 @@ from databricks.sdk.errors import NotFound
 
 from databricks_steps.serving import online
 from databricks_steps.settings import REPOSITORY, Settings
+from databricks_steps.training import recipe
 from databricks_steps.workspace import process
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.targets import NAMES
@@ -130,6 +131,16 @@ def test_tasks_are_told_the_target_s_names(cli: Cli, target: str) -> None:
             assert name == task["task_key"]
             assert options[:6] == given
             assert task["libraries"][0] == {"whl": "dist/*.whl"}
+
+
+@pytest.mark.parametrize("target", ["prod", "dev_serverless"])
+def test_tasks_are_told_the_commit_of_the_bundle(cli: Cli, target: str) -> None:
+    commit = recipe.commit().removesuffix("+")  # the CLI does not tell whether files differ
+    if commit == recipe.UNKNOWN:
+        pytest.skip("commit of the bundle: no repository here")
+    for job in cli.resolved(target)["resources"]["jobs"].values():
+        for task in job["tasks"]:
+            assert f"--git-commit={commit}" in task["python_wheel_task"]["parameters"]
 
 
 def test_serverless_tasks_are_given_the_same_wheel(cli: Cli) -> None:

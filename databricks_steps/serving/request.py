@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 
 from databricks_steps import schemas
 from databricks_steps.errors import ServingError
@@ -160,6 +159,8 @@ def _is_id(value: object) -> bool:
 
 
 def _json(body: bytes) -> object:
+    import orjson  # a cluster, where captured requests are read again, need not have it
+
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as strict:

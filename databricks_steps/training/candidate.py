@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps import schemas
+from databricks_steps import distributions, schemas
+from databricks_steps.distributions import Baseline
 from databricks_steps.features.lookups import LOOKUPS
 from databricks_steps.ports import Platform, Verdict
 from databricks_steps.serving.feature_spec import FareInterval
@@ -161,14 +162,25 @@ def passport_of(settings: Settings, version: Version) -> Path | str:
 
 
 def made_again(settings: Settings, version: Version, ingredients: Recipe) -> str:
-    """How a person makes the version again: by command here, by the bundle's job on Databricks."""
+    """How a person makes the version again: by a command here, by a notebook's cell on Databricks.
+
+    Both read the recorded table versions, compare every metric and register nothing.
+    """
     if settings.platform != DATABRICKS:
         return f"taxi-assets reproduce {version.number}"
-    first, last = ingredients.months[0], ingredients.months[-1]
-    return (
-        f"git checkout {ingredients.commit}\n"
-        f"databricks bundle run model_training --params months={first}:{last}"
-    )
+    return f"""\
+# In a notebook of the workspace, with the project's wheel of commit {ingredients.commit}
+from databricks_steps.platforms.chosen import platform
+from databricks_steps.settings import Settings
+from databricks_steps.training.reproduction import reproduce
+
+settings = Settings(
+    platform={settings.platform!r},
+    catalog={settings.catalog!r},
+    schema={settings.schema!r},
+    model={settings.model!r},
+)
+print(reproduce(platform(settings), {version.number!r}))"""
 
 
 def _baselines(train_part: pd.DataFrame, holdout: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -199,6 +211,14 @@ def _figures(
     }
 
 
+def baseline(model: Fitted) -> Baseline:
+    """What later months are compared with: inputs as learned, fares as predicted on the holdout."""
+    fares = model.holdout[["pickup_location_id", "dropoff_location_id"]].assign(
+        predicted_fare=model.predicted
+    )
+    return distributions.baseline(model.train, INPUTS, fares)
+
+
 def _log(
     platform: Platform,
     training_set: DataFrame,
@@ -216,6 +236,7 @@ def _log(
     stored = [{**asdict(v), "figures": dict(v.figures)} for v in verdicts]
     registry.log_text(json.dumps({"verdicts": stored}), registry.VERDICTS)
     registry.log_text(ingredients.to_json(), recipe.FILE)
+    registry.log_text(baseline(model).to_json(), distributions.FILE)
     tags = {
         **_judgement(verdicts),
         "months": ",".join(ingredients.months),

@@ -74,7 +74,8 @@ def parts(training_set: DataFrame, most: int) -> tuple[pd.DataFrame, pd.DataFram
         rows = max(counted.get(split, 0), 1)
         sampled = F.pmod(F.xxhash64("trip_id"), F.lit(rows)) < most
         kept = kept | ((F.col("split") == split) & sampled)
-    names = ["trip_id", "pickup_datetime", "pickup_location_id", "split", *INPUTS, schemas.LABEL]
+    places = ("pickup_location_id", "dropoff_location_id")
+    names = ["trip_id", "pickup_datetime", *places, "split", *INPUTS, schemas.LABEL]
     frame: Any = training_set.where(kept).select(*names).toPandas()
     ordered: pd.DataFrame = frame.sort_values(["pickup_datetime", "trip_id"])
     train, holdout = (

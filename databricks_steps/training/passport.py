@@ -21,7 +21,7 @@ from databricks_steps.training.slices import Slice
 
 FILE = "passport.html"
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff;
        max-width: 70rem; margin: 2rem auto; padding: 0 1.5rem; }
@@ -89,26 +89,27 @@ def render(told: Evidence, pictures: Mapping[str, str]) -> str:
     """The passport as one HTML text: styles and pictures inside, no script, no link outward."""
     failed = [v.check for v in told.verdicts if not v.passed]
     verdict = "failed: " + ", ".join(failed) if failed else "passed"
-    outcome = f'<span class="{"failed" if failed else "passed"}">{_text(verdict)}</span>'
+    outcome = f'<span class="{"failed" if failed else "passed"}">{escaped(verdict)}</span>'
     sections = (
         ("Metrics on the holdout", _metrics(told)),
         ("Checks", _checks(told.verdicts)),
         ("Fare interval", _interval(told.interval)),
-        ("Pictures", _pictures(pictures)),
+        ("Pictures", figures(pictures)),
         ("Slices", _slices(told.slices)),
         ("Data", _data(told)),
         ("Features", _features(told.recipe)),
-        ("Parameters", _table(("parameter", "value"), _shown(told.params))),
+        ("Parameters", table(("parameter", "value"), _shown(told.params))),
         ("Code and packages", _code(told.recipe)),
-        ("Make it again", f"<pre>{_text(told.again)}</pre>"),
+        ("Make it again", f"<pre>{escaped(told.again)}</pre>"),
     )
     body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
     title = f"{told.model}, version {told.version}"
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
-        f"<style>{_STYLE}</style></head><body><h1>{_text(title)}</h1>"
-        f"<p>Checks {outcome}. MLflow run <code>{_text(told.run_id)}</code>. Trained on "
-        f"{_text(', '.join(told.recipe.months))}.</p>{body}</body></html>\n"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{escaped(title)}</title>"
+        f"<style>{STYLE}</style></head><body><h1>{escaped(title)}</h1>"
+        f"<p>Checks {outcome}. MLflow run <code>{escaped(told.run_id)}</code>. Trained on "
+        f"{escaped(', '.join(told.recipe.months))}.</p>{body}</body></html>\n"
     )
 
 
@@ -121,13 +122,13 @@ def _metrics(told: Evidence) -> str:
         ours = told.metrics[metric.name]
         rows.append((metric.name, ours, spread, *others, metric.unit, metric.comment))
     baselines = [name.replace("_", " ") for name in told.baselines]
-    return _table(("metric", "value", "95 % interval", *baselines, "unit", "meaning"), rows)
+    return table(("metric", "value", "95 % interval", *baselines, "unit", "meaning"), rows)
 
 
 def _checks(verdicts: Sequence[Verdict]) -> str:
     rows = "".join(
-        f'<tr><td>{_text(v.check)}</td><td class="{"passed" if v.passed else "failed"}">'
-        f"{'passed' if v.passed else 'failed'}</td><td>{_text(v.reason)}</td></tr>"
+        f'<tr><td>{escaped(v.check)}</td><td class="{"passed" if v.passed else "failed"}">'
+        f"{'passed' if v.passed else 'failed'}</td><td>{escaped(v.reason)}</td></tr>"
         for v in verdicts
     )
     return f"<table><tr><th>check</th><th></th><th>reason</th></tr>{rows}</table>"
@@ -143,13 +144,13 @@ def _interval(found: FareInterval) -> str:
     )
 
 
-def _pictures(pictures: Mapping[str, str]) -> str:
+def figures(pictures: Mapping[str, str]) -> str:
     shown = []
     for caption, svg in pictures.items():
         data = base64.b64encode(svg.encode()).decode()
         shown.append(
-            f'<figure><img alt="{_text(caption)}" src="data:image/svg+xml;base64,{data}">'
-            f"<figcaption>{_text(caption)}</figcaption></figure>"
+            f'<figure><img alt="{escaped(caption)}" src="data:image/svg+xml;base64,{data}">'
+            f"<figcaption>{escaped(caption)}</figcaption></figure>"
         )
     return f'<div class="plots">{"".join(shown)}</div>'
 
@@ -167,7 +168,7 @@ def _slices(slices: Sequence[Slice]) -> str:
         for s in slices
     ]
     names = ("slice", "trips", "RMSE", "champion's RMSE", "MAE", "bias")
-    return _table(names, rows)
+    return table(names, rows)
 
 
 def _data(told: Evidence) -> str:
@@ -175,10 +176,10 @@ def _data(told: Evidence) -> str:
     rows = [(month, *(n.get(split, 0) for split in splits)) for month, n in told.rows.items()]
     versions = list(told.recipe.table_versions.items())
     return (
-        _table(("month", *splits), rows)
+        table(("month", *splits), rows)
         + f"<p>The holdout is the last {told.recipe.holdout_share:.0%} of the trips by pickup "
         "time; trips under way when it begins are in neither part.</p>"
-        + _table(("table", "Delta version"), versions)
+        + table(("table", "Delta version"), versions)
     )
 
 
@@ -186,18 +187,18 @@ def _features(recipe: Recipe) -> str:
     of = {name: lookup.table.name for lookup in LOOKUPS for name in lookup.features}
     rows = []
     for column in schemas.MODEL_INPUTS:
-        table = of.get(column.name)
-        version = "" if table is None else str(recipe.table_versions.get(table, "not recorded"))
-        rows.append((column.name, table or "the request", version, column.unit, column.comment))
-    return _table(("input", "from", "Delta version", "unit", "meaning"), rows)
+        source = of.get(column.name)
+        version = "" if source is None else str(recipe.table_versions.get(source, "not recorded"))
+        rows.append((column.name, source or "the request", version, column.unit, column.comment))
+    return table(("input", "from", "Delta version", "unit", "meaning"), rows)
 
 
 def _code(recipe: Recipe) -> str:
     rows = [("git commit", recipe.commit), ("python", recipe.python), *recipe.packages.items()]
-    return _table(("what", "version"), rows)
+    return table(("what", "version"), rows)
 
 
-def _table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Columns whose first value is a number are set as numbers."""
     cells = list(rows)
     numeric = [isinstance(value, (int, float)) for value in cells[0]] if cells else []
@@ -216,12 +217,12 @@ def _cell(tag: str, value: Any, number: bool) -> str:
     if isinstance(value, int):
         text = f"{value:,}"
     kind = ' class="n"' if number else ""
-    return f"<{tag}{kind}>{_text(text)}</{tag}>"
+    return f"<{tag}{kind}>{escaped(text)}</{tag}>"
 
 
 def _shown(params: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in sorted(params.items())]
 
 
-def _text(value: str) -> str:
+def escaped(value: str) -> str:
     return html.escape(value)

@@ -37,11 +37,11 @@ def calibration(fares: Array, predicted: Array) -> str:
 
     parts = np.array_split(np.argsort(predicted, kind="stable"), _BINS)
     points = np.array([[predicted[p].mean(), fares[p].mean()] for p in parts if len(p)])
-    figure, axes = _axes("mean predicted fare, dollars", "mean fare paid, dollars")
+    figure, axes = axes_of("mean predicted fare, dollars", "mean fare paid, dollars")
     top = float(points.max()) * 1.05
     axes.plot([0, top], [0, top], color=GREY, linewidth=1, linestyle="--")
     axes.plot(points[:, 0], points[:, 1], "o-", color=BLUE, markersize=4, linewidth=1)
-    return _svg(figure)
+    return svg(figure)
 
 
 def importances(pipeline: Any, inputs: pd.DataFrame, fares: Array) -> str:
@@ -59,11 +59,11 @@ def importances(pipeline: Any, inputs: pd.DataFrame, fares: Array) -> str:
         random_state=0,
     )
     order = np.argsort(found.importances_mean)
-    figure, axes = _axes("growth of the absolute error when shuffled, dollars", "", height=4.6)
+    figure, axes = axes_of("growth of the absolute error when shuffled, dollars", "", height=4.6)
     names = [inputs.columns[n] for n in order]
     axes.barh(names, found.importances_mean[order], xerr=found.importances_std[order], color=BLUE)
     axes.tick_params(axis="y", labelsize=7)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _residuals(at: Array, error: Array, band: Array, label: str) -> str:
@@ -71,12 +71,12 @@ def _residuals(at: Array, error: Array, band: Array, label: str) -> str:
 
     rows = [(at[band == b].mean(), *_quantiles(error[band == b])) for b in np.unique(band)]
     x, low, middle, high = np.array(rows).T
-    figure, axes = _axes(label, "predicted less paid, dollars")
+    figure, axes = axes_of(label, "predicted less paid, dollars")
     axes.fill_between(x, low, high, color=PALE, label="8 of 10 trips")
     axes.plot(x, middle, color=BLUE, linewidth=1.5, label="median")
     axes.axhline(0, color=GREY, linewidth=1, linestyle="--")
     axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _quantiles(error: Array) -> tuple[float, float, float]:
@@ -86,7 +86,7 @@ def _quantiles(error: Array) -> tuple[float, float, float]:
     return float(low), float(middle), float(high)
 
 
-def _axes(x: str, y: str, height: float = _SIZE[1]) -> tuple[Any, Any]:
+def axes_of(x: str, y: str, height: float = _SIZE[1]) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # not pyplot: no screen, no global state
 
     figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
@@ -98,7 +98,7 @@ def _axes(x: str, y: str, height: float = _SIZE[1]) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
     from matplotlib import rc_context
 
     buffer = StringIO()

@@ -310,6 +310,8 @@ def artifact(settings: Settings, version: Version, file: str) -> Path | str:
 
 
 def _version(settings: Settings, found: Any) -> Version:
+    if not found.run_id:  # registered by other means than a run
+        return Version(str(found.version), "", {}, dict(found.tags))
     run = client(settings).get_run(found.run_id)
     return Version(str(found.version), found.run_id, dict(run.data.metrics), dict(found.tags))
 

@@ -28,13 +28,28 @@ _ZONES = (
 )
 
 
-def boroughs(locations: Any) -> np.ndarray[Any, Any]:
-    """Location ids (rows,) → names of boroughs (rows,); zip codes and no zones are `unknown`."""
+NAMES = tuple(_NAMES.values())
+ZONES = sum(letter != "-" for letter in _ZONES)  # 264 and 265 stand for an unknown place
+_PLACES = [NAMES.index(_NAMES[letter]) for letter in "-" + _ZONES]
+
+
+def places(locations: Any) -> np.ndarray[Any, Any]:
+    """Location ids (rows,) → places in `NAMES` (rows,); zip codes and no zones are `unknown`."""
     import numpy as np
 
-    names = np.array(["unknown", *(_NAMES[letter] for letter in _ZONES)])
     ids = np.asarray(locations)
-    return names[np.where((ids >= 1) & (ids <= len(_ZONES)), ids, 0)]
+    found: np.ndarray[Any, Any] = np.array(_PLACES)[
+        np.where((ids >= 1) & (ids <= len(_ZONES)), ids, 0)
+    ]
+    return found
+
+
+def boroughs(locations: Any) -> np.ndarray[Any, Any]:
+    """Location ids (rows,) → names of boroughs (rows,)."""
+    import numpy as np
+
+    found: np.ndarray[Any, Any] = np.array(NAMES)[places(locations)]
+    return found
 
 
 def borough(location: Column) -> Column:

@@ -202,9 +202,8 @@ def _replaced(
     made_from: Mapping[str, int] = {m: digest.get(m, _EMPTIED) for m in months}
     read = [file for file in found.files if set(file.months) & set(stale)]
     try:
-        with normalize.exact_names(platform.spark):
-            frame = normalize.raw_trips(platform.spark, read, stale)
-            commit = platform.tables.replace(RAW, frame, months, made_from)
+        frame = normalize.raw_trips(platform.spark, read, stale)
+        commit = platform.tables.replace(RAW, frame, months, made_from)
     except reading.failures():
         problems = {file: reading.problem(platform.spark, file) for file in read}
         damaged = [replace(file, problem=text) for file, text in problems.items() if text]

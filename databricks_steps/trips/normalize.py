@@ -9,12 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from functools import reduce
 from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
-from databricks_steps.kept import setting
 from databricks_steps.months import FIRST
 from databricks_steps.trips import values
 from databricks_steps.trips.files import HASH_DIGITS, SourceColumn, TripFile
@@ -58,21 +56,12 @@ def pickup_months(spark: SparkSession, file: TripFile) -> tuple[str, ...]:
     from pyspark.sql import functions as F  # noqa: N812
 
     month = F.date_format("pickup_datetime", "yyyy-MM").alias("month")
-    with exact_names(spark):
-        published = _published(_scan(spark, file), file)
-        counted = published.groupBy(month).agg(F.count(F.lit(1)).alias("rows")).collect()
+    published = _published(_scan(spark, file), file)
+    counted = published.groupBy(month).agg(F.count(F.lit(1)).alias("rows")).collect()
     total = sum(row["rows"] for row in counted)
     least = max(total * LEAST_SHARE, 1)
     found = [r for r in counted if (r["month"] or "") >= FIRST and r["rows"] >= least]
     return tuple(r["month"] for r in sorted(found, key=lambda r: (-r["rows"], r["month"])))
-
-
-def exact_names(spark: SparkSession) -> AbstractContextManager[bool]:
-    """Read columns by their exact names: some files have both `airport_fee` and `Airport_fee`.
-
-    A session that does not let itself be set refuses such a file, and reads every other.
-    """
-    return setting(spark, "spark.sql.caseSensitive", "true")
 
 
 def rows_hash(spark: SparkSession, file: TripFile) -> str:
@@ -81,9 +70,8 @@ def rows_hash(spark: SparkSession, file: TripFile) -> str:
 
     # A sum, not an exclusive or: two copies of a row must count.
     total = F.sum(F.pmod(_HASH, F.lit((1 << 40) - 87))).alias("total")
-    with exact_names(spark):
-        hashed = _published(_scan(spark, file), file).select(_hash().alias(_HASH))
-        row = hashed.agg(F.count(F.lit(1)).alias("rows"), total).collect()[0]
+    hashed = _published(_scan(spark, file), file).select(_hash().alias(_HASH))
+    row = hashed.agg(F.count(F.lit(1)).alias("rows"), total).collect()[0]
     return hashlib.sha256(f"{row['rows']} {row['total']}".encode()).hexdigest()[:HASH_DIGITS]
 
 
@@ -115,15 +103,47 @@ def _hash() -> Column:
 
 
 def _scan(spark: SparkSession, file: TripFile) -> DataFrame:
-    """The file's known columns under their own names and types, with the number of each row."""
+    """The file's known columns as `s` and their place, in their types; with each row's number."""
     from pyspark.sql import functions as F  # noqa: N812
 
+    names = {column.name.lower() for column in file.layout.columns}
+    if file.format == "parquet" and len(names) < len(file.layout.columns):
+        return _by_place(spark, file)
     if file.format == "table":
-        return spark.read.table(file.path).withColumn(_ROW, F.monotonically_increasing_id())
-    if file.format == "csv":
-        return _csv(spark, file)
-    read = [c for c in file.layout.columns if c.type != "void"]
-    schema = ", ".join(f"{_quoted(c.name)} {_read_as(c)}" for c in read)
+        frame = spark.read.table(file.path).withColumn(_ROW, F.monotonically_increasing_id())
+    else:
+        frame = _csv(spark, file) if file.format == "csv" else _parquet(spark, file)
+    known = (F.col(_quoted(c.name)).alias(f"s{c.position}") for c in _read(file))
+    return frame.select(_ROW, *known)
+
+
+def _read(file: TripFile) -> list[SourceColumn]:
+    """The columns that hold values at all."""
+    return [column for column in file.layout.columns if column.type != "void"]
+
+
+def _by_place(spark: SparkSession, file: TripFile) -> DataFrame:
+    """A file with names that differ in case alone, such as `airport_fee` and `Airport_fee`.
+
+    Spark cannot tell them apart but for a setting that serverless compute refuses. No publisher
+    does this, joined files do: they are read here, whole.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    read = _read(file)
+    with pq.ParquetFile(file.path, coerce_int96_timestamp_unit="us") as opened:
+        table = opened.read([column.name for column in read])
+    values = {f"s{c.position}": table[c.name] for c in read}
+    values[_ROW] = pa.array(range(len(table)), pa.int64())
+    types = (*(f"s{c.position} {_read_as(c)}" for c in read), f"{_ROW} bigint")
+    return spark.createDataFrame(pa.table(values), ", ".join(types))
+
+
+def _parquet(spark: SparkSession, file: TripFile) -> DataFrame:
+    from pyspark.sql import functions as F  # noqa: N812
+
+    schema = ", ".join(f"{_quoted(c.name)} {_read_as(c)}" for c in _read(file))
     reader = spark.read.schema(schema)
     for mode in ("datetimeRebaseMode", "int96RebaseMode"):
         reader = reader.option(mode, "CORRECTED")
@@ -162,10 +182,10 @@ def _published(scan: DataFrame, file: TripFile) -> DataFrame:
     from pyspark.sql import functions as F  # noqa: N812
 
     kinds = {column.name: column.type for column in schemas.PUBLISHED}
-    read = [c for c in file.layout.columns if c.type != "void"]
+    read = _read(file)
     present = scan.select(
         _ROW,
-        *(values.present(F.col(_quoted(c.name)), c.type).alias(f"p{c.position}") for c in read),
+        *(values.present(F.col(f"s{c.position}"), c.type).alias(f"p{c.position}") for c in read),
     )
     typed = present.select(
         "*",

@@ -15,11 +15,12 @@ _CAUSE = re.compile(r"Caused by: ([\w.$]+)(?:: ([^\n]*))?")
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What a failed read raises."""
+    """What a failed read raises, Spark's own or that of a file that is read here."""
     from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+    from pyarrow import ArrowException
     from pyspark.errors import PySparkException
 
-    return (PySparkException, Py4JJavaError)
+    return (PySparkException, Py4JJavaError, ArrowException, OSError)
 
 
 def reason(error: Exception) -> str:
@@ -33,9 +34,8 @@ def reason(error: Exception) -> str:
 def problem(spark: SparkSession, file: TripFile) -> str:
     """Why reading every row of the file fails, or an empty text."""
     try:
-        with normalize.exact_names(spark):
-            rows = normalize.file_rows(spark, file)
-            rows.write.format("noop").mode("overwrite").save()
+        rows = normalize.file_rows(spark, file)
+        rows.write.format("noop").mode("overwrite").save()
     except failures() as error:
         return reason(error)
     return ""

@@ -21,7 +21,7 @@ import orjson
 
 from databricks_steps.errors import ServingError
 from databricks_steps.settings import Settings
-from databricks_steps.workspace import state
+from databricks_steps.workspace import served_entities, state
 from databricks_steps.workspace.payloads import Taken, payload, tally
 from databricks_steps.workspace.state import Payload, State
 
@@ -145,6 +145,7 @@ def flush(settings: Settings, memory: State | None = None) -> int:
     memory = memory or State(state.database(settings))
     try:
         with _alone(settings):
+            _name_entities(settings, memory)
             done = [_move(settings, memory, target) for target in memory.targets()]
     finally:
         if owned:
@@ -153,6 +154,14 @@ def flush(settings: Settings, memory: State | None = None) -> int:
         if failure is not None:
             raise failure
     return sum(moved for moved, _ in done)
+
+
+def _name_entities(settings: Settings, memory: State) -> None:
+    """Payloads do not wait for the table that names their versions: it is tried again."""
+    try:
+        served_entities.write(settings, memory)
+    except Exception:
+        _LOG.exception("the table of served entities could not be written")
 
 
 def _move(settings: Settings, memory: State, target: str) -> tuple[int, Exception | None]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from databricks_steps.errors import TaxiError
 from databricks_steps.settings import Settings
-from databricks_steps.workspace import errors, models
+from databricks_steps.workspace import errors, models, served_entities
 from databricks_steps.workspace.crew import Crew
 from databricks_steps.workspace.metrics import Figures
 from databricks_steps.workspace.online_tables import OnlineTables
@@ -84,6 +84,7 @@ class Endpoints:
             endpoint = Endpoint(document, payload_table=payload_table(document))
             self._endpoints[name] = endpoint
             if document["config"] is not None:
+                served_entities.remember(self._state, document, document["config"])
                 try:
                     endpoint.serving = load(document["config"], self._folder, self._tables)
                 except TaxiError as error:
@@ -177,6 +178,7 @@ class Endpoints:
             "start_time": now,
         }
         self._save(endpoint)
+        served_entities.remember(self._state, document, document["pending_config"])
         endpoint.log(f"update {document['config_version']} begins: {_named(config)}")
         self._start(endpoint)
 

@@ -17,6 +17,7 @@ from taxi_assets.assets.materialize import (
     telling,
 )
 from taxi_assets.assets.predictions import batch_predictions
+from taxi_assets.assets.serving import serving_endpoint
 from taxi_assets.partitions import MONTHS, ONE_RUN
 
 GROUP = "monitoring"
@@ -29,6 +30,7 @@ ERROR_CHECKS = {
 
 
 @dg.asset(
+    deps=[serving_endpoint],
     partitions_def=MONTHS,
     backfill_policy=ONE_RUN,
     group_name=GROUP,

@@ -8,9 +8,13 @@ import dagster as dg
 
 from databricks_steps.ports import Platform
 from databricks_steps.settings import DATABRICKS, Settings
+from taxi_assets import instance
+from taxi_assets.resources.targets import target
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+OWN_PROCESS = ".dagster/grpc_info"  # a tag of runs that the UI or a sensor started
 
 
 def platform(settings: Settings) -> dg.ResourceDefinition:
@@ -33,6 +37,9 @@ def platform(settings: Settings) -> dg.ResourceDefinition:
             running: SparkSession = context.resources.pyspark.spark_session
             return running
 
+        run = context.run
+        if run is not None and OWN_PROCESS in run.tags and not target().launched:
+            instance.hold(settings, run, context.instance)
         own = None if settings.platform == DATABRICKS else start
         return chosen.platform(settings, own, context.resources.mlflow.run)
 

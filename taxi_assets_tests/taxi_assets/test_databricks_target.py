@@ -10,6 +10,7 @@ import pytest
 from conftest_run import Home, free_port
 
 from databricks_steps.serving.online import workspace_client
+from databricks_steps.training import recipe
 from databricks_steps.workspace import auth, process
 
 Run = Callable[[str, str], str]
@@ -75,6 +76,7 @@ def test_a_step_is_submitted_with_the_targets_cluster_and_names(home: Home, run:
     )
     told = dict(cluster.spark_env_vars or {})
     assert told["TAXI_PLATFORM"] == "databricks"
+    assert told["TAXI_GIT_COMMIT"] == recipe.commit()
     assert told["TAXI_MODEL"] == "dev_mlops_stacks_gcp_fs_model"
     assert told["TAXI_HOME"] == "/Volumes/p03/e2e_demo_simon/dagster_staging/home"
     assert not [name for name in told if "TOKEN" in name or "SECRET" in name]

@@ -46,6 +46,9 @@ MONTHLY = {
     "pickup_features",
     "dropoff_features",
     "batch_predictions",
+    "endpoint_payloads",
+    "drift_report",
+    "live_performance",
 }
 UNPARTITIONED = {
     "training_set",

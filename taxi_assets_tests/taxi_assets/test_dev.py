@@ -117,7 +117,7 @@ def test_a_month_launched_in_the_ui_is_served(
     home, api, server = ui
     repository = api.wait_until_loaded(server)
     assert "fare_pipeline" in {job["name"] for job in repository["jobs"]}
-    assert len(repository["assetNodes"]) == 12
+    assert len(repository["assetNodes"]) == 15
     launched = api.ask(
         LAUNCH,
         params={
@@ -141,7 +141,7 @@ def test_a_month_launched_in_the_ui_is_served(
     assert run["status"] == "SUCCESS", (home.path / "dev.log").read_text()[-3000:]
     made = {(m["assetKey"]["path"][0], m["partition"]) for m in run["assetMaterializations"]}
     assert {("trips", "2022-01"), ("batch_predictions", "2022-01"), ("fare_model", None)} <= made
-    assert len(made) == 12
+    assert len(made) == 15
 
     checks = checks_of(api, "fare_model")
     assert {c["name"]: c["executionForLatestMaterialization"]["status"] for c in checks} == {

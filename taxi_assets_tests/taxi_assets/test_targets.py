@@ -109,10 +109,16 @@ def test_a_version_is_made_again_by_what_works_where_it_was_made() -> None:
     ingredients = recipe.current(local, ("2022-01", "2022-02"), {})
     version = Version("7", "run", {}, {})
     assert candidate.made_again(local, version, ingredients) == "taxi-assets reproduce 7"
-    there = replace(local, platform=DATABRICKS)
-    assert candidate.made_again(there, version, ingredients) == (
-        "git checkout abc123\ndatabricks bundle run model_training --params months=2022-01:2022-02"
-    )
+    there = replace(local, platform=DATABRICKS, schema="elsewhere")
+    cell = candidate.made_again(there, version, ingredients)
+    assert "taxi-assets" not in cell  # that command refuses a Databricks target
+    assert "wheel of commit abc123\n" in cell
+    # Up to its last line here; that one needs a cluster: see `test_databricks_steps.py`.
+    *lines, last = cell.splitlines()
+    names: dict[str, object] = {}
+    exec("\n".join(lines), names)
+    assert names["settings"] == Settings(platform=DATABRICKS, schema="elsewhere")
+    assert last == "print(reproduce(platform(settings), '7'))"
 
 
 def test_a_new_cluster_scales_from_a_pool_under_a_policy() -> None:

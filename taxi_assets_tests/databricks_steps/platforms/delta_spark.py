@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "TAXI_CONTRACT"
 FILES = ("test_tables_contract.py", "test_unity_tables.py", "test_databricks_steps.py")
+IDENTITY = "run-as@example.com"  # of that process's session, as a job's run has one
 RUNNING = os.environ.get(VARIABLE) == "databricks"  # this is that process
 GROUP, ARTIFACT, VERSION = "io.delta", "delta-spark_4.1_2.13", "4.4.0"  # for Spark 4.1
 DELTA = f"{GROUP}:{ARTIFACT}:{VERSION}"
@@ -76,7 +77,7 @@ def verdicts(folder: Path) -> dict[str, ElementTree.Element]:
     ran = subprocess.run(
         command,
         check=False,
-        env={**os.environ, VARIABLE: "databricks"},
+        env={**os.environ, VARIABLE: "databricks", "SPARK_USER": IDENTITY},
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import feature_engineering
 import pytest
@@ -20,16 +21,16 @@ from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.ports import Outcome, Platform
 from databricks_steps.settings import DATABRICKS, Settings
 from databricks_steps.steps import STEPS
-from databricks_steps.training import ledger, registry
+from databricks_steps.training import ledger, registry, reproduction
+from databricks_steps.training.recipe import Recipe
 from databricks_steps.trips.demo import demo_trips
 from taxi_assets_tests.databricks_steps.platforms import delta_spark
 
 if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
-
     from pyspark.sql import SparkSession
 
 MONTHS = ("2022-01", "2022-02")
+COMMIT = "0123abc"  # as a bundle tells it
 ROWS = 8_000
 
 
@@ -68,6 +69,7 @@ def both(running: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Ite
         catalog="spark_catalog",
         schema="steps",
         experiment="/Shared/taxi-fare-test",
+        git_commit=COMMIT,
         tracking=f"sqlite:///{folder / 'remote.db'}",
     )
     databricks = DatabricksPlatform(remote, lambda: running)
@@ -108,6 +110,31 @@ def on_databricks_the_champion_is_a_model_with_its_lookups_and_a_row_of_the_ledg
     (row,) = ledger.entries(both.databricks.tables)
     assert (row["action"], row["to_version"], row["why"]) == ("promoted", "1", "the first champion")
     assert row["model"] == "spark_catalog.steps.dev_mlops_stacks_gcp_fs_model"
+    assert row["moved_by"] == delta_spark.IDENTITY  # as whom the run runs, and no user of a machine
+    assert champion.tags["git_commit"] == COMMIT
+
+
+def on_databricks_a_version_is_made_again_as_its_passport_says(
+    both: Both, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = both.databricks.settings
+    version = registry.numbered(settings, "1")
+    passport = ElementTree.fromstring(
+        registry.read_text(version, "passport.html").partition("<h2>Make it again</h2>")[2][
+            : -len("</section></body></html>\n")
+        ]
+    )
+    cell = passport.text or ""
+    # The workspace's own MLflow is a file here.
+    there = f"Settings(\n    tracking={settings.tracking!r},"
+    exec(cell.replace("Settings(", there), {})
+    found = capsys.readouterr().out
+    assert found.startswith("Reproduction(version='1', metrics={'rmse': (")
+    recipe = Recipe.from_json(registry.read_text(version, "recipe.json"))
+    assert recipe.commit == COMMIT
+    again = reproduction.reproduce(both.databricks, "1")
+    assert again.equal
+    assert f"{again}\n" == found
 
 
 def on_databricks_a_second_run_commits_nothing(both: Both) -> None:
@@ -141,5 +168,5 @@ if not delta_spark.RUNNING:
     CASES = [name for name in globals() if name.startswith("on_databricks_")]
 
     @pytest.mark.parametrize("case", CASES)
-    def test_on_databricks(verdicts: dict[str, Element], case: str) -> None:
+    def test_on_databricks(verdicts: dict[str, ElementTree.Element], case: str) -> None:
         delta_spark.repeat(verdicts[case])

@@ -57,6 +57,19 @@ def test_months_are_replaced_in_one_commit_and_others_stay(tables: Tables, frame
     assert (tables.rows(NAME), rows(tables, []), tables.rows(NAME, [])) == (2, [], 0)
 
 
+def test_a_table_of_others_is_read_with_its_own_columns(tables: Any, frame: Any) -> None:
+    assert tables.foreign("nobodys_table") is None
+    assert tables.foreign("p03.nowhere.nobodys_table") is None
+    tables.replace(NAME, frame([row(1, JANUARY)]))
+    full = tables._settings.table(NAME)
+    for name in (NAME, full):
+        found = tables.foreign(name)
+        assert found.columns == list(TABLE.names)
+        assert [tuple(one) for one in found.collect()] == [
+            tuple(one) for one in tables.read(NAME).collect()
+        ]
+
+
 def test_a_whole_table_is_replaced(tables: Tables, frame: Any) -> None:
     tables.replace(NAME, frame([row(1, JANUARY), row(1, FEBRUARY)]))
     done = tables.replace(NAME, frame([row(2, MARCH)]))

@@ -90,6 +90,18 @@ def test_each_move_is_one_row_and_a_second_run_adds_none(
     assert tables.rows("deployments") == 2
 
 
+def test_the_ledger_names_whom_a_run_acts_for(settings: Settings, tables: DeltaTables) -> None:
+    candidate(settings)
+    promotion.promote(settings, tables, "run-as@example.com")
+    candidate(settings, **{promotion.LEFT: "yesterday by ann: complaints"})
+    registry.point(settings, registry.CHAMPION, "2")
+    promotion.promote(settings, tables, "another@example.com")
+    assert [row["moved_by"] for row in ledger.entries(tables)] == [
+        "run-as@example.com",
+        "another@example.com",
+    ]
+
+
 def test_killed_between_alias_and_ledger_the_next_call_writes_the_row(
     settings: Settings, tables: DeltaTables
 ) -> None:

@@ -1,0 +1,224 @@
+"""`endpoint_payloads`: captured requests as one row for each trip asked for, each exactly once.
+
+Rows are only ever added or corrected: a request that its payload table no longer keeps stays. Of a
+month that has grown only the new requests are read; what is known is read again when the code or
+the versions of its served entities have changed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from databricks_steps import digests
+from databricks_steps.monitoring import captured
+from databricks_steps.monitoring_schemas import ENDPOINT_PAYLOADS
+from databricks_steps.ports import Outcome, Platform, Verdict
+from databricks_steps.serving import request as contract
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame
+
+NAME = ENDPOINT_PAYLOADS.name
+_KEPT = (
+    "request_id",
+    "client_request_id",
+    "requested_at",
+    "status_code",
+    "latency",
+    "served_entity",
+    "model_version",
+    "request_month",
+)
+_READ = (
+    "request_row int, pickup_location_id int, dropoff_location_id int, trip_distance double, "
+    "pickup_datetime timestamp, predicted_fare double, problem string"
+)
+
+
+def endpoint_payloads(
+    platform: Platform, months: Sequence[str] | None, force: bool = False
+) -> tuple[Outcome, ...]:
+    """Merge what was captured in the months in which it was asked (UTC); default: in all.
+
+    Without a payload table, or with an empty one, there is nothing to do and nothing wrong. The
+    verdict is on those months, by default on the newest: what is old can be warned of only once.
+    """
+    tables = platform.tables
+    table = platform.settings.table(platform.settings.payload_table)
+    requests = captured.requests(platform)
+    found: dict[str, _Contents] = {}
+    versions: dict[str, str] = {}
+    if requests is not None:
+        if months is not None:
+            requests = requests.where(requests["request_month"].isin(list(months)))
+        versions = captured.entity_versions(platform)
+        found = _contents(requests, versions)
+    stale = [m for m in found if force or tables.made_from(NAME, m) != found[m].digest]
+    commit = None
+    if requests is not None and stale:
+        delivered = requests.where(requests["request_month"].isin(stale))
+        new = delivered if force else _unread(platform, delivered, versions, stale)
+        if any(found[month].repeated for month in stale):
+            new = _once(new)
+        rows = captured.with_versions(new, versions).mapInArrow(_reader(), _schema())
+        made_from = {month: found[month].digest for month in stale}
+        commit = tables.merge(NAME, rows.select(*ENDPOINT_PAYLOADS.names), made_from=made_from)
+    figures = {
+        "payload_table": table if requests is not None else f"no table {table}",
+        "months": sorted(found),
+        "skipped_months": sorted(set(found) - set(stale)),
+        "requests": sum(each.requests for each in found.values()),
+        "served_entities_named": len(versions),
+    }
+    judged = months if months is not None else tables.months(NAME)[-1:]
+    verdict = readable(tables.read(NAME, judged))
+    return (Outcome(NAME, tables.rows(NAME, months), figures, commit, (verdict,)),)
+
+
+def readable(rows: DataFrame) -> Verdict:
+    """What the endpoint answered with 200 can be read: the request, and a fare for each trip."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    answered = rows.where(F.col("status_code") == captured.ANSWERED)
+    unread = F.col("problem").isNotNull()
+    example = F.struct("request_id", "problem")
+    told = answered.agg(
+        F.count_distinct("request_id").alias("answered"),
+        F.count_distinct(F.when(unread, F.col("request_id"))).alias("unread"),
+        F.min(F.when(unread, example)).alias("example"),
+    ).collect()[0]
+    figures: dict[str, Any] = {"answered": told["answered"], "unreadable": told["unread"]}
+    if not told["unread"]:
+        reason = f"all {told['answered']:,} requests that were answered can be read"
+        return Verdict("readable", True, reason, figures, "warn")
+    name, problem = told["example"]
+    reason = (
+        f"{told['unread']:,} of {told['answered']:,} requests that were answered cannot be read, "
+        f"for example {name}: {problem}"
+    )
+    return Verdict("readable", False, reason, {**figures, "example": name}, "warn")
+
+
+class _Contents(NamedTuple):
+    """What a month of a payload table holds; `repeated` when a request was delivered twice."""
+
+    digest: int
+    requests: int
+    repeated: bool
+
+
+def _contents(requests: DataFrame, versions: Mapping[str, str]) -> dict[str, _Contents]:
+    """Month → its contents, from ids and entities alone: no JSON is read."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    code = digests.code(captured, contract, sys.modules[__name__])
+    counted = requests.groupBy("request_month").agg(
+        F.count("*").alias("rows"),
+        F.count_distinct("request_id").alias("requests"),
+        # Where all are delivered once, as nearly always, no two of the same cancel each other out.
+        F.bit_xor(F.xxhash64("request_id", "served_entity", "model_version")).alias("hash"),
+        F.collect_set("served_entity").alias("entities"),
+    )
+    found = {}
+    for row in counted.orderBy("request_month").collect():
+        named = [(entity, versions.get(entity)) for entity in sorted(row["entities"])]
+        digest = digests.digest(code, row["rows"], row["hash"], named)
+        found[row["request_month"]] = _Contents(
+            digest, row["requests"], row["rows"] > row["requests"]
+        )
+    return found
+
+
+def _unread(
+    platform: Platform, delivered: DataFrame, versions: Mapping[str, str], stale: Sequence[str]
+) -> DataFrame:
+    """Those of the requests that have to be read.
+
+    A month has merely grown when that of it which is known has the digest it was written with.
+    """
+    from pyspark.sql import functions as F  # noqa: N812
+
+    tables = platform.tables
+    key = ["request_month", "request_id"]
+    known = tables.read(NAME, stale).select(*key).distinct()
+    before = _contents(delivered.join(known, key, "left_semi"), versions)
+    grown = [m for m in before if tables.made_from(NAME, m) == before[m].digest]
+    if not grown:
+        return delivered
+    return delivered.join(known.where(F.col("request_month").isin(grown)), key, "left_anti")
+
+
+def _once(requests: DataFrame) -> DataFrame:
+    """Each request once, the first of its deliveries."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F  # noqa: N812
+
+    first = Window.partitionBy("request_id").orderBy("requested_at", "status_code", "response")
+    numbered = requests.withColumn("_delivery", F.row_number().over(first))
+    return numbered.where("_delivery = 1").drop("_delivery")
+
+
+def _schema() -> str:
+    types = {column.name: column.type for column in ENDPOINT_PAYLOADS.columns}
+    return ", ".join(f"{name} {types[name]}" for name in _KEPT) + ", " + _READ
+
+
+def _reader() -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
+    def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield _rows(batch)
+
+    return rows
+
+
+def _rows(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Captured requests by `captured.COLUMNS` → one row for each trip, as `_schema` has them."""
+    import pyarrow as pa
+
+    places: list[int] = []
+    values: list[tuple[Any, ...]] = []
+    given = (batch.column(name).to_pylist() for name in captured.PAYLOAD)
+    for place, payload in enumerate(zip(*given, strict=True)):
+        trips = list(_trips(captured.read(*payload)))
+        places += [place] * len(trips)
+        values += trips
+    kept = [batch.column(name).take(pa.array(places, pa.int64())) for name in _KEPT]
+    kinds = (
+        pa.int32(),
+        pa.int32(),
+        pa.int32(),
+        pa.float64(),
+        pa.timestamp("us", "UTC"),
+        pa.float64(),
+        pa.string(),
+    )
+    by_column: list[Any] = list(zip(*values, strict=True)) if values else [()] * len(kinds)
+    made = [pa.array(column, kind) for column, kind in zip(by_column, kinds, strict=True)]
+    fields = [part.strip().split(" ")[0] for part in _READ.split(",")]
+    return pa.record_batch([*kept, *made], names=[*_KEPT, *fields])
+
+
+def _trips(read: captured.Read) -> Iterator[tuple[Any, ...]]:
+    """The values of `_READ` for each trip of a request; one row of nulls where none is known."""
+    asked = read.asked
+    if asked is None:
+        yield (0, None, None, None, None, None, read.problem)
+        return
+    columns = (
+        asked.pickup_location_id.tolist(),
+        asked.dropoff_location_id.tolist(),
+        asked.trip_distance.tolist(),
+        asked.pickup_datetime,
+        read.fares,
+    )
+    for row, (pickup, dropoff, miles, at, fare) in enumerate(zip(*columns, strict=True)):
+        yield row, pickup, dropoff, miles, _instant(at), fare, read.problem
+
+
+def _instant(at: datetime) -> datetime:
+    """Wall clock as the tables hold it: as if it were UTC."""
+    return at.replace(tzinfo=timezone.utc)

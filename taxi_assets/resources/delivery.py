@@ -1,0 +1,176 @@
+"""Alerts to people, by apprise: each address once, again when it did not answer, no secret told."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from urllib.parse import unquote
+
+from databricks_steps.errors import SettingsError
+from databricks_steps.settings import Settings
+from taxi_assets.resources.alerts import ERROR, RESOLVED, Alert, AlertLog, JsonLines, instant
+from taxi_assets.resources.targets import ALERT_URLS, Address
+
+YOUNG = timedelta(days=1)  # what is over for longer is told only to who heard that it began
+FLOOD = 10  # more at once go in one message
+SHOWN = 20  # lines of such a message
+SECONDS = 20.0  # a tick's time for delivery; Dagster ends a tick after 60
+_PLAIN_HOSTS = ("json", "jsons", "xml", "xmls", "form", "forms", "mailto", "mailtos")
+_SECRETS = re.compile(r"(?<=://)[^\s/@]+(?=@)|\bdapi[0-9a-f]{16,}(-\d+)?\b")
+_TYPES = {RESOLVED: "success", ERROR: "failure"}
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """How many alerts went out, and for each address that did not take one the reason."""
+
+    sent: int
+    failures: tuple[str, ...]
+
+
+def redacted(text: str, addresses: Sequence[Address]) -> str:
+    """The text without an address, a part of one that may be secret, or any other credential."""
+    for part in sorted({p for a in addresses for p in _parts(a.url)}, key=len, reverse=True):
+        text = text.replace(part, "***")
+    return _SECRETS.sub("***", text)
+
+
+def _parts(url: str) -> set[str]:
+    """What of a URL may be secret: all of it but a plain host's name and short words."""
+    schema, _, rest = url.partition("://")
+    before, _, after = rest.rpartition("@")
+    host, _, path = after.partition("/")
+    plain = schema.lower() in _PLAIN_HOSTS
+    pieces = re.split(r"[/?&=:]", path if plain else after)
+    found = {part for part in before.split(":") if len(part) > 3}
+    found |= {piece for piece in pieces if len(piece) > 7}
+    if plain:
+        found.discard(host.partition(":")[0])
+    return {url, rest} | found | {unquote(part) for part in found}
+
+
+def alert_log(settings: Settings, addresses: Sequence[Address]) -> AlertLog:
+    """The alerts of a home, in which no part of these addresses is ever written."""
+    return AlertLog(settings, lambda text: redacted(text, addresses))
+
+
+def notify(address: Address, title: str, body: str, kind: str = "info") -> str:
+    """Send one message; the reason when it did not arrive, without a secret, else nothing."""
+    import apprise
+
+    logger = logging.getLogger("apprise")
+    logger.propagate = False  # it writes addresses to its log
+    messenger = apprise.Apprise(asset=apprise.AppriseAsset(app_id="taxi-assets", async_mode=False))
+    capture: Any = apprise.LogCapture  # it has no types
+    with capture(level=logging.WARNING, fmt="%(message)s") as said:
+        if not messenger.add(address.url):
+            return "it is no URL that apprise knows"
+        if messenger.notify(body=body, title=title, notify_type=apprise.NotifyType(kind)):
+            return ""
+        lines = said.getvalue().strip().splitlines()
+    return redacted(lines[0] if lines else "it did not take the message", [address])
+
+
+def tested(addresses: Sequence[Address]) -> Iterator[tuple[str, str]]:
+    """Send a test message to each address; its name, and the reason when it did not arrive.
+
+    Raises:
+        SettingsError: there is no address.
+    """
+    if not addresses:
+        raise SettingsError(
+            "Alerts need an address to be sent to",
+            f"none of {', '.join(ALERT_URLS)} is set",
+            "Set it to apprise URLs, such as json://127.0.0.1:9000 or slack://…",
+        )
+    for address, _ in _merged(addresses):
+        told = "This is a test. Alerts of the fare pipeline arrive here."
+        yield address.name, notify(address, "[test] taxi-assets", told)
+
+
+def deliver(addresses: Sequence[Address], log: AlertLog) -> Delivered:
+    """Tell each address what it has not heard; one that fails is left for the next time."""
+    if not addresses:
+        return Delivered(0, ())
+    told = JsonLines(log.home / "alerts_told.jsonl")
+    heard = {(str(row.get("to")), str(row.get("alert"))) for row in told.rows()}
+    alerts, problems = log.alerts(), log.problems()
+    open_ids = {alert.id for alert in problems}
+    deadline, sent, failures = time.monotonic() + SECONDS, 0, []
+    for address, severities in _merged(addresses):
+        digest = hashlib.sha256(address.url.encode()).hexdigest()[:12]
+        known = {alert for to, alert in heard if to == digest}
+        pending = [a for a in _pending(alerts, known, open_ids) if a.of in severities]
+        groups = [pending] if len(pending) > FLOOD else [[alert] for alert in pending]
+        for group in groups:
+            if time.monotonic() > deadline:
+                failures.append("no time left; the rest is told at the next tick")
+                break
+            reason = notify(address, *_message(group))
+            if reason:
+                failures.append(f"{address.name}: {reason}")
+                break
+            told.append({"to": digest, "alert": a.id, "at": instant()} for a in group)
+            sent += len(group)
+    return Delivered(sent, tuple(failures))
+
+
+def _merged(addresses: Iterable[Address]) -> list[tuple[Address, set[str]]]:
+    """Each URL once, with the severities of all variables that name it."""
+    found: dict[str, tuple[Address, set[str]]] = {}
+    for address in addresses:
+        found.setdefault(address.url, (address, set()))[1].update(address.severities)
+    return list(found.values())
+
+
+def _pending(alerts: Iterable[Alert], known: set[str], open_ids: set[str]) -> list[Alert]:
+    """What an address has yet to hear, in the order in which it happened."""
+    limit = instant((datetime.now(timezone.utc) - YOUNG).timestamp())
+    heard_of = set()  # problems whose beginning it heard, or will
+    found = []
+    for alert in alerts:
+        wanted = alert.at > limit or alert.id in open_ids
+        if alert.severity == RESOLVED:
+            wanted = alert.key in heard_of
+            heard_of.discard(alert.key)
+        elif wanted or alert.id in known:
+            heard_of.add(alert.key)
+        if wanted and alert.id not in known:
+            found.append(alert)
+    return found
+
+
+def _message(alerts: Sequence[Alert]) -> tuple[str, str, str]:
+    """Title, body and apprise's type of a message about one alert, or about many."""
+    worst = min((a.severity for a in alerts), key=("error", "warn", "resolved").index)
+    kind = _TYPES.get(worst, "warning")
+    if len(alerts) == 1:
+        return title(alerts[0]), body(alerts[0]), kind
+    lines = [title(alert) for alert in alerts[:SHOWN]]
+    if len(alerts) > SHOWN:
+        lines.append(f"and {len(alerts) - SHOWN} more: taxi-assets alerts lists what is open")
+    return f"[{worst}] {len(alerts)} alerts", "\n".join(lines), kind
+
+
+def title(alert: Alert) -> str:
+    """`[error] check trips: volume 2022-03`."""
+    return f"[{alert.severity}] {alert.key}"
+
+
+def body(alert: Alert) -> str:
+    """What, where, since when, what to do."""
+    where = ", ".join(part for part in (alert.where.asset, alert.where.month) if part)
+    rows = {
+        "What": alert.what,
+        "Where": where,
+        "Since": alert.since[:19].replace("T", " ") + " UTC",
+        "What to do": alert.remedy,
+        "Link": alert.where.link,
+    }
+    return "\n".join(f"{name}: {text}" for name, text in rows.items() if text)

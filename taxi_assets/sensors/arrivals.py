@@ -1,0 +1,147 @@
+"""`new_trips_sensor`: a month that lands is run once, then learned from where that is routine.
+
+A file waits until it is whole; one that stays unreadable is told by name and blocks no other.
+Months go one after another. What was asked for, and what came of it, is read from Dagster's runs,
+so that the cursor holds no more than how the files looked last.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from databricks_steps.monitoring.triage import NONE, RETRAIN, SCHEMA
+from databricks_steps.training import registry
+from taxi_assets.jobs import fare_pipeline, new_month, retrain
+from taxi_assets.resources.delivery import alert_log
+from taxi_assets.resources.targets import Target, Watch
+from taxi_assets.sensors import cursors, runs
+from taxi_assets.sensors.landing import KIND, Sight, landing, look, memory, observations
+from taxi_assets.sensors.publication import published
+
+NAME = "new_trips_sensor"
+SECONDS = 10
+ROUTINE = (NONE, SCHEMA)  # kinds of month after which learning goes on as usual
+
+
+def new_trips_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
+    """The sensor of this target's landing folder."""
+
+    @dg.sensor(
+        name=NAME,
+        jobs=[new_month, retrain, fare_pipeline],
+        minimum_interval_seconds=watch.seconds or SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="A month that lands is run once it is whole, and learned from when it is quiet",
+    )
+    def found(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        kept = cursors.read(context.cursor)
+        before, asked = kept.get("files", {}), dict(kept.get("asked", {}))
+        folder, log = landing(target), alert_log(target.settings, watch.addresses)
+        seen = look(folder, before)
+        known = {alert.subject for alert in log.problems() if alert.kind == KIND}
+        log.record(observations(seen, known, folder.source))
+        ready = {month: (key, folder.source) for month, key in whole_months(seen).items()}
+        held = context.instance.get_materialized_partitions(dg.AssetKey("raw_trips"))
+        source = target.settings.source
+        month = published(source, held, asked)
+        if month is not None:
+            ready.setdefault(month, (f"{month}:{source}", source))
+        request, reasons = _next(context.instance, target, ready)
+        reasons += [
+            sight.waits or f"{sight.name}: {sight.trouble}" for sight in seen if _off(sight)
+        ]
+        return dg.SensorResult(
+            run_requests=[request] if request else [],
+            skip_reason=None if request else "; ".join(reasons) or f"{folder.source} has no trips",
+            cursor=cursors.written({"files": memory(seen), "asked": asked}),
+        )
+
+    return found
+
+
+def _off(sight: Sight) -> bool:
+    return bool(sight.waits or sight.trouble)
+
+
+def whole_months(seen: Sequence[Sight]) -> dict[str, str]:
+    """Month → key of its content, for the months none of whose files is still arriving."""
+    found: dict[str, list[Sight]] = {}
+    for sight in seen:
+        if sight.month is not None:
+            found.setdefault(sight.month, []).append(sight)
+    keys = {}
+    for month, files in sorted(found.items()):
+        good = sorted((file.name, file.hash) for file in files if not _off(file))
+        if good and not any(file.waits for file in files):
+            keys[month] = f"{month}:{hashlib.sha256(repr(good).encode()).hexdigest()[:16]}"
+    return keys
+
+
+def _next(
+    instance: dg.DagsterInstance, target: Target, ready: Mapping[str, tuple[str, str]]
+) -> tuple[dg.RunRequest | None, list[str]]:
+    """The one run to ask for now, or why there is none."""
+    if not ready:
+        return None, []
+    if busy := runs.in_flight(instance, target):
+        return None, [busy]
+    reasons: list[str] = []
+    for month, (key, source) in sorted(ready.items()):
+        asked = runs.asked_for(instance, NAME, key)
+        if not asked:
+            return _arrived(instance, target, month, key, source), []
+        request, reason = _learned(instance, month, asked)
+        if request is not None:
+            return request, []
+        reasons.append(f"{month}: {reason}")
+    return None, reasons
+
+
+def _arrived(
+    instance: dg.DagsterInstance, target: Target, month: str, key: str, source: str
+) -> dg.RunRequest:
+    """The run of a month that is new. Where there is no model yet, it makes the first."""
+    job = new_month if _has_champion(instance, target) else fare_pipeline
+    return dg.RunRequest(
+        run_key=key,
+        job_name=job.name,
+        tags=runs.month_tags(month),
+        run_config={"ops": {"raw_trips": {"config": {"source": source}}}},
+    )
+
+
+def _has_champion(instance: dg.DagsterInstance, target: Target) -> bool:
+    made = instance.get_latest_materialization_event(dg.AssetKey("champion_model"))
+    return made is not None or registry.version(target.settings, registry.CHAMPION) is not None
+
+
+def _learned(
+    instance: dg.DagsterInstance, month: str, asked: Sequence[dg.DagsterRun]
+) -> tuple[dg.RunRequest | None, str]:
+    """The retrain after a month's run, or why there is none. `asked`: the run, newest first."""
+    newest, first = asked[0], asked[-1]
+    if newest.status != runs.STATUS.SUCCESS:
+        told = f"{runs.named(newest)} is {newest.status.value}"
+        return None, f"{told}; execute it again, or bring a new file"
+    if first.job_name == fare_pipeline.name:
+        return None, f"{runs.named(first)} made its model"
+    if reason := _not_routine(runs.report_of(instance, asked, month)):
+        return None, f"{runs.named(newest)}: {reason}"
+    key = f"retrain:{first.run_id}"
+    if done := runs.asked_for(instance, NAME, key):
+        return None, f"{runs.named(done[0])} is {done[0].status.value}"
+    held = max(instance.get_materialized_partitions(dg.AssetKey("trips")), default=month)
+    if held > month:
+        return None, f"no retrain for a month older than {held}"
+    return dg.RunRequest(run_key=key, job_name=retrain.name, tags=runs.month_tags(month)), ""
+
+
+def _not_routine(report: Mapping[str, Any] | None) -> str:
+    """Why nothing learns from a month as a matter of course; empty when it does."""
+    if report is None:
+        return "it reported no drift_report"
+    if report["kind"] in RETRAIN:
+        return f"{report['kind']}, left to drift_retrain_sensor"
+    return "" if report["kind"] in ROUTINE else f"{report['kind']}, nobody trains on it"

@@ -1,0 +1,80 @@
+"""Months that land in a volume, by the Files API of a real workspace; and what the jobs hold."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from world import MONTHLY, OTHERS, World
+
+from databricks_steps.errors import SettingsError
+from databricks_steps.settings import DATABRICKS, Settings
+from databricks_steps.workspace import process
+from taxi_assets.resources.targets import target
+from taxi_assets.resources.workspace import Workspace
+from taxi_assets.sensors.arrivals import whole_months
+from taxi_assets.sensors.landing import Sight, Volume, landing, look, memory
+from taxi_assets_tests.databricks_steps.workspace.homes import free_port
+
+# The embedded workspace lists folders in a volume, and not the volume itself.
+VOLUME = "/Volumes/p03/e2e_demo_simon/landing/trips"
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Volume]:
+    settings = replace(Settings(), home=tmp_path / "served", port=free_port())
+    yield Volume(Workspace(settings).client, VOLUME)
+    process.stop(settings)
+
+
+def test_a_volume_is_looked_at_as_a_folder_is(volume: Volume, world: World) -> None:
+    assert look(volume, {}) == []
+    whole = world.land("2022-03").read_bytes()
+    path = f"{VOLUME}/green_tripdata_2022-03.parquet"
+    kept: dict[str, dict[str, object]] = {}
+
+    def seen() -> Sight:
+        nonlocal kept
+        (sight,) = look(volume, kept)
+        kept = memory([sight])
+        return sight
+
+    volume.client.files.upload(path, io.BytesIO(whole[:900]), overwrite=True)
+    assert seen().waits == "green_tripdata_2022-03.parquet is still arriving (900 bytes)"
+    assert "truncated" in seen().waits
+    volume.client.files.upload(path, io.BytesIO(whole), overwrite=True)
+    assert "still arriving" in seen().waits
+    sight = seen()
+    assert (sight.waits, sight.trouble, len(sight.hash)) == ("", "", 16)
+    assert list(whole_months([sight])) == ["2022-03"]
+    volume.client.files.upload(f"{VOLUME}/notes.txt", io.BytesIO(b"x"))
+    assert seen() == replace(sight, looks=3)
+
+
+def test_on_databricks_months_land_in_the_targets_volume(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("DATABRICKS_HOST", "DATABRICKS_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    staging = target("staging", {"TAXI_HOME": str(tmp_path)})
+    assert staging.settings.platform == DATABRICKS
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(SettingsError, match="needs a workspace and credentials"):
+        landing(staging)
+    monkeypatch.setenv("DATABRICKS_HOST", "http://127.0.0.1:1")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "x")
+    assert landing(staging).source == "/Volumes/p03/e2e_demo_simon_staging/landing"
+
+
+def test_the_jobs_are_two_halves_of_the_pipeline(world: World) -> None:
+    def held(job: str) -> set[str]:
+        keys = world.definitions.resolve_job_def(job).asset_layer.executable_asset_keys
+        return {key.to_user_string() for key in keys}
+
+    assert held("fare_pipeline") == {*MONTHLY, *OTHERS}
+    assert held("new_month") == set(MONTHLY)
+    judged = {"batch_predictions", "drift_report", "live_performance"}
+    assert held("retrain") == {*OTHERS, *judged}

@@ -1,0 +1,172 @@
+"""A home with a real Dagster instance and small assets of the pipeline's names, for sensors."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+
+from databricks_steps.settings import Settings
+from databricks_steps.training import registry
+from databricks_steps.trips.demo import demo_trips
+from taxi_assets import instance as home
+from taxi_assets import jobs
+from taxi_assets.partitions import MONTHS, ONE_RUN, run_months
+from taxi_assets.resources.alerts import AlertLog, JsonLines
+from taxi_assets.resources.targets import Target, Watch
+from taxi_assets.sensors import sensors
+
+MONTHLY = (
+    *("raw_trips", "trips", "quarantined_trips", "pickup_features", "dropoff_features"),
+    *("batch_predictions", "endpoint_payloads", "drift_report", "live_performance"),
+)
+OTHERS = (
+    *("training_set", "fare_model", "champion_model"),
+    *("pickup_features_online", "dropoff_features_online", "serving_endpoint"),
+)
+CHECKS = {"batch_predictions": "prediction_drift", "trips": "volume"}
+QUIET = {"kind": "none", "evidence": [], "model_version": "1", "windows": []}
+
+
+class Source(dg.Config):
+    """As the real `raw_trips` has it."""
+
+    source: str = ""
+
+
+def _asset(name: str, facts: Path) -> dg.AssetsDefinition:
+    """An asset that does nothing but what `facts` says of its run's month."""
+
+    def made(context: dg.AssetExecutionContext, config: Source) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        month = (run_months(dict(context.run.tags)) or ("",))[-1]
+        told = json.loads(facts.read_text()) if facts.exists() else {}
+        if name in told.get("broken", ()):
+            raise RuntimeError(f"{name} broke")
+        metadata: dict[str, Any] = {"source": config.source}
+        if name == "drift_report":
+            metadata["triage"] = {"month": month, **QUIET, **told.get("triage", {}).get(month, {})}
+        results = []
+        if name in CHECKS:
+            drifted = context.run.job_name == "new_month" and month in told.get("drifted", ())
+            passed = name not in told.get("failing", ()) and not (drifted and name != "trips")
+            results = [dg.AssetCheckResult(passed=passed, check_name=CHECKS[name])]
+        return dg.MaterializeResult(metadata=metadata, check_results=results)
+
+    monthly = name in MONTHLY
+    return dg.asset(
+        name=name,
+        partitions_def=MONTHS if monthly else None,
+        backfill_policy=ONE_RUN if monthly else None,
+        check_specs=[dg.AssetCheckSpec(CHECKS[name], asset=name)] if name in CHECKS else None,
+    )(made)
+
+
+def definitions(settings: Settings, watch: Watch | None = None) -> dg.Definitions:
+    """The jobs and sensors of the project on assets that take no time."""
+    facts = settings.home / "facts.json"
+    return dg.Definitions(
+        assets=[_asset(name, facts) for name in (*MONTHLY, *OTHERS)],
+        jobs=[jobs.fare_pipeline, jobs.new_month, jobs.retrain],
+        sensors=sensors(Target("local", settings), watch or Watch(seconds=1)),
+        executor=dg.in_process_executor,
+    )
+
+
+@dataclass
+class World:
+    """A home, its instance, and what each sensor remembers."""
+
+    settings: Settings
+    watch: Watch = field(default_factory=Watch)
+    cursors: dict[str, str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.instance = home.instance(self.settings)
+        self.definitions = definitions(self.settings, self.watch)
+        self.repository = self.definitions.get_repository_def()
+
+    @property
+    def landing(self) -> Path:
+        folder = self.settings.home / "landing"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def tell(self, **facts: Any) -> None:
+        """What the assets shall say from now on."""
+        (self.settings.home / "facts.json").write_text(json.dumps(facts))
+
+    def land(self, month: str, rows: int = 50, service: str = "green") -> Path:
+        file = self.landing / f"{service}_tripdata_{month}.parquet"
+        pq.write_table(demo_trips(month, rows), file)
+        return file
+
+    def tick(self, sensor: str, *, keep: bool = True) -> Any:
+        """One evaluation; `keep` False: the daemon died before the cursor was kept."""
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursors.get(sensor),
+            repository_def=self.repository,
+        )
+        found = self.repository.get_sensor_def(sensor).evaluate_tick(context)
+        if keep:
+            self.cursors[sensor] = found.cursor
+        return found
+
+    def said(self, sensor: str) -> str:
+        """Why a tick did nothing."""
+        found = self.tick(sensor)
+        assert found.run_requests == []
+        assert found.skip_message
+        return str(found.skip_message)
+
+    def asked(self, sensor: str) -> dg.RunRequest:
+        """The one run a tick asks for."""
+        found = self.tick(sensor)
+        (request,) = found.run_requests
+        assert isinstance(request, dg.RunRequest)
+        return request
+
+    def execute(self, sensor: str, request: dg.RunRequest) -> dg.DagsterRun:
+        """Run what was asked for, with the tags the daemon gives it."""
+        tags = {"dagster/run_key": request.run_key or "", "dagster/sensor_name": sensor}
+        job = self.repository.get_job(request.job_name or "")
+        done = job.execute_in_process(
+            instance=self.instance,
+            tags={**request.tags, **tags},
+            run_config=request.run_config,
+            raise_on_error=False,
+        )
+        run = self.instance.get_run_by_id(done.run_id)
+        assert run is not None
+        return run
+
+    def queue(self, job: str, status: dg.DagsterRunStatus, **tags: str) -> dg.DagsterRun:
+        """A run that is not over."""
+        return self.instance.create_run_for_job(
+            self.repository.get_job(job), status=status, tags=tags
+        )
+
+    def champion(self, version: int) -> None:
+        """Make versions up to this one, and let the alias point to it."""
+        client, name = registry.client(self.settings), self.settings.registered_model
+        if not client.search_registered_models(f"name='{name}'"):
+            client.create_registered_model(name)
+        while not (made := len(client.search_model_versions(f"name='{name}'"))) >= version:
+            run = client.create_run(client.get_experiment_by_name("taxi-fare").experiment_id)
+            source = str(self.settings.artifacts / str(made))
+            client.create_model_version(name, source, run.info.run_id)
+        client.set_registered_model_alias(name, registry.CHAMPION, str(version))
+
+    def alerts(self) -> list[tuple[str, str]]:
+        rows = JsonLines(self.settings.home / "alerts.jsonl").rows()
+        return [(str(row["severity"]), str(row["key"])) for row in rows]
+
+    def problems(self) -> list[str]:
+        return [problem.key for problem in AlertLog(self.settings).problems()]
+
+    def restarted(self) -> "World":
+        """The same home as a new process finds it."""
+        self.instance.dispose()
+        return replace(self)

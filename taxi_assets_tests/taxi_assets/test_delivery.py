@@ -1,0 +1,241 @@
+"""Alerts to people: each address once, late when it was down, and no secret on the way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from receiver import Receiver, seen
+
+from databricks_steps.errors import SettingsError
+from databricks_steps.settings import Settings
+from taxi_assets.resources import delivery
+from taxi_assets.resources.alerts import AlertLog, Observation, instant
+from taxi_assets.resources.delivery import alert_log, deliver, notify, redacted
+from taxi_assets.resources.targets import Address, watch
+
+SECRETS = ("s3cret-pass", "T0KEN-9f8e7d6c")
+
+
+@pytest.fixture
+def hook() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+def everywhere(receiver: Receiver, variable: str = "TAXI_ALERT_URLS") -> tuple[Address, ...]:
+    return watch({variable: receiver.url}).addresses
+
+
+def now(passed: bool = False, **other: object) -> Observation:
+    return seen(0, passed=passed, at=instant(), **other)
+
+
+def test_an_address_hears_of_each_once(settings: Settings, hook: Receiver) -> None:
+    log, addresses = AlertLog(settings), everywhere(hook)
+    log.record([now()])
+    for _ in range(3):
+        deliver(addresses, AlertLog(settings))
+    log.record([now(passed=True, what="all is well")])
+    for _ in range(3):
+        deliver(addresses, AlertLog(settings))
+    key = "check trips: volume 2022-03"
+    assert hook.titles == [f"[error] {key}", f"[resolved] {key}"]
+    said = hook.received[0]
+    assert said["type"] == "failure"
+    for part in (
+        "What: 30% of the trips",
+        "Where: trips, 2022-03",
+        "Since: 20",
+        "What to do: Bring the file again",
+        "Link: http://127.0.0.1:3000/runs/1",
+    ):
+        assert part in said["message"]
+    assert (hook.received[1]["type"], "all is well" in hook.received[1]["message"]) == (
+        "success",
+        True,
+    )
+
+
+def test_an_address_that_is_down_hears_it_when_it_is_up_and_another_only_once(
+    settings: Settings, hook: Receiver
+) -> None:
+    gone = Receiver()
+    gone.close()
+    log = AlertLog(settings)
+    addresses = watch({"TAXI_ALERT_URLS": f"{gone.url} {hook.url}"}).addresses
+    log.record([now(), now(subject="trips: quarantine_rate")])
+    for _ in range(2):
+        done = deliver(addresses, log)
+        (failure,) = done.failures
+        assert failure.startswith("TAXI_ALERT_URLS #1 (json): ")
+        assert not any(secret in failure for secret in SECRETS)
+    log.record([now(passed=True)])
+    deliver(addresses, log)
+    back = Receiver(gone.port)
+    assert deliver(addresses, log).failures == ()
+    assert deliver(addresses, log).sent == 0
+    back.close()
+    assert back.titles == hook.titles
+    assert [title.partition("]")[0] for title in back.titles] == ["[error", "[error", "[resolved"]
+
+
+def test_a_refused_message_is_not_heard(settings: Settings) -> None:
+    angry = Receiver(status=500)
+    AlertLog(settings).record([now()])
+    for _ in range(2):
+        done = deliver(everywhere(angry), AlertLog(settings))
+        assert (done.sent, len(done.failures)) == (0, 1)
+    angry.close()
+    assert len(angry.received) == 2
+
+
+def test_severities_go_where_they_belong_and_a_resolved_one_where_its_problem_went(
+    settings: Settings, hook: Receiver
+) -> None:
+    pager = Receiver()
+    addresses = watch(
+        {"TAXI_ALERT_URLS_WARN": hook.url, "TAXI_ALERT_URLS_ERROR": pager.url}
+    ).addresses
+    log = AlertLog(settings)
+    for passed in (False, True):
+        log.record([now(passed, severity="warn"), now(passed, subject="b", severity="error")])
+        deliver(addresses, log)
+    pager.close()
+    assert hook.titles == [
+        "[warn] check trips: volume 2022-03",
+        "[resolved] check trips: volume 2022-03",
+    ]
+    assert pager.titles == ["[error] check b 2022-03", "[resolved] check b 2022-03"]
+
+
+def test_an_address_that_two_variables_name_hears_once(settings: Settings, hook: Receiver) -> None:
+    both = {"TAXI_ALERT_URLS": hook.url, "TAXI_ALERT_URLS_ERROR": hook.url}
+    AlertLog(settings).record([now()])
+    deliver(watch(both).addresses, AlertLog(settings))
+    assert len(hook.received) == 1
+
+
+def test_many_at_once_are_one_message(settings: Settings, hook: Receiver) -> None:
+    log = AlertLog(settings)
+    log.record([now(subject=f"trips: c{n}", severity="warn") for n in range(1_000)])
+    assert deliver(everywhere(hook), log).sent == 1_000
+    assert deliver(everywhere(hook), log).sent == 0
+    (message,) = hook.received
+    assert message["title"] == "[warn] 1000 alerts"
+    assert "[warn] check trips: c19 2022-03\nand 980 more: taxi-assets alerts" in message["message"]
+
+
+def test_a_new_address_hears_what_is_open_and_no_old_history(
+    settings: Settings, hook: Receiver
+) -> None:
+    log = AlertLog(settings)
+    log.record([seen(1), seen(2, passed=True), seen(3, "trips: quarantine_rate")])
+    deliver(everywhere(hook), log)
+    assert hook.titles == ["[error] check trips: quarantine_rate 2022-03"]
+
+
+def test_no_secret_of_an_address_is_ever_written(settings: Settings, hook: Receiver) -> None:
+    addresses = everywhere(hook)
+    log = alert_log(settings, addresses)
+    token = "dapi0123456789abcdef0123456789abcdef"
+    log.record([now(what=f"cannot reach {hook.url} with {token}, http://bob:hunter2@host/x")])
+    deliver(addresses, log)
+    files = [f for f in settings.home.rglob("*") if f.is_file()]
+    assert {f.name for f in files} == {"alerts.jsonl", "alerts_told.jsonl", "alerts.lock"}
+    text = "".join(f.read_text() for f in files) + repr(addresses) + json.dumps(hook.received)
+    for secret in (*SECRETS, token, "hunter2"):
+        assert secret not in text
+    assert "cannot reach *** with ***, http://***@host/x" in text
+
+
+@pytest.mark.parametrize(
+    ("url", "text", "expected"),
+    [
+        ("slack://TokenAAAA/TokenBBBB/TokenCCCC", "no TokenAAAA, no TokenCCCC", "no ***, no ***"),
+        (
+            "mailto://me:p%40ss-word@mail.example",
+            "p@ss-word at mail.example",
+            "*** at mail.example",
+        ),
+        (
+            "jsons://host.example/a/b?+X-Key=abcdef123",
+            "key abcdef123 of host.example",
+            "key *** of host.example",
+        ),
+    ],
+)
+def test_parts_of_an_address_are_hidden_and_its_host_is_not(
+    url: str, text: str, expected: str
+) -> None:
+    assert redacted(text, watch({"TAXI_ALERT_URLS": url}).addresses) == expected
+
+
+def test_what_apprise_does_not_know_is_said_without_the_url() -> None:
+    (address,) = watch({"TAXI_ALERT_URLS": "nonsense://s3cret-pass/T0KEN-9f8e7d6c"}).addresses
+    assert notify(address, "t", "b") == "it is no URL that apprise knows"
+    assert address.name == "TAXI_ALERT_URLS #1 (nonsense)"
+
+
+def test_a_test_needs_an_address() -> None:
+    with pytest.raises(SettingsError, match="Alerts need an address to be sent to: none of TAXI_"):
+        list(delivery.tested(()))
+
+
+def call(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "taxi_assets.cli", "alerts", *arguments],
+        env={"PATH": "/usr/bin:/bin", "TAXI_HOME": str(home), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_line_sends_a_test_to_each_address_and_says_who_was_reached(
+    settings: Settings, hook: Receiver
+) -> None:
+    gone = Receiver()
+    gone.close()
+    done = call(settings.home, "test", TAXI_ALERT_URLS=hook.url)
+    assert (done.returncode, done.stdout) == (0, "TAXI_ALERT_URLS #1 (json): reached\n")
+    both = {"TAXI_ALERT_URLS": hook.url, "TAXI_ALERT_URLS_ERROR": gone.url}
+    done = call(settings.home, "test", **both)
+    reached, failed = done.stdout.splitlines()
+    assert (done.returncode, reached) == (1, "TAXI_ALERT_URLS #1 (json): reached")
+    assert failed.startswith("TAXI_ALERT_URLS_ERROR #1 (json): ")
+    assert not any(secret in done.stdout + done.stderr for secret in SECRETS)
+    assert hook.titles == ["[test] taxi-assets"] * 2
+    assert call(settings.home, "test").returncode == 1
+
+
+def test_the_command_line_lists_what_is_open(settings: Settings) -> None:
+    assert call(settings.home).stdout == "0 open\n"
+    AlertLog(settings).record([seen(1), seen(2, "b"), seen(3, "b", passed=True)])
+    assert call(settings.home).stdout == (
+        "[error] check trips: volume 2022-03\n"
+        "  What: 30% of the trips\n"
+        "  Where: trips, 2022-03\n"
+        "  Since: 2023-11-14 22:13:21 UTC\n"
+        "  What to do: Bring the file again\n"
+        "  Link: http://127.0.0.1:3000/runs/1\n"
+        "1 open\n"
+    )
+
+
+def test_how_often_sensors_look_and_where_links_lead_are_the_environments_to_say() -> None:
+    assert (watch({}).addresses, watch({}).seconds, watch({}).ui) == (
+        (),
+        None,
+        "http://127.0.0.1:3000",
+    )
+    found = watch({"TAXI_SENSOR_SECONDS": "5", "TAXI_UI": "http://dagster.example/"})
+    assert (found.seconds, found.ui) == (5, "http://dagster.example")
+    for wrong in ("0", "1.5", "86401", "soon", "²"):
+        with pytest.raises(SettingsError, match="TAXI_SENSOR_SECONDS must be a whole number"):
+            watch({"TAXI_SENSOR_SECONDS": wrong})

@@ -1,0 +1,113 @@
+"""One run at a time on a home: the command line's, and those with a process of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from databricks_steps.errors import SettingsError
+from databricks_steps.settings import Settings
+from taxi_assets import instance
+from taxi_assets.resources.platform import OWN_PROCESS
+
+RUN = """
+import sys
+import dagster as dg
+from pathlib import Path
+from databricks_steps.settings import Settings
+from taxi_assets import instance
+from taxi_assets.resources.mlflow import mlflow_runs
+from taxi_assets.resources.platform import OWN_PROCESS, platform, pyspark
+
+settings = Settings(home=Path(sys.argv[1]))
+
+@dg.op(required_resource_keys={"platform"})
+def work(context):
+    print("works", flush=True)
+    sys.stdin.readline()
+
+@dg.job(resource_defs={
+    "platform": platform(settings), "pyspark": pyspark(settings), "mlflow": mlflow_runs(settings),
+})
+def job():
+    work()
+
+with instance.instance(settings) as found:
+    print("starts", flush=True)
+    tags = {OWN_PROCESS: "x"} if sys.argv[2] == "own" else {}
+    print(job.execute_in_process(instance=found, tags=tags).success, flush=True)
+"""
+
+
+def start(home: Path, how: str = "own") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", RUN, str(home), how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_a_run_of_the_daemon_waits_for_the_command_lines(settings: Settings) -> None:
+    with instance.only_run(settings):
+        run = start(settings.home)
+        assert line(run) == "starts"
+        time.sleep(3)
+        with instance.instance(settings) as found:
+            assert [each.tags.get(instance.PID_TAG) for each in found.get_runs()] == [None]
+    assert line(run) == "works"
+    with (
+        pytest.raises(SettingsError, match=f"process {run.pid} holds"),
+        instance.only_run(settings),
+    ):
+        pass
+    with instance.instance(settings) as found:
+        assert [each.tags[instance.PID_TAG] for each in found.get_runs()] == [str(run.pid)]
+    run.communicate("\n")
+    with instance.only_run(settings):
+        pass
+
+
+def test_a_run_of_the_daemon_that_is_killed_lets_go_and_is_closed(settings: Settings) -> None:
+    run = start(settings.home)
+    assert (line(run), line(run)) == ("starts", "works")
+    run.kill()
+    run.wait()
+    with instance.only_run(settings), instance.instance(settings) as found:
+        (closed,) = instance.close_killed_runs(found)
+        (record,) = found.get_runs()
+        assert (record.run_id, record.status) == (closed, dg.DagsterRunStatus.FAILURE)
+
+
+def test_a_run_of_this_process_holds_no_lock_of_its_own(settings: Settings) -> None:
+    run = start(settings.home, "plain")
+    assert (line(run), line(run)) == ("starts", "works")
+    with instance.only_run(settings):
+        assert os.getpid() == int((settings.home / "run.lock").read_text())
+    run.communicate("\n")
+    assert OWN_PROCESS.startswith(".dagster/")
+
+
+def test_a_home_made_before_gets_the_limit_and_a_persons_own_file_stays(
+    settings: Settings,
+) -> None:
+    config = instance.dagster_home(settings) / "dagster.yaml"
+    assert "max_concurrent_runs: 1" in config.read_text()
+    config.write_text(instance.FORMER[0])
+    instance.dagster_home(settings)
+    assert config.read_text() == instance.CONFIG
+    config.write_text("telemetry:\n  enabled: false\n")
+    instance.dagster_home(settings)
+    assert config.read_text() == "telemetry:\n  enabled: false\n"
