@@ -136,13 +136,18 @@ def test_a_header_alone_empties_its_month(platform: EmbeddedPlatform, two_months
     assert ingested(platform, two_months).figures["skipped_months"] == ["2022-01", "2022-02"]
 
 
-def test_pages_damaged_behind_a_good_footer(platform: EmbeddedPlatform, two_months: Path) -> None:
-    path = green_file(two_months, [FEBRUARY] * 50, FEBRUARY_FILE)
+def damage(path: Path) -> None:
+    """Pages that cannot be read, behind a footer that can."""
     content = bytearray(path.read_bytes())
     first = pq.read_metadata(path).row_group(0).column(0)
     start = first.dictionary_page_offset or first.data_page_offset
     content[start : start + 400] = b"\xff" * 400
     path.write_bytes(content)
+
+
+def test_pages_damaged_behind_a_good_footer(platform: EmbeddedPlatform, two_months: Path) -> None:
+    path = green_file(two_months, [FEBRUARY] * 50, FEBRUARY_FILE)
+    damage(path)
     pq.write_table(green_table([{"VendorID": 1}]), two_months / "more_2022-02.parquet")
     for _ in range(2):
         raw = ingested(platform, two_months)
@@ -168,6 +173,9 @@ def test_columns_that_differ_in_case_alone_load(platform: EmbeddedPlatform, tmp_
     assert ingested(platform, tmp_path / "joined.parquet").rows == 2
     rows = collected(platform.tables.read("raw_trips"))
     assert sorted(row["airport_fee"] for row in rows) == [1.25, 1.75]
+    damage(tmp_path / "joined_2022-01.parquet")
+    with pytest.raises(SourceError, match="joined_2022-01.parquet: its rows cannot be read: "):
+        ingested(platform, tmp_path / "joined_2022-01.parquet")
 
 
 def test_real_trips_empty_the_demo_months_everywhere(
