@@ -53,19 +53,23 @@ class Bins:
             return cls(0.0, 1.0, 1.0)
         low, high = (float(np.float32(x)) for x in np.quantile(finite, (_TAIL, 1 - _TAIL)))
         std = float(finite.std())
-        return cls(low, high if high > low else low + 1.0, std if std > 0 else 1.0)
+        # A hair wider, so that the highest value is in the last bin and a flag's 1 not outside.
+        high = high + (high - low) * 1e-6 if high > low else low + 1.0
+        return cls(low, high, std if std > 0 else 1.0)
 
     def places(self, values: Array) -> Array:
         """Values (rows,), float32 → the place of each among `PLACES`."""
         import numpy as np
 
-        scaled = (values - np.float32(self.low)) * np.float32(FINE / (self.high - self.low))
-        missing = np.isnan(scaled)
-        with np.errstate(invalid="ignore"):
-            found: Array = np.floor(np.clip(scaled, -1, FINE)).astype(np.int64) + _UNDER + 1
-        # The upper end is the last bin's, so that a flag of 0 and 1 has no value outside.
-        found[values == np.float32(self.high)] = FINE + _UNDER
-        found[missing] = _MISSING
+        scaled = values - np.float32(self.low)
+        scaled *= np.float32(FINE / (self.high - self.low))
+        scaled += np.float32(_UNDER + 1)
+        np.fmax(scaled, np.float32(_UNDER), out=scaled)  # a missing value becomes the lower one
+        np.fmin(scaled, np.float32(FINE + _UNDER + 1), out=scaled)
+        found: Array = scaled.astype(np.intp)
+        missing = np.isnan(values)
+        if missing.any():
+            found[missing] = _MISSING
         return found
 
     def centres(self) -> Array:

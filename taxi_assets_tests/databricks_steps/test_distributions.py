@@ -33,10 +33,10 @@ FIELDS = (
 )
 
 
-def test_a_value_on_an_edge_is_the_upper_bins_and_the_top_is_the_last_ones() -> None:
+def test_a_value_on_an_edge_is_the_upper_bins_and_the_top_is_outside() -> None:
     bins = Bins(0.0, 128.0, 1.0)
     values = np.array([-0.5, 0.0, 0.99, 1.0, 127.5, 128.0, 128.5, NAN], dtype="float32")
-    assert list(bins.places(values)) == [1, 2, 2, 3, FINE + 1, FINE + 1, FINE + 2, 0]
+    assert list(bins.places(values)) == [1, 2, 2, 3, FINE + 1, FINE + 2, FINE + 2, 0]
     assert list(bins.centres()[[0, 1, FINE, FINE + 1]]) == [-0.5, 0.5, 127.5, 128.5]
 
 
@@ -115,7 +115,7 @@ def test_a_histogram_of_another_length_is_refused() -> None:
 
 def test_spark_counts_what_numpy_counts(spark: SparkSession) -> None:
     rng = np.random.default_rng(1)
-    bins = {"miles": Bins(0.0, 10.0, 2.0), "flag": Bins(0.0, 1.0, 0.5)}
+    bins = {"miles": Bins(0.0, 10.0, 2.0), "flag": Bins.of(np.array([0.0, 1.0]))}
     rows: list[tuple[Any, ...]] = [
         (
             "2022-01" if n % 3 else "2022-02",

@@ -59,9 +59,9 @@ def test_months_are_replaced_in_one_commit_and_others_stay(tables: Tables, frame
 
 def test_a_table_of_others_is_read_with_its_own_columns(tables: Any, frame: Any) -> None:
     assert tables.foreign("nobodys_table") is None
-    assert tables.foreign("p03.nowhere.nobodys_table") is None
-    tables.replace(NAME, frame([row(1, JANUARY)]))
     full = tables._settings.table(NAME)
+    assert tables.foreign(full) is None
+    tables.replace(NAME, frame([row(1, JANUARY)]))
     for name in (NAME, full):
         found = tables.foreign(name)
         assert found.columns == list(TABLE.names)
