@@ -51,7 +51,8 @@ class Bins:
         finite = values[np.isfinite(values)]
         if not len(finite):
             return cls(0.0, 1.0, 1.0)
-        low, high = (float(np.float32(x)) for x in np.quantile(finite, (_TAIL, 1 - _TAIL)))
+        low = float(np.float32(np.quantile(finite, _TAIL, method="lower")))
+        high = float(np.float32(np.quantile(finite, 1 - _TAIL, method="higher")))
         std = float(finite.std())
         # A hair wider, so that the highest value is in the last bin and a flag's 1 not outside.
         high = high + (high - low) * 1e-6 if high > low else low + 1.0
