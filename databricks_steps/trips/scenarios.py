@@ -142,11 +142,18 @@ def _with(trips: pa.Table, column: str, values: Any) -> pa.Table:
     return trips.set_column(place, field, pa.array(values, field.type, from_pandas=True))
 
 
+_BOTH = ("dropoff_features.drift", "pickup_features.drift")
 SCENARIOS: dict[str, Scenario] = {
     each.name: each
     for each in (
         Scenario("calm", "The month as it was", _unchanged, "none"),
-        Scenario("fare-rise", "All fares rise by 35 percent", _fare_rise, "concept drift"),
+        Scenario(
+            "fare-rise",
+            "All fares rise by 35 percent",
+            _fare_rise,
+            "concept drift",
+            (*_BOTH, "live_performance.live_error"),
+        ),
         Scenario(
             "congestion-fee-column",
             "The publisher adds cbd_congestion_fee, 0.75 dollars a trip",
@@ -154,19 +161,26 @@ SCENARIOS: dict[str, Scenario] = {
             "upstream schema change",
             ("raw_trips.source_schema",),
         ),
-        Scenario("snowstorm", "Half the demand, all month", _snowstorm, "covariate drift"),
+        Scenario(
+            "snowstorm",
+            "Half the demand, all month",
+            _snowstorm,
+            "covariate drift",
+            (*_BOTH, "trips.volume"),
+        ),
         Scenario(
             "airport-flat-fare",
             "Every trip from or to an airport costs 90 dollars",
             _airport_flat_fare,
             "concept drift",
+            ("dropoff_features.drift", "live_performance.live_error"),
         ),
         Scenario(
             "meter-outage",
             "Four of ten meters tell no distance",
             _meter_outage,
             "data problem",
-            ("trips.quarantine_rate",),
+            (*_BOTH, "trips.quarantine_rate"),
         ),
         Scenario(
             "schema-break",
