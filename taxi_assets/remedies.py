@@ -18,7 +18,19 @@ class Remedy:
     by_month: bool = True
 
 
+# Checks with one cause: people are told `triage` of the month, not each of these.
+TOLD_BY_TRIAGE = frozenset(
+    {
+        ("pickup_features", "drift"),
+        ("dropoff_features", "drift"),
+        ("batch_predictions", "prediction_drift"),
+        ("live_performance", "live_error"),
+    }
+)
 REMEDIES: dict[tuple[str, str], Remedy] = {
+    ("drift_report", "triage"): Remedy(
+        "Read the page of the month; a retrain is asked for where it helps: docs/monitoring.md"
+    ),
     ("raw_trips", "source_schema"): Remedy(
         "Compare the publisher's dictionary; map the column in columns.py where it is of use"
     ),

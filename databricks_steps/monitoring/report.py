@@ -10,6 +10,7 @@ from databricks_steps.distributions import ALL, Baseline, Counted
 from databricks_steps.monitoring import pictures
 from databricks_steps.monitoring.drift import PSI
 from databricks_steps.monitoring.triage import NONE, REMEDIES, Diagnosis
+from databricks_steps.ports import Verdict
 from databricks_steps.training.passport import STYLE, escaped, figures, table
 
 _HISTOGRAMS = 6  # of the features that moved most
@@ -18,9 +19,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Told:
-    """What the page of a month tells: its class, and its rows of both tables."""
+    """What the page of a month tells: its class, the verdict, and its rows of both tables."""
 
     diagnosis: Diagnosis
+    verdict: Verdict
     drift: Rows
     live: Rows
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from databricks_steps.ports import Verdict
+from databricks_steps.ports import Severity, Verdict
 
 NONE = "none"
 DATA = "data problem"
@@ -82,6 +82,19 @@ def diagnosed(
             windows = tuple((label, bool(over)) for label, over in judged)
             break
     return Diagnosis(kind, told or ("all checks passed",), month, model_version, windows)
+
+
+def verdict(diagnosis: Diagnosis, told: Sequence[Verdict]) -> Verdict:
+    """One sentence for the month: its class and evidence. It fails where one of `told` does.
+
+    People are told this one, not each of `told`, for those have one cause.
+    """
+    failed = [each for each in told if not each.passed]
+    what = "something is over a limit" if diagnosis.kind == NONE else diagnosis.kind
+    sentence = f"{diagnosis.month}, version {diagnosis.model_version}: "
+    sentence += f"{what}. {'; '.join(diagnosis.evidence)}" if failed else "nothing of note"
+    severity: Severity = "error" if any(_is_error(each) for each in failed) else "warn"
+    return Verdict("triage", not failed, sentence, {"class": diagnosis.kind}, severity)
 
 
 def _is_error(verdict: Verdict) -> bool:

@@ -152,7 +152,7 @@ def _told(
         "pages": [str(page(platform, month)) for month in months],
     }
     outcomes = (
-        Outcome(DRIFT, len(rows[DRIFT]), figures, commits.get(DRIFT)),
+        Outcome(DRIFT, len(rows[DRIFT]), figures, commits.get(DRIFT), (last.verdict,)),
         Outcome(LIVE, len(rows[LIVE]), shared, commits.get(LIVE), (error,)),
     )
     return outcomes, told
@@ -163,15 +163,18 @@ def _month(platform: Platform, month: str, version: Version, rows: Mapping[str, 
     own, live = (
         [row for row in rows[name] if row["trip_month"] == month] for name in (DRIFT, LIVE)
     )
+    missing, by_asset = drift.missing_values(own), drift.verdicts(own)
+    error = performance.verdict(live, version)
     diagnosis = triage.diagnosed(
         month,
         version.number,
-        (health.quarantine_rate(platform.tables, [month]), drift.missing_values(own)),
+        (health.quarantine_rate(platform.tables, [month]), missing),
         health.source_schema(platform.tables, [month]),
-        drift.verdicts(own),
-        performance.verdict(live, version),
+        by_asset,
+        error,
     )
-    return Told(diagnosis, own, live)
+    verdict = triage.verdict(diagnosis, (error, *by_asset.values(), missing))
+    return Told(diagnosis, verdict, own, live)
 
 
 def page(platform: Platform, month: str) -> Path:
@@ -198,6 +201,6 @@ def _nothing(months: Sequence[str]) -> tuple[Outcome, Outcome]:
     passed = {asset: asdict(Verdict(check, True, reason)) for asset, check in drift.CHECKS.items()}
     figures = {"months": list(months), "triage": diagnosis.to_json(), "verdicts": passed}
     return (
-        Outcome(DRIFT, 0, figures),
+        Outcome(DRIFT, 0, figures, verdicts=(Verdict("triage", True, reason),)),
         Outcome(LIVE, 0, {"months": list(months)}, verdicts=(Verdict("live_error", True, reason),)),
     )

@@ -142,7 +142,7 @@ def _with(trips: pa.Table, column: str, values: Any) -> pa.Table:
     return trips.set_column(place, field, pa.array(values, field.type, from_pandas=True))
 
 
-_BOTH = ("dropoff_features.drift", "pickup_features.drift")
+_BOTH = ("drift_report.triage", "dropoff_features.drift", "pickup_features.drift")
 SCENARIOS: dict[str, Scenario] = {
     each.name: each
     for each in (
@@ -173,7 +173,7 @@ SCENARIOS: dict[str, Scenario] = {
             "Every trip from or to an airport costs 90 dollars",
             _airport_flat_fare,
             "concept drift",
-            ("dropoff_features.drift", "live_performance.live_error"),
+            ("drift_report.triage", "dropoff_features.drift", "live_performance.live_error"),
         ),
         Scenario(
             "meter-outage",

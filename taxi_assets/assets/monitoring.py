@@ -24,6 +24,7 @@ GROUP = "monitoring"
 KINDS = {"pyspark", "delta"}
 
 PAYLOAD_CHECKS = {"readable": "What the endpoint answered with 200 can be read back"}
+REPORT_CHECKS = {"triage": "The class of the month: none of drift, live error, missing values"}
 ERROR_CHECKS = {
     "live_error": "On trips it has not learned from, the champion errs as on its holdout"
 }
@@ -68,7 +69,10 @@ def endpoint_payloads(
         for name in ("drift_report", "live_performance")
     ],
     name="drift_report",
-    check_specs=telling("live_performance", ERROR_CHECKS),
+    check_specs=[
+        *telling("drift_report", REPORT_CHECKS),
+        *telling("live_performance", ERROR_CHECKS),
+    ],
     backfill_policy=ONE_RUN,
     required_resource_keys=LAUNCHED,
 )

@@ -81,8 +81,7 @@ def test_the_table_of_the_docs_is_that_of_the_code() -> None:
         (
             each.name,
             each.story,
-            (each.refused
-            and f"none: the file is refused, {each.refused}")
+            (each.refused and f"none: the file is refused, {each.refused}")
             or ", ".join(f"`{check}`" for check in each.fires)
             or "none",
             each.kind,

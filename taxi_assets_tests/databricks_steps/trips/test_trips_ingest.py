@@ -72,6 +72,9 @@ def test_first_and_second_run(platform: EmbeddedPlatform, two_months: Path) -> N
     assert [(v.check, v.passed) for v in valid.verdicts] == [
         ("rows_conserved", True),
         ("schema_contract", True),
+        ("quarantine_rate", True),
+        ("volume", True),
+        ("month_complete", True),
     ]
     (rejected,) = collected(platform.tables.read("quarantined_trips"))
     assert (rejected["rules"], rejected["reasons"]) == (
@@ -87,7 +90,7 @@ def test_first_and_second_run(platform: EmbeddedPlatform, two_months: Path) -> N
     valid, quarantined = ingest.trips(platform, ["2022-01", "2022-02"])
     assert (action(valid), action(quarantined)) == ("unchanged", "unchanged")
     assert valid.figures["skipped_months"] == ["2022-01", "2022-02"]
-    assert [verdict.passed for verdict in valid.verdicts] == [True, True]
+    assert [verdict.passed for verdict in valid.verdicts] == [True] * 5
     assert quarantined.figures["rows_by_rule"] == {"fare": 1}
 
     forced = ingested(platform, two_months, force=True)
@@ -132,7 +135,7 @@ def test_a_header_alone_empties_its_month(platform: EmbeddedPlatform, two_months
     assert raw.figures["rows_by_month"] == {"2022-01": 0, "2022-02": 1}
     valid, quarantined = ingest.trips(platform, ["2022-01"])
     assert (valid.rows, quarantined.rows) == (0, 0)
-    assert [verdict.passed for verdict in valid.verdicts] == [True, True]
+    assert [verdict.passed for verdict in valid.verdicts] == [True] * 5
     assert ingested(platform, two_months).figures["skipped_months"] == ["2022-01", "2022-02"]
 
 
