@@ -31,7 +31,8 @@ def test_last_run_has_the_shape_of_the_contract(first_run: FirstRun) -> None:
     assert report["months"] == list(MONTHS)
     tables = report["tables"]
     assert tables["raw_trips"] == tables["trips"] + tables["quarantined_trips"] >= 3 * ROWS
-    assert set(tables) == set(schemas.TABLES)
+    # What is captured reaches its table within a minute: a short run may end before.
+    assert set(schemas.TABLES) - set(tables) <= {"endpoint_payloads"}
     assert report["model"]["name"] == "p03.e2e_demo_simon.dev_mlops_stacks_gcp_fs_model"
     assert (report["model"]["version"], report["model"]["alias"]) == ("1", "champion")
     assert {type(report["model"]["metrics"][m]) for m in ("rmse", "mae", "r2")} == {float}
@@ -86,6 +87,8 @@ def test_any_delta_reader_opens_every_table(first_run: FirstRun) -> None:
     home, _ = first_run
     report = home.last_run()
     for name, table in schemas.TABLES.items():
+        if name not in report["tables"]:
+            continue
         opened = DeltaTable(str(home.settings.table_path(name)))
         dataset = opened.to_pyarrow_dataset()
         assert dataset.count_rows() >= report["tables"][name] > 0, name
@@ -149,10 +152,14 @@ def test_a_second_run_adds_no_row_and_says_what_it_skipped(
     homes: Any, first_run: FirstRun, small_source: Path
 ) -> None:
     home, _ = first_run
-    before = {name: table_rows(home, name) for name in schemas.TABLES}
+    # The run's own requests are captured, and judged by the next one.
+    asked = {"endpoint_payloads", "live_performance"}
+    kept = {name: table.computed for name, table in schemas.TABLES.items() if name not in asked}
+    kept |= {name: () for name in kept if name != "drift_report"}
+    before = {name: table_rows(home, name, computed) for name, computed in kept.items()}
     done = home.call("run", "--source", str(small_source), "--force-features")
     assert done.returncode == 0, done.stderr
-    assert {name: table_rows(home, name) for name in schemas.TABLES} == before
+    assert {name: table_rows(home, name, computed) for name, computed in kept.items()} == before
     months = ", ".join(MONTHS)
     stages = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("  ")}
     assert f"skipped, unchanged: {months}" in stages["raw_trips"]
