@@ -170,8 +170,9 @@ def filled_columns(tables: Tables, months: Sequence[str]) -> dict[str, set[str]]
     if not months:
         return {}
     names = [column.name for column in schemas.PUBLISHED]
+    raw = tables.read(RAW, months)  # starts Spark, which the functions need
     counts = [F.count(name).alias(name) for name in names]
-    rows = tables.read(RAW, months).groupBy("trip_month").agg(*counts).collect()
+    rows = raw.groupBy("trip_month").agg(*counts).collect()
     found = {row["trip_month"]: {name for name in names if row[name]} for row in rows}
     return {month: found.get(month, set()) for month in months}
 
