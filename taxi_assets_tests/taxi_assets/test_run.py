@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     pass
 
 FirstRun = tuple[Home, subprocess.CompletedProcess[str]]
+DISTANCES = ("population_stability_index", "jensen_shannon", "wasserstein")
 COMPUTED = {name: table.computed for name, table in schemas.TABLES.items()}
 
 
@@ -194,9 +195,11 @@ def test_killed_in_the_middle_and_run_again_gives_the_rows_of_a_clean_run(
     again = home.call("run", "--source", str(small_source))
     assert again.returncode == 0, again.stderr
     for name, computed in COMPUTED.items():
+        if name in ("endpoint_payloads", "live_performance"):  # as many as were captured by then
+            continue
         # Fares and metrics come from a model fitted anew, in a run of its own: the same to
         # rounding, which sets cannot say.
-        left_out = (*computed, "predicted_fare", "metrics", "run_id")
+        left_out = (*computed, "predicted_fare", "metrics", "run_id", *DISTANCES)
         assert table_rows(home, name, left_out) == table_rows(clean, name, left_out), name
     fitted = [found.last_run()["model"]["metrics"] for found in (home, clean)]
     assert fitted[0] == pytest.approx(fitted[1], rel=1e-6)
