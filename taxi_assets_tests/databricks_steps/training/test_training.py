@@ -142,7 +142,8 @@ def test_a_tree_sees_no_more_rows_than_there_are_or_than_settings_allow() -> Non
 def spark_rows(spark: SparkSession, rows: pd.DataFrame, split: list[str]) -> DataFrame:
     times = [START + timedelta(minutes=n) for n in range(len(rows))]
     ids = [f"{n:05d}" for n in range(len(rows))]
-    found = rows.assign(trip_id=ids, pickup_datetime=times, split=split, pickup_location_id=74)
+    places = {"pickup_location_id": 74, "dropoff_location_id": 75}
+    found = rows.assign(trip_id=ids, pickup_datetime=times, split=split, **places)
     return spark.createDataFrame(found)
 
 

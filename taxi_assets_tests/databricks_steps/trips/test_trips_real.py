@@ -44,7 +44,9 @@ def test_three_green_months_conserve_every_row(
     assert raw.figures["rows_by_month"] == {"2022-01": 62495, "2022-02": 69399, "2022-03": 78537}
     valid, quarantined = ingest.trips(platform, months)
     assert (raw.rows, valid.rows, quarantined.rows) == (210_431, 194_890, 15_541)
-    assert [verdict.passed for verdict in valid.verdicts] == [True, True]
+    assert {verdict.check: verdict.passed for verdict in valid.verdicts} == dict.fromkeys(
+        ("rows_conserved", "schema_contract", "quarantine_rate", "volume", "month_complete"), True
+    )
     assert valid.verdicts[0].reason == "All 210,431 raw trips are valid or quarantined"
     assert quarantined.figures["rows_by_rule"] == {
         "outside_month": 51,

@@ -61,21 +61,27 @@ def test_nothing_happened(world: World) -> None:
 def test_a_check_that_fails_is_told_with_its_month_and_resolved_when_it_passes(
     world: World,
 ) -> None:
-    first = run(world, "new_month", "2023-01", failing=["batch_predictions"])
+    first = run(world, "new_month", "2023-01", failing=["drift_report"])
     assert "1 new, 0 resolved, 1 open" in world.said(NAME)
     run(world, "new_month", "2022-12")
     assert "0 new, 0 resolved, 1 open" in world.said(NAME)
-    run(world, "new_month", "2023-01", failing=["batch_predictions"])
+    run(world, "new_month", "2023-01", failing=["drift_report"])
     world.tick(NAME)
     run(world, "retrain", "2023-01")
     assert "0 new, 1 resolved, 0 open" in world.said(NAME)
-    key = "check batch_predictions: prediction_drift 2023-01"
+    key = "check drift_report: triage 2023-01"
     assert world.alerts() == [("error", key), ("resolved", key)]
     told = rows(world)[0]
     link = f"http://127.0.0.1:3000/runs/{first.run_id}"
-    assert told["where"] == {"asset": "batch_predictions", "month": "2023-01", "link": link}
-    assert "drift_retrain_sensor retrains" in told["remedy"]
+    assert told["where"] == {"asset": "drift_report", "month": "2023-01", "link": link}
+    assert "a retrain is asked for where it helps" in told["remedy"]
     assert told["of"] == "error"
+
+
+def test_the_checks_that_triage_sums_up_are_not_told_beside_it(world: World) -> None:
+    run(world, "new_month", "2023-01", failing=["batch_predictions", "drift_report"])
+    world.tick(NAME)
+    assert world.problems() == ["check drift_report: triage 2023-01"]
 
 
 def test_a_run_that_fails_is_told_with_step_and_reason_and_resolved_when_one_succeeds(

@@ -97,7 +97,7 @@ def test_five_deaths_of_the_daemon_double_nothing_and_lose_nothing(served: World
     daemon.stop(signal.SIGTERM)
     receiver.close()
 
-    key = "check batch_predictions: prediction_drift 2023-01"
+    key = "check drift_report: triage 2023-01"
     assert ended(served) == {("new_month", "SUCCESS"): 2, ("retrain", "SUCCESS"): 2}
     assert served.instance.get_runs_count() == 4
     assert served.alerts() == [("error", key), ("resolved", key)]
