@@ -1,0 +1,1 @@
+"""The commands of `taxi-assets`, a module for each subject."""

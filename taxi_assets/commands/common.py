@@ -1,0 +1,57 @@
+"""What every command shares: errors as one line, and the target of this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from databricks_steps.errors import SettingsError, TaxiError
+from databricks_steps.settings import DATABRICKS, REPOSITORY
+from taxi_assets.resources.targets import Target, target
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def one_line_errors(command: Command) -> Command:
+    """Expected errors as one line and exit code 1; anything else is a bug and shows its trace."""
+
+    @wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except TaxiError as error:
+            click.secho(f"error: {error}", err=True, fg="red")
+            sys.exit(1)
+
+    return guarded  # type: ignore[return-value]
+
+
+def embedded() -> Target:
+    """The environment's target, for what only this machine's tables and workspace can do.
+
+    Raises:
+        SettingsError: it is a Databricks target.
+    """
+    chosen = target()
+    if chosen.settings.platform == DATABRICKS:
+        raise SettingsError(
+            "This command works on the tables and the workspace of this machine",
+            f"target {chosen.name}",
+            "Unset TAXI_TARGET; docs/databricks.md says what to do there",
+        )
+    return chosen
+
+
+def absolute(source: str) -> str:
+    """A path as an absolute one: steps may run in another folder. Other sources as they are."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() or source.startswith((".", "/", "~")) else source
+
+
+def root() -> Path:
+    return REPOSITORY if (REPOSITORY / "workspace.yaml").exists() else Path.cwd()

@@ -1,0 +1,89 @@
+"""Commands that run the pipeline and show what is there: `run | dev | status`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import click
+
+from databricks_steps.errors import SettingsError
+from databricks_steps.settings import LOOPBACK, REPOSITORY, inherited
+from taxi_assets.commands.common import absolute, embedded, one_line_errors, root
+from taxi_assets.resources.targets import TARGETS, UI, export, target
+
+
+@click.command()
+@click.option(
+    "--source",
+    metavar="S",
+    help="demo (default), a file or folder of TLC files, tlc:green, tlc:yellow, or a table name.",
+)
+@click.option("--months", metavar="M", help="2022-01, 2022-01:2022-03; default: all of the source.")
+@click.option("--skip-features", is_flag=True, help="Use the trips and features at hand.")
+@click.option("--force-features", is_flag=True, help="Compute features anew even if unchanged.")
+@click.option("--skip-training", is_flag=True, help="Deploy the champion at hand.")
+@click.option("--target", "target_name", type=click.Choice(TARGETS), help="Where steps run.")
+@click.option("--json", "as_json", is_flag=True, help="Print last_run.json on standard output.")
+@one_line_errors
+def run(
+    source: str | None,
+    months: str | None,
+    skip_features: bool,
+    force_features: bool,
+    skip_training: bool,
+    target_name: str | None,
+    as_json: bool,
+) -> None:
+    """Run the pipeline: trips, features, training, serving, predictions."""
+    from databricks_steps.months import parse
+    from taxi_assets import quiet
+
+    if skip_features and force_features:
+        raise SettingsError(
+            "Features are skipped or forced", "--skip-features --force-features", "Give one"
+        )
+    chosen = target(target_name)
+    found = absolute(source or chosen.settings.source)  # a launched step runs in another folder
+    chosen = replace(chosen, settings=replace(chosen.settings, source=found))
+    quiet.settle(chosen.settings)
+    from taxi_assets import pipeline, reports
+    from taxi_assets.stages import progress
+
+    options = pipeline.Options(
+        parse(months) if months else None, skip_features, force_features, skip_training
+    )
+    progress.reset(lambda line: click.echo(line, err=as_json))
+    report = pipeline.run(chosen, options)
+    click.echo(json.dumps(report, indent=2) if as_json else reports.summary(report))
+
+
+@click.command()
+@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
+@one_line_errors
+def dev(port: int) -> None:
+    """Start `dagster dev` on TAXI_HOME: assets, runs and checks in the browser."""
+    from taxi_assets import instance
+
+    settings = target().settings
+    export({"DAGSTER_HOME": str(instance.dagster_home(settings))})
+    export({UI: inherited().get(UI) or f"http://{LOOPBACK}:{port}"})
+    workspace = REPOSITORY / "workspace.yaml"
+    where = ["-w", str(workspace)] if workspace.exists() else ["-m", "taxi_assets.definitions"]
+    command = [sys.executable, "-m", "dagster", "dev", *where, "-h", LOOPBACK, "-p", str(port)]
+    sys.exit(subprocess.run(command, cwd=root(), check=False).returncode)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@one_line_errors
+def status(as_json: bool) -> None:
+    """What this TAXI_HOME holds: months, rows, champion, endpoint."""
+    from taxi_assets import quiet, reports
+
+    settings = embedded().settings
+    quiet.settle(settings)
+    found = reports.status(settings)
+    click.echo(json.dumps(found, indent=2) if as_json else reports.status_text(found))

@@ -1,0 +1,69 @@
+"""Commands of the endpoint and its workspace: `serve | stop | query | deploy`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from databricks_steps.errors import SettingsError
+from taxi_assets.commands.common import embedded, one_line_errors
+from taxi_assets.resources.targets import TARGETS, target
+
+
+@click.command()
+@click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer; default: 1.")
+@click.option("--access-log", is_flag=True, help="Write a line for each request to the log.")
+@one_line_errors
+def serve(workers: int | None, access_log: bool) -> None:
+    """Start the embedded workspace; the endpoint answers as it did before."""
+    from databricks_steps.workspace import process
+
+    settings = embedded().settings
+    if workers is not None:
+        settings = replace(settings, workers=workers)
+    host = process.ensure_running(settings, *(["--access-log"] if access_log else []))
+    running = process.status(settings)
+    click.echo(f"{host}  workers: {running.workers}, token in {settings.token_file}")
+    if workers not in (None, running.workers):
+        click.echo("It was running already: taxi-assets stop, then serve, changes the workers")
+
+
+@click.command()
+@one_line_errors
+def stop() -> None:
+    """Stop the embedded workspace."""
+    from databricks_steps.workspace import process
+
+    click.echo("stopped" if process.stop(embedded().settings) else "was not running")
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@one_line_errors
+def query(file: Path) -> None:
+    """Send a request, a JSON file, to the endpoint and print the fares."""
+    from databricks_steps.serving import endpoint
+    from taxi_assets.resources.workspace import Workspace
+
+    try:
+        payload = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SettingsError(
+            "A request must be a JSON file", f"{file}: {error}", "Correct it"
+        ) from (error)
+    settings = target().settings
+    click.echo(json.dumps(endpoint.answer(Workspace(settings).client, settings, payload)))
+
+
+@click.command()
+@click.option("--plan", is_flag=True, help="Say what would change, and touch nothing.")
+@click.option("--target", "target_name", type=click.Choice(TARGETS), help="Which workspace.")
+@one_line_errors
+def deploy(plan: bool, target_name: str | None) -> None:
+    """Online store, online tables, endpoint and payload capture, as the champion needs them."""
+    from taxi_assets import operations
+
+    click.echo(operations.deploy(target(target_name), plan))
