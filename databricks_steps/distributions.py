@@ -1,4 +1,4 @@
-"""Histograms of model inputs and fares: binned once by the training rows, counted in one pass.
+"""Histograms of model inputs and fares, binned once by the training rows; `counting` fills them.
 
 Each feature is cut into even bins between its 0.1 and 99.9 percentiles among the training rows, so
 that the bin of a value costs one multiplication; what lies outside, and what is missing, has bins
@@ -8,7 +8,7 @@ of its own. The counts of a baseline are kept with the model, as `FILE`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,7 @@ from databricks_steps.trips.boroughs import ZONES, places
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    import pyarrow as pa
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -51,27 +50,35 @@ class Bins:
         finite = values[np.isfinite(values)]
         if not len(finite):
             return cls(0.0, 1.0, 1.0)
-        low = float(np.float32(np.quantile(finite, _TAIL, method="lower")))
-        high = float(np.float32(np.quantile(finite, 1 - _TAIL, method="higher")))
+        low = float(np.quantile(finite, _TAIL, method="lower"))
+        high = float(np.quantile(finite, 1 - _TAIL, method="higher"))
         std = float(finite.std())
         # A hair wider, so that the highest value is in the last bin and a flag's 1 not outside.
         high = high + (high - low) * 1e-6 if high > low else low + 1.0
         return cls(low, high, std if std > 0 else 1.0)
 
     def places(self, values: Array) -> Array:
-        """Values (rows,), float32 → the place of each among `PLACES`."""
+        """Values (rows,), float64 → the place of each among `PLACES`."""
         import numpy as np
 
-        scaled = values - np.float32(self.low)
-        scaled *= np.float32(FINE / (self.high - self.low))
-        scaled += np.float32(_UNDER + 1)
-        np.fmax(scaled, np.float32(_UNDER), out=scaled)  # a missing value becomes the lower one
-        np.fmin(scaled, np.float32(FINE + _UNDER + 1), out=scaled)
-        found: Array = scaled.astype(np.intp)
         missing = np.isnan(values)
-        if missing.any():
-            found[missing] = _MISSING
+        inside = np.clip(np.where(missing, self.low, values), self.low, self.high)
+        scaled = FINE * (inside - self.low) / (self.high - self.low)
+        found: Array = scaled.astype(np.intp) + _UNDER + 1
+        found[values < self.low] = _UNDER
+        found[missing] = _MISSING
         return found
+
+    def place(self, value: Column) -> Column:
+        """The same for Spark: a column of numbers → a column of places.
+
+        One call of a function, as many expressions at once are more than the JVM compiles.
+        """
+        from pyspark.sql import functions as F  # noqa: N812
+
+        low, high = F.lit(self.low), F.lit(self.high)
+        bucket = F.width_bucket(value.cast("double"), low, high, F.lit(FINE).cast("long"))
+        return F.coalesce(bucket + _UNDER, F.lit(_MISSING).cast("long"))
 
     def centres(self) -> Array:
         """The middle of each place but the missing one: shape (PLACES - 1,)."""
@@ -167,51 +174,50 @@ def baseline(train: pd.DataFrame, inputs: Sequence[str], predicted: pd.DataFrame
 
 
 def _by_borough(frame: pd.DataFrame, bins: Mapping[str, Bins]) -> dict[str, Counted]:
-    tally = _Tally(tuple(bins), bins, months=1)
-    zones = {name: frame[name].fillna(-1).to_numpy("int64") for name in LOCATIONS}
-    zeros = zones[LOCATIONS[0]] * 0
-    values = {name: frame[name].to_numpy("float32") for name in bins}
-    tally.add(values, zones, zeros, zeros)
+    import numpy as np
+
+    tally = Tally(tuple(bins), months=1)
+    zones = [frame[name].fillna(-1).to_numpy("int64") for name in LOCATIONS]
+    first = np.zeros(len(frame), dtype="int64")
+    lost = [(ids < 1) | (ids > ZONES) for ids in zones]
+    found_places = (each.places(frame[name].to_numpy("float64")) for name, each in bins.items())
+    tally.add(tally.cell(first, zones[0], first), lost, found_places)
     found = tally.slices(0)
     return {name: each for name, each in found.items() if not name.startswith("week")}
 
 
-class _Tally:
+class Tally:
     """Counts by cell (month, borough, week) and feature, added up batch by batch."""
 
-    def __init__(self, names: Sequence[str], bins: Mapping[str, Bins], months: int) -> None:
+    def __init__(self, names: Sequence[str], months: int) -> None:
         import numpy as np
 
-        self.names, self.bins = tuple(names), bins
+        self.names = tuple(names)
         self.shape = (months, len(BOROUGHS), WEEKS)
         self.cells = months * len(BOROUGHS) * WEEKS
         self.counts = np.zeros((len(self.names), self.cells, PLACES), dtype=np.int64)
         self.trips = np.zeros(self.cells, dtype=np.int64)
         self.unknown = np.zeros((len(LOCATIONS), self.cells), dtype=np.int64)
 
-    def add(
-        self,
-        values: Mapping[str, Array],
-        zones: Mapping[str, Array],
-        weeks: Array,
-        months: Array,
-    ) -> None:
-        """One batch: every array has one entry a row; `weeks` and `months` count from 0."""
+    def cell(self, months: Array, zones: Array, weeks: Array) -> Array:
+        """The cell of each row (rows,), by pickup location id; all but the ids count from 0."""
+        found: Array = (months * self.shape[1] + places(zones)) * WEEKS + weeks
+        return found
+
+    def add(self, cell: Array, lost: Sequence[Array], found: Iterable[Array]) -> None:
+        """One batch: the cell of each row; for `LOCATIONS` whether it is unknown; feature by
+        feature the place of its value.
+        """
         import numpy as np
 
-        borough = places(zones[LOCATIONS[0]])
-        cell = (months * self.shape[1] + borough) * WEEKS + weeks
         self.trips += np.bincount(cell, minlength=self.cells)
-        for place, name in enumerate(LOCATIONS):
-            ids = zones[name]
-            lost = (ids < 1) | (ids > ZONES)
-            if lost.any():
-                self.unknown[place] += np.bincount(cell[lost], minlength=self.cells)
+        for location, which in enumerate(lost):
+            if which.any():
+                self.unknown[location] += np.bincount(cell[which], minlength=self.cells)
         start = cell * PLACES
-        for place, name in enumerate(self.names):
-            at = start + self.bins[name].places(values[name])
-            counted = np.bincount(at, minlength=self.cells * PLACES)
-            self.counts[place] += counted.reshape(self.cells, PLACES)
+        for feature, own in enumerate(found):
+            counted = np.bincount(start + own, minlength=self.cells * PLACES)
+            self.counts[feature] += counted.reshape(self.cells, PLACES)
 
     def slices(self, month: int) -> dict[str, Counted]:
         """Slice → what was counted in a month; slices without a trip are left out."""
@@ -239,76 +245,3 @@ class _Tally:
                 {name: int(n) for name, n in zip(LOCATIONS, lost, strict=True)},
             )
         return found
-
-
-def counted(
-    frame: DataFrame, bins: Mapping[str, Bins], months: Sequence[str]
-) -> dict[str, dict[str, Counted]]:
-    """Month → slice → counts of the features of `bins`, in one pass of Spark's workers.
-
-    `frame` has the features, both location ids, `pickup_datetime` and `trip_month`; rows of other
-    months are left out, as are slices without a trip.
-    """
-    from pyspark.sql import functions as F  # noqa: N812
-
-    chosen = F.array(*(F.lit(month) for month in months)) if months else F.array(F.lit(""))
-    day = F.dayofmonth("pickup_datetime")
-    columns = [
-        (F.array_position(chosen, F.col("trip_month")) - 1).cast("int").alias("_month"),
-        F.least(F.floor((F.coalesce(day, F.lit(1)) - 1) / 7), F.lit(WEEKS - 1))
-        .cast("int")
-        .alias("_week"),
-        *(F.coalesce(F.col(name), F.lit(-1)).cast("int").alias(name) for name in LOCATIONS),
-        *(F.col(name).cast("float").alias(name) for name in bins),
-    ]
-    rows = frame.select(*columns).where("_month >= 0")
-    total = _Tally(tuple(bins), bins, len(months))
-    for part in rows.mapInArrow(_counter(dict(bins), len(months)), _COUNTED).collect():
-        _add_part(total, part)
-    return {month: total.slices(place) for place, month in enumerate(months)}
-
-
-_COUNTED = "kind int, places binary, numbers binary"
-
-
-def _counter(
-    bins: Mapping[str, Bins], months: int
-) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import numpy as np
-        import pyarrow as pa
-
-        tally = _Tally(tuple(bins), bins, months)
-        for batch in batches:
-            if not len(batch):
-                continue
-            arrays = {
-                name: batch.column(name).to_numpy(zero_copy_only=False)
-                for name in batch.schema.names
-            }
-            zones = {name: arrays[name] for name in LOCATIONS}
-            values = {name: arrays[name] for name in bins}
-            tally.add(values, zones, arrays["_week"], arrays["_month"])
-        kinds = (tally.counts, tally.trips, tally.unknown)
-        filled = [np.flatnonzero(each.reshape(-1)) for each in kinds]
-        yield pa.RecordBatch.from_pydict(
-            {
-                "kind": pa.array(range(len(kinds)), pa.int32()),
-                "places": [places.astype("<i8").tobytes() for places in filled],
-                "numbers": [
-                    each.reshape(-1)[places].astype("<i8").tobytes()
-                    for each, places in zip(kinds, filled, strict=True)
-                ],
-            }
-        )
-
-    return count
-
-
-def _add_part(total: _Tally, part: Any) -> None:
-    """Add what one partition has counted."""
-    import numpy as np
-
-    kind = (total.counts, total.trips, total.unknown)[part["kind"]]
-    places = np.frombuffer(part["places"], dtype="<i8")
-    kind.reshape(-1)[places] += np.frombuffer(part["numbers"], dtype="<i8")

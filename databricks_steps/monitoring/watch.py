@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps import digests, distributions, schemas
+from databricks_steps import counting, digests, distributions, schemas
 from databricks_steps.distributions import Baseline, Counted
 from databricks_steps.errors import ModelError
 from databricks_steps.features import lookups
@@ -89,7 +89,7 @@ def drift_report(
     found: Mapping[str, Mapping[str, Counted]] = {}
     scored = _scored(platform, version, stale or months)
     if stale:
-        found = distributions.counted(scored, champion.baseline.bins, stale)
+        found = counting.counted(scored, champion.baseline.bins, stale)
         made_from = {month: now[month] for month in stale}
         for name, rows in _measured(platform, champion, scored, found).items():
             frame = platform.spark.createDataFrame(rows, schemas.TABLES[name].spark())

@@ -29,6 +29,7 @@ _ZONES = (
 
 
 NAMES = tuple(_NAMES.values())
+IDS = len(_ZONES)
 ZONES = sum(letter != "-" for letter in _ZONES)  # 264 and 265 stand for an unknown place
 _PLACES = [NAMES.index(_NAMES[letter]) for letter in "-" + _ZONES]
 
@@ -38,9 +39,7 @@ def places(locations: Any) -> np.ndarray[Any, Any]:
     import numpy as np
 
     ids = np.asarray(locations)
-    found: np.ndarray[Any, Any] = np.array(_PLACES)[
-        np.where((ids >= 1) & (ids <= len(_ZONES)), ids, 0)
-    ]
+    found: np.ndarray[Any, Any] = np.array(_PLACES)[np.where((ids >= 1) & (ids <= IDS), ids, 0)]
     return found
 
 
@@ -57,5 +56,5 @@ def borough(location: Column) -> Column:
     from pyspark.sql import functions as F  # noqa: N812
 
     zones = F.array(*(F.lit(_NAMES[letter]) for letter in _ZONES))
-    known = location.between(1, len(_ZONES))
+    known = location.between(1, IDS)
     return F.when(known, F.element_at(zones, location.cast("int"))).otherwise("unknown")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from databricks_steps.counting import counted
 from databricks_steps.distributions import (
     ALL,
     FINE,
@@ -19,7 +20,6 @@ from databricks_steps.distributions import (
     Baseline,
     Bins,
     baseline,
-    counted,
 )
 from databricks_steps.errors import ModelError
 
@@ -35,7 +35,7 @@ FIELDS = (
 
 def test_a_value_on_an_edge_is_the_upper_bins_and_the_top_is_outside() -> None:
     bins = Bins(0.0, 128.0, 1.0)
-    values = np.array([-0.5, 0.0, 0.99, 1.0, 127.5, 128.0, 128.5, NAN], dtype="float32")
+    values = np.array([-0.5, 0.0, 0.99, 1.0, 127.5, 128.0, 128.5, NAN], dtype="float64")
     assert list(bins.places(values)) == [1, 2, 2, 3, FINE + 1, FINE + 2, FINE + 2, 0]
     assert list(bins.centres()[[0, 1, FINE, FINE + 1]]) == [-0.5, 0.5, 127.5, 128.5]
 
@@ -46,7 +46,7 @@ def test_bins_of_a_constant_of_nothing_and_of_a_flag() -> None:
     assert Bins.of(np.array([NAN, NAN])) == Bins(0.0, 1.0, 1.0)
     assert Bins.of(np.array([])) == Bins(0.0, 1.0, 1.0)
     flag = Bins.of(np.array([0.0, 1.0, 1.0, 0.0]))
-    assert list(flag.places(np.array([0, 1], dtype="float32"))) == [2, FINE + 1]
+    assert list(flag.places(np.array([0, 1], dtype="float64"))) == [2, FINE + 1]
 
 
 @given(
@@ -59,7 +59,7 @@ def test_every_value_is_in_the_bin_whose_bounds_hold_it(
     bins = Bins.of(np.array(learned))
     width = (bins.high - bins.low) / FINE
     slack = width * 1e-2 + abs(bins.high - bins.low) * 1e-5 + 1e-6 * max(map(abs, learned))
-    for value, place in zip(values, bins.places(np.array(values, dtype="float32")), strict=True):
+    for value, place in zip(values, bins.places(np.array(values, dtype="float64")), strict=True):
         if np.isnan(value):
             assert place == 0
             continue
@@ -133,7 +133,7 @@ def test_spark_counts_what_numpy_counts(spark: SparkSession) -> None:
     found = counted(frame, bins, ["2022-01", "2022-02"])
     for month in ("2022-01", "2022-02"):
         own = [row for row in rows if row[0] == month]
-        miles = np.array([NAN if r[4] is None else r[4] for r in own], dtype="float32")
+        miles = np.array([NAN if r[4] is None else r[4] for r in own], dtype="float64")
         expected = np.bincount(bins["miles"].places(miles), minlength=PLACES)
         assert found[month][ALL].trips == len(own)
         assert list(found[month][ALL].counts["miles"]) == list(expected)
