@@ -14,7 +14,7 @@ def main() -> None:
 
 
 for command in (
-    *(running.run, running.dev, running.status),
+    *(running.run, running.dev, running.mlflow, running.status, running.completion),
     *(serving.serve, serving.stop, serving.query, serving.deploy),
     *(models.rollback, models.approve, models.reproduce, models.replay),
     *(watching.scenario, watching.alerts),

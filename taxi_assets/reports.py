@@ -12,6 +12,7 @@ from databricks_steps.errors import TaxiError
 from databricks_steps.platforms.embedded.tables import DeltaTables
 from databricks_steps.settings import EMBEDDED, Settings
 from databricks_steps.training import registry
+from taxi_assets import glance
 from taxi_assets.resources.workspace import Workspace
 from taxi_assets.stages import Progress
 
@@ -91,7 +92,7 @@ def endpoint_state(settings: Settings) -> dict[str, Any] | None:
 
 
 def status(settings: Settings) -> dict[str, Any]:
-    """What a home holds, read from the tables' logs, the registry and the endpoint."""
+    """What a home holds, as the tables' logs, the registry, the endpoint and Dagster tell."""
     tables = logs(settings)
     held = {
         name: {"rows": tables.rows(name), "months": tables.months(name) if table.month else []}
@@ -101,9 +102,13 @@ def status(settings: Settings) -> dict[str, Any]:
     champion = registry.version(settings, registry.CHAMPION) if held else None
     model = None
     if champion is not None:
-        model = {"version": champion.number, "metrics": dict(champion.metrics)}
-    endpoint = endpoint_state(settings)
-    return {"home": str(settings.home), "tables": held, "champion": model, "endpoint": endpoint}
+        model = {
+            "version": champion.number,
+            "metrics": dict(champion.metrics),
+            "age_days": round(glance.age_days(settings, champion), 2),
+        }
+    found = {"home": str(settings.home), "tables": held, "champion": model}
+    return found | {"endpoint": endpoint_state(settings)} | glance.watched(settings)
 
 
 def status_text(found: Mapping[str, Any]) -> str:
@@ -116,7 +121,8 @@ def status_text(found: Mapping[str, Any]) -> str:
         lines.append("  no tables yet: ./run_mlops.sh makes them")
     model, endpoint = found["champion"], found["endpoint"]
     lines.append(
-        f"champion  version {model['version']}, {_measures(model['metrics'])}"
+        f"champion  version {model['version']}, {model['age_days']:.1f} days old, "
+        f"{_measures(model['metrics'])}"
         if model
         else "champion  none yet"
     )
@@ -125,7 +131,7 @@ def status_text(found: Mapping[str, Any]) -> str:
         if endpoint
         else "endpoint  not running: taxi-assets serve starts it"
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *glance.lines(found)])
 
 
 def summary(report: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Commands that run the pipeline and show what is there: `run | dev | status`."""
+"""Commands that run the pipeline and show what is there: `run | dev | mlflow | status`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from databricks_steps.settings import LOOPBACK, REPOSITORY, inherited
 from taxi_assets.commands.common import absolute, embedded, one_line_errors, root
 from taxi_assets.resources.targets import TARGETS, UI, export, target
 
+SHELLS = ("bash", "fish", "zsh")
+
 
 @click.command()
 @click.option(
@@ -27,6 +29,7 @@ from taxi_assets.resources.targets import TARGETS, UI, export, target
 @click.option("--skip-training", is_flag=True, help="Deploy the champion at hand.")
 @click.option("--target", "target_name", type=click.Choice(TARGETS), help="Where steps run.")
 @click.option("--json", "as_json", is_flag=True, help="Print last_run.json on standard output.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors; last_run.json has it all.")
 @one_line_errors
 def run(
     source: str | None,
@@ -36,10 +39,11 @@ def run(
     skip_training: bool,
     target_name: str | None,
     as_json: bool,
+    quiet: bool,
 ) -> None:
     """Run the pipeline: trips, features, training, serving, predictions."""
     from databricks_steps.months import parse
-    from taxi_assets import quiet
+    from taxi_assets.quiet import settle
 
     if skip_features and force_features:
         raise SettingsError(
@@ -48,16 +52,19 @@ def run(
     chosen = target(target_name)
     found = absolute(source or chosen.settings.source)  # a launched step runs in another folder
     chosen = replace(chosen, settings=replace(chosen.settings, source=found))
-    quiet.settle(chosen.settings)
+    settle(chosen.settings)
     from taxi_assets import pipeline, reports
     from taxi_assets.stages import progress
 
     options = pipeline.Options(
         parse(months) if months else None, skip_features, force_features, skip_training
     )
-    progress.reset(lambda line: click.echo(line, err=as_json))
+    progress.reset(lambda line: None if quiet else click.echo(line, err=as_json))
     report = pipeline.run(chosen, options)
-    click.echo(json.dumps(report, indent=2) if as_json else reports.summary(report))
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    elif not quiet:
+        click.echo(reports.summary(report))
 
 
 @click.command()
@@ -80,10 +87,39 @@ def dev(port: int) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @one_line_errors
 def status(as_json: bool) -> None:
-    """What this TAXI_HOME holds: months, rows, champion, endpoint."""
-    from taxi_assets import quiet, reports
+    """What this TAXI_HOME holds: months, rows, champion, endpoint, failing checks, sensors."""
+    from taxi_assets import reports
+    from taxi_assets.quiet import settle
 
     settings = embedded().settings
-    quiet.settle(settings)
+    settle(settings)
     found = reports.status(settings)
     click.echo(json.dumps(found, indent=2) if as_json else reports.status_text(found))
+
+
+@click.command()
+@click.option("--port", default=5000, show_default=True, help="Port of the tracking UI.")
+@one_line_errors
+def mlflow(port: int) -> None:
+    """Start MLflow's UI on the runs and models of TAXI_HOME."""
+    settings = embedded().settings
+    database = settings.home / "mlflow.db"
+    if not database.exists():
+        raise SettingsError(
+            "MLflow's UI shows what a run has tracked",
+            f"there is no {database}",
+            "Run taxi-assets run once",
+        )
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", settings.mlflow_uri]
+    sys.exit(subprocess.run([*command, "-h", LOOPBACK, "-p", str(port)], check=False).returncode)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete commands: eval "$(taxi-assets completion bash)"."""
+    from click.shell_completion import BashComplete, FishComplete, ZshComplete
+
+    found = dict(zip(SHELLS, (BashComplete, FishComplete, ZshComplete), strict=True))[shell]
+    group = click.get_current_context().find_root().command
+    click.echo(found(group, {}, "taxi-assets", "_TAXI_ASSETS_COMPLETE").source())
