@@ -29,6 +29,7 @@ from taxi_assets.resources import step_launcher
 from taxi_assets.resources.targets import Target, export
 from taxi_assets.resources.workspace import Workspace
 from taxi_assets.stages import progress
+from taxi_assets.words import said
 
 if TYPE_CHECKING:
     from databricks.sdk.service.jobs import BaseRun
@@ -39,7 +40,6 @@ TRAINING = ("training_set", "fare_model", "champion_model")
 SERVING = ("pickup_features_online", "dropoff_features_online", "serving_endpoint")
 PREDICTIONS = ("batch_predictions",)
 MONITORING = ("endpoint_payloads", "drift_report", "live_performance")
-OURS = ("databricks_steps.", "taxi_assets.")  # modules whose errors are written for people
 
 
 @dataclass(frozen=True)
@@ -263,19 +263,7 @@ def _failure(result: dg.ExecuteInProcessResult | dg.JobExecutionResult) -> TaxiE
         if event.is_step_failure:
             return PipelineError(
                 f"Stage {event.step_key} failed",
-                _said(event.step_failure_data.error),
+                said(event.step_failure_data.error),
                 "See the run in taxi-assets dev",
             )
     return PipelineError("The run failed", result.run_id, "See the run in taxi-assets dev")
-
-
-def _said(error: Any) -> str:
-    """The words of an error: of the first of ours among its causes, else of the last of them."""
-    message = "no reason given"
-    while error is not None:
-        message = error.message.strip() or message
-        kind, _, text = message.partition(": ")
-        if kind.startswith(OURS):
-            return str(text)
-        error = error.cause
-    return str(message.splitlines()[0])

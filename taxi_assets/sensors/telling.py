@@ -12,6 +12,7 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from taxi_assets.remedies import TOLD_BY_TRIAGE, remedy
 from taxi_assets.resources.alerts import Observation, Where, instant
 from taxi_assets.sensors import runs
+from taxi_assets.words import said
 
 if TYPE_CHECKING:
     from dagster._core.scheduler.instigation import InstigatorTick
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 CHECK = dg.DagsterEventType.ASSET_CHECK_EVALUATION
 FAILED, SUCCEEDED = dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS
 BATCH = 1_000  # events of each type that a tick handles
-OURS = ("databricks_steps.", "taxi_assets.")  # modules whose errors are written for people
 BLOCKED = "DagsterAssetCheckFailedError"
 RUN_REMEDY = "Read the run's log, correct the cause, then execute the run again in Dagster"
 TICK_REMEDY = "Read the tick in Dagster; the sensor goes on by itself once the cause is gone"
@@ -145,18 +145,6 @@ def tick(sensor: str, found: InstigatorTick, ui: str) -> Observation:
     where = Where(link=f"{ui}/automation")
     at = instant(found.timestamp)
     return Observation("sensor", sensor, not failed, told, at, where, remedy=TICK_REMEDY)
-
-
-def said(error: Any) -> str:
-    """The words of an error: of the first of ours among its causes, else of the last of them."""
-    message = "no reason given"
-    while error is not None:
-        message = error.message.strip() or message
-        kind, _, text = message.partition(": ")
-        if kind.startswith(OURS):
-            return str(text)
-        error = error.cause
-    return str(message.splitlines()[0])
 
 
 def _subject(run: dg.DagsterRun) -> str:
