@@ -36,11 +36,12 @@ class Peak:
 
     def _sample(self) -> None:
         while not self._done.wait(0.5):
-            pages = sum(_resident(pid) for pid in _family(self._pid))
+            pages = sum(_resident(pid) for pid in family(self._pid))
             self.gib = max(self.gib, pages * os.sysconf("SC_PAGE_SIZE") / 2**30)
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
+    """The process and its children's children, as they are now."""
     found, waiting = [], [pid]
     while waiting:
         current = waiting.pop()

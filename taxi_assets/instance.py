@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -12,9 +12,11 @@ from typing import IO
 import dagster as dg
 
 from databricks_steps.errors import SettingsError
-from databricks_steps.settings import Settings
+from databricks_steps.settings import EMBEDDED, Settings
+from databricks_steps.training import registry
 
 PID_TAG = "taxi_assets/pid"
+DAGSTER_RUN = "dagster_run_id"  # tag of an MLflow run, as dagster-mlflow calls it
 _HELD: dict[Path, IO[str]] = {}  # run locks that this process holds
 CONFIG = """\
 # Dagster's instance of this TAXI_HOME; everything else is Dagster's default (SQLite).
@@ -104,15 +106,32 @@ def hold(settings: Settings, run: dg.DagsterRun, found: dg.DagsterInstance | Non
         found.add_run_tags(run.run_id, {PID_TAG: str(os.getpid())})
 
 
-def close_killed_runs(found: dg.DagsterInstance) -> tuple[str, ...]:
+def close_killed_runs(settings: Settings, found: dg.DagsterInstance) -> tuple[str, ...]:
     """Mark runs whose process never ended them as failed; answers their ids.
 
     Call it under the run lock.
     """
-    open_runs = found.get_runs(
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-    )
+    statuses = [
+        dg.DagsterRunStatus.NOT_STARTED,  # killed between the record and its first event
+        dg.DagsterRunStatus.STARTING,
+        dg.DagsterRunStatus.STARTED,
+    ]
+    open_runs = found.get_runs(dg.RunsFilter(statuses=statuses))
     killed = [run for run in open_runs if PID_TAG in run.tags]
+    # MLflow's first: killed in between, the next run finds the Dagster run open and does both.
+    if killed and settings.platform == EMBEDDED and (settings.home / "mlflow.db").exists():
+        _end_tracked_runs(settings, {run.run_id for run in killed})
     for run in killed:
         found.report_run_failed(run, "The process that ran it was killed")
     return tuple(run.run_id for run in killed)
+
+
+def _end_tracked_runs(settings: Settings, dagster_runs: Collection[str]) -> None:
+    """Mark what these Dagster runs still have running in MLflow as killed."""
+    client = registry.client(settings)
+    experiment = client.get_experiment_by_name(settings.experiment)
+    if experiment is None:
+        return
+    for run in client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'"):
+        if run.data.tags.get(DAGSTER_RUN) in dagster_runs:
+            client.set_terminated(run.info.run_id, "KILLED")

@@ -184,7 +184,7 @@ def _end_leftovers(target: Target, found: dg.DagsterInstance) -> None:
     from databricks.sdk.errors import OperationFailed
     from databricks.sdk.errors.base import DatabricksError
 
-    instance.close_killed_runs(found)
+    instance.close_killed_runs(target.settings, found)
     if target.cluster is None:
         return
     jobs = Workspace(target.settings).client.jobs

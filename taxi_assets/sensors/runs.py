@@ -42,7 +42,7 @@ def in_flight(instance: dg.DagsterInstance, target: Target) -> str:
     if target.cluster is None and any(home.PID_TAG in run.tags for run in found):
         try:  # who runs holds the lock: when it is free, what is open was killed
             with home.only_run(target.settings):
-                home.close_killed_runs(instance)
+                home.close_killed_runs(target.settings, instance)
             found = instance.get_runs(dg.RunsFilter(statuses=IN_FLIGHT))
         except SettingsError:
             pass

@@ -13,6 +13,7 @@ import pytest
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import Settings
+from databricks_steps.training import registry
 from taxi_assets import instance
 from taxi_assets.resources.platform import OWN_PROCESS
 
@@ -86,9 +87,55 @@ def test_a_run_of_the_daemon_that_is_killed_lets_go_and_is_closed(settings: Sett
     run.kill()
     run.wait()
     with instance.only_run(settings), instance.instance(settings) as found:
-        (closed,) = instance.close_killed_runs(found)
+        (closed,) = instance.close_killed_runs(settings, found)
         (record,) = found.get_runs()
         assert (record.run_id, record.status) == (closed, dg.DagsterRunStatus.FAILURE)
+
+
+OPENED = """
+import sys
+import time
+import dagster as dg
+import mlflow
+from pathlib import Path
+from databricks_steps.settings import Settings
+from databricks_steps.training import registry
+from taxi_assets import instance
+
+settings = Settings(home=Path(sys.argv[1]))
+
+@dg.job
+def job():
+    pass
+
+with instance.instance(settings) as found:
+    made = [found.create_run_for_job(job, tags={instance.PID_TAG: "1"}) for _ in range(2)]
+    with registry.tracked_run(settings, {instance.DAGSTER_RUN: made[0].run_id}):
+        print(made[0].run_id, made[1].run_id, flush=True)
+        time.sleep(600)
+"""
+
+
+def test_what_a_killed_run_had_only_just_opened_is_closed_in_dagster_and_in_mlflow(
+    settings: Settings,
+) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", OPENED, str(settings.home)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    made = line(run).split()
+    run.kill()
+    run.wait()
+    with registry.tracked_run(settings, {instance.DAGSTER_RUN: "another"}) as another:
+        with instance.only_run(settings), instance.instance(settings) as found:
+            assert sorted(instance.close_killed_runs(settings, found)) == sorted(made)
+            assert {each.status for each in found.get_runs()} == {dg.DagsterRunStatus.FAILURE}
+        client = registry.client(settings)
+        experiment = client.get_experiment_by_name(settings.experiment)
+        assert experiment is not None
+        statuses = {
+            r.info.run_id: r.info.status for r in client.search_runs([experiment.experiment_id])
+        }
+        assert statuses.pop(another) == "RUNNING"
+        assert list(statuses.values()) == ["KILLED"]
 
 
 def test_a_run_of_this_process_holds_no_lock_of_its_own(settings: Settings) -> None:

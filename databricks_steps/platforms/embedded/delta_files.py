@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from databricks_steps import schemas
+from databricks_steps.platforms.embedded import locked
 from databricks_steps.platforms.embedded.delta_schema import delta_schema
 
 if TYPE_CHECKING:
@@ -25,10 +26,12 @@ SOURCES = "sources"  # of a commit: table → the version it was read at
 
 
 def sweep(staging: Path) -> None:
-    """Remove what a killed write left behind; younger folders may belong to a running one."""
+    """Remove what killed writes left behind; of folders without a lock only old ones."""
+    locked.sweep(staging)
     oldest = time.time() - STALE_SECONDS
     for folder in staging.iterdir():
-        if folder.stat().st_mtime < oldest:
+        held = folder.with_name(folder.name + locked.SUFFIX)
+        if folder.is_dir() and not held.exists() and folder.stat().st_mtime < oldest:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from databricks_steps.errors import SettingsError
+from databricks_steps.platforms.embedded import locked
 from databricks_steps.settings import LOOPBACK, Settings, java_home, spark_environment
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 OLDEST_JAVA = 17
+SCRATCH = "scratch"
 _LAUNCHING = threading.Lock()
+_SCRATCH: list[IO[str]] = []  # its lock, held to the end of this process
 LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
@@ -50,11 +54,19 @@ def spark_conf(settings: Settings) -> dict[str, str]:
             f"-Duser.timezone=UTC -XX:+UseParallelGC -Dlog4j2.configurationFile={LOG4J.as_uri()}"
         ),
     }
-    if not settings.spark_master.startswith("local"):
+    if settings.spark_master.startswith("local"):
+        # Quoted: a home's path may hold a space.
+        conf["spark.driver.extraJavaOptions"] += f' "-Djava.io.tmpdir={scratch(settings)}"'
+    else:
         conf["spark.executor.extraJavaOptions"] = "-Duser.timezone=UTC"
     if on_this_machine(settings.spark_master):
         conf |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
     return conf
+
+
+def scratch(settings: Settings) -> Path:
+    """Where Spark of this process keeps what it spills: a killed one cannot tidy up itself."""
+    return settings.home / SCRATCH / str(os.getpid())
 
 
 def on_this_machine(master: str) -> bool:
@@ -97,6 +109,9 @@ def prepare(settings: Settings) -> None:
         require_java()
         loopback = LOOPBACK if on_this_machine(settings.spark_master) else None
         spark_environment(sys.executable, loopback)
+        mine = scratch(settings)
+        _SCRATCH.append(locked.kept(mine))
+        locked.sweep(mine.parent)
         log = settings.home / "logs" / "spark.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         conf = SparkConf().setAll(list(spark_conf(settings).items()))

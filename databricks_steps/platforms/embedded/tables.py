@@ -9,7 +9,6 @@ Killed before the commit, nothing has happened; what is left behind no reader ev
 from __future__ import annotations
 
 import json
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from urllib.parse import unquote
 
 from databricks_steps import schemas
 from databricks_steps.errors import SettingsError, TableError
-from databricks_steps.platforms.embedded import delta_files
+from databricks_steps.platforms.embedded import delta_files, locked
 from databricks_steps.ports import Action, Commit, described, require_a_month
 from databricks_steps.settings import Settings
 
@@ -241,15 +240,12 @@ class DeltaTables:
                 "Set TAXI_HOME to a folder you may write to",
             ) from error
         delta_files.sweep(staging)
-        stage = staging / uuid.uuid4().hex
-        try:
+        with locked.folder(staging / uuid.uuid4().hex) as stage:
             writer = frame.select(*table.names).write
             if table.month:
                 writer = writer.partitionBy(table.month)
             writer.parquet(str(stage))
             yield stage
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
 
     def _staged_frame(self, table: schemas.Table, stage: Path) -> DataFrame:
         return self._spark().read.schema(table.spark()).parquet(str(stage)).select(*table.names)
@@ -305,12 +301,10 @@ class DeltaTables:
         self, table: schemas.Table, new: DataFrame, months: Sequence[str] | None
     ) -> Iterator[Path | None]:
         """A folder with the rows to upsert and to delete, or None when nothing differs."""
-        folder = Path(self.uri(table.name)) / STAGED_FILES / uuid.uuid4().hex
-        try:
+        staging = Path(self.uri(table.name)) / STAGED_FILES
+        with locked.folder(staging / uuid.uuid4().hex) as folder:
             changes = delta_files.changed_rows(
                 table, self.read(table.name, months), new, months is not None
             )
             changes.repartition(1).write.parquet(str(folder))
             yield folder if delta_files.count(folder) else None
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)

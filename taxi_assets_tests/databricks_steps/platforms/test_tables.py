@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from databricks_steps.errors import SettingsError
+from databricks_steps.platforms.embedded import delta_files
 from databricks_steps.platforms.embedded.tables import STAGED_FILES, DeltaTables
 from databricks_steps.settings import Settings
 from taxi_assets_tests.databricks_steps.platforms.feature_tables import (
@@ -59,6 +62,43 @@ def test_what_a_killed_write_left_is_not_seen_and_swept(tables: DeltaTables, fra
     tables.replace(NAME, frame([row(1, FEBRUARY)]), ["2022-02"])
     assert rows(tables) == [row(1, JANUARY), row(1, FEBRUARY)]
     assert (left.exists(), running.exists()) == (False, True)
+
+
+STAGING = """
+import sys
+from pathlib import Path
+from databricks_steps.platforms.embedded import locked
+
+with locked.folder(Path(sys.argv[1], sys.argv[2])) as files:
+    files.mkdir()
+    (files / "part.parquet").write_text("half of a file")
+    print("staged", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_what_a_process_has_staged_stays_while_it_lives_and_goes_once_it_was_killed(
+    tmp_path: Path,
+) -> None:
+    processes = []
+    for name in ("killed", "running"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", STAGING, str(tmp_path), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "staged\n"
+        processes.append(process)
+    killed, running = processes
+    killed.kill()
+    killed.wait()
+    delta_files.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"running", "running.lock"}
+    assert len(list(tmp_path.glob("running/part.parquet"))) == 1
+    running.communicate("\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_home_that_cannot_be_written(spark: SparkSession, tmp_path: Path, frame: Any) -> None:
