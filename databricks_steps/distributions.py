@@ -219,6 +219,12 @@ class Tally:
             counted = np.bincount(start + own, minlength=self.cells * PLACES)
             self.counts[feature] += counted.reshape(self.cells, PLACES)
 
+    def times(self, rows: int) -> None:
+        """Let every row that was counted stand for so many."""
+        self.counts *= rows
+        self.trips *= rows
+        self.unknown *= rows
+
     def slices(self, month: int) -> dict[str, Counted]:
         """Slice → what was counted in a month; slices without a trip are left out."""
         import numpy as np

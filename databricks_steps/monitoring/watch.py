@@ -89,7 +89,7 @@ def drift_report(
     found: Mapping[str, Mapping[str, Counted]] = {}
     scored = _scored(platform, version, stale or months)
     if stale:
-        found = counting.counted(scored, champion.baseline.bins, stale)
+        found = counting.counted(scored, champion.baseline.bins, stale, tables.rows("trips", stale))
         made_from = {month: now[month] for month in stale}
         for name, rows in _measured(platform, champion, scored, found).items():
             frame = platform.spark.createDataFrame(rows, schemas.TABLES[name].spark())
