@@ -140,7 +140,9 @@ def _files(settings: Settings) -> list[str]:
             elif path.is_file() and str(place) not in known:
                 found.append(f"{table}: {place}, in no commit")
     scratch = [*settings.home.rglob(".new-*"), *settings.home.glob(".token-*")]
-    scratch += [p for p in (settings.home / SCRATCH).rglob("*") if p.is_file()]
+    # The lock of the run that has just ended is swept by the next one; it is empty.
+    spilled = (settings.home / SCRATCH).rglob("*")
+    scratch += [path for path in spilled if path.is_file() and path.suffix != ".lock"]
     return found + [f"unfinished {path.relative_to(settings.home)}" for path in scratch]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from taxi_assets.commands import models, running, serving, watching
+from taxi_assets.commands import care, models, running, serving, watching
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -14,9 +14,11 @@ def main() -> None:
 
 
 for command in (
-    *(running.run, running.dev, running.mlflow, running.status, running.completion),
+    *(running.run, running.dev, running.mlflow, running.status, running.configure),
+    *(running.report, running.completion),
     *(serving.serve, serving.stop, serving.query, serving.deploy),
     *(models.rollback, models.approve, models.reproduce, models.replay),
+    *(care.backup, care.restore, care.vacuum),
     *(watching.scenario, watching.alerts),
 ):
     main.add_command(command)

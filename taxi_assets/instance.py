@@ -12,26 +12,50 @@ from typing import IO
 import dagster as dg
 
 from databricks_steps.errors import SettingsError
-from databricks_steps.settings import EMBEDDED, Settings
+from databricks_steps.settings import EMBEDDED, Settings, inherited
 from databricks_steps.training import registry
 
 PID_TAG = "taxi_assets/pid"
 DAGSTER_RUN = "dagster_run_id"  # tag of an MLflow run, as dagster-mlflow calls it
 _HELD: dict[Path, IO[str]] = {}  # run locks that this process holds
-CONFIG = """\
-# Dagster's instance of this TAXI_HOME; everything else is Dagster's default (SQLite).
+POSTGRES = "TAXI_DAGSTER_POSTGRES"  # a URL: its password stays in the environment
+# Dagster is at home with this driver; SQLAlchemy would take another one for postgresql://.
+SCHEME = "postgresql+psycopg2://"
+_HEAD = """\
+# Dagster's instance of this TAXI_HOME; everything else is Dagster's default{storage}.
 nux:
   enabled: false
 telemetry:
   enabled: false
 """
-FORMER = (CONFIG,)  # as they were written before: replaced, unless a person changed them
-CONFIG += """\
+_QUEUE = """\
 # Runs share tables, and Spark takes the whole machine: one after another.
 concurrency:
   runs:
     max_concurrent_runs: 1
 """
+_WATCHED = """\
+# A run that never gets to work is told as failed. A retry is asked for by the run's own tag
+# dagster/max_retries; a check that fails fails again, so only a run that was lost is retried.
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 600
+run_retries:
+  enabled: true
+  max_retries: 0
+  retry_on_asset_or_op_failure: false
+"""
+_STORAGE = f"""\
+storage:
+  postgres:
+    postgres_url:
+      env: {POSTGRES}
+"""
+_SQLITE_HEAD = _HEAD.format(storage=" (SQLite)")
+IN_SQLITE = _SQLITE_HEAD + _QUEUE + _WATCHED
+IN_POSTGRES = _HEAD.format(storage="") + _STORAGE + _QUEUE + _WATCHED
+# As this project writes it, or did before: replaced, unless a person changed it.
+OWN = (_SQLITE_HEAD, _SQLITE_HEAD + _QUEUE, IN_SQLITE, IN_POSTGRES)
 
 
 def dagster_home(settings: Settings) -> Path:
@@ -44,8 +68,11 @@ def dagster_home(settings: Settings) -> Path:
     try:
         home.mkdir(parents=True, exist_ok=True)
         config = home / "dagster.yaml"
-        if not config.exists() or config.read_text(encoding="utf-8") in FORMER:
-            config.write_text(CONFIG, encoding="utf-8")
+        wanted = IN_POSTGRES if inherited().get(POSTGRES) else IN_SQLITE
+        if not config.exists() or config.read_text(encoding="utf-8") in {*OWN} - {wanted}:
+            part = config.with_suffix(f".{os.getpid()}.part")
+            part.write_text(wanted, encoding="utf-8")
+            part.replace(config)
     except OSError as error:
         raise SettingsError(
             "TAXI_HOME must be a folder that can be written",
@@ -56,7 +83,37 @@ def dagster_home(settings: Settings) -> Path:
 
 
 def instance(settings: Settings) -> dg.DagsterInstance:
-    return dg.DagsterInstance.from_config(str(dagster_home(settings)))
+    """Dagster's records of this home: in SQLite there, or in the PostgreSQL of the environment.
+
+    Raises:
+        SettingsError: the home cannot be written, or PostgreSQL cannot be used.
+    """
+    home = str(dagster_home(settings))
+    url = inherited().get(POSTGRES)
+    if not url:
+        return dg.DagsterInstance.from_config(home)
+    if not url.startswith(SCHEME):
+        raise SettingsError(
+            f"{POSTGRES} must begin with {SCHEME}",
+            f"{url.partition(':')[0][:20]}:…",
+            f"Write {SCHEME}USER:PASSWORD@HOST:5432/DATABASE",
+        )
+    try:
+        from dagster_postgres.utils import DagsterPostgresException
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError as error:
+        raise SettingsError(
+            f"{POSTGRES} needs Dagster's storage for PostgreSQL",
+            str(error),
+            "Install the extra: pip install taxi-assets[postgres]",
+        ) from error
+    try:
+        return dg.DagsterInstance.from_config(home)
+    except (DagsterPostgresException, SQLAlchemyError) as error:
+        first = str(error.__cause__ or error).strip().splitlines()[0]
+        raise SettingsError(
+            f"The PostgreSQL of {POSTGRES} must answer", first, "Start it, or correct the URL"
+        ) from error
 
 
 @contextmanager

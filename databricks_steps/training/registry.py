@@ -200,12 +200,16 @@ def numbered(settings: Settings, number: str) -> Version:
     except MlflowException as error:
         if error.error_code not in _MISSING:
             raise _down(settings, error) from error
-        numbers = [str(v.version) for v in _newest_first(settings)][::-1]
         raise ModelError(
             "A version must be registered",
             f"{settings.registered_model} has no version {number!r}",
-            f"There are: {', '.join(numbers) or 'none'}",
+            f"There are: {', '.join(numbers(settings)[::-1]) or 'none'}",
         ) from error
+
+
+def numbers(settings: Settings) -> list[str]:
+    """The numbers of all registered versions, the newest first."""
+    return [str(found.version) for found in _newest_first(settings)]
 
 
 def require(settings: Settings, alias: str) -> Version:

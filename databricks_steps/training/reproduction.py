@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from databricks_steps.errors import ModelError, TableError
 from databricks_steps.ports import Platform
-from databricks_steps.settings import METRICS
+from databricks_steps.settings import METRICS, Settings
 from databricks_steps.training import candidate, evaluation, recipe, registry
 from databricks_steps.training.dataset import training_rows
 from databricks_steps.training.recipe import Recipe
@@ -62,6 +62,19 @@ def reproduce(platform: Platform, number: str) -> Reproduction:
     pairs = {name: (version.metrics[name], found[name]) for name in names}
     now = recipe.current(settings, ingredients.months, ingredients.table_versions)
     return Reproduction(version.number, pairs, changes(ingredients, now))
+
+
+def table_versions(settings: Settings) -> dict[str, set[int]]:
+    """Table → the versions of it that registered versions have learned from."""
+    found: dict[str, set[int]] = {}
+    for number in registry.numbers(settings):
+        try:
+            recorded = _recipe(registry.numbered(settings, number)).table_versions
+        except ModelError:  # made by other means: it cannot be reproduced anyway
+            continue
+        for table, at in recorded.items():
+            found.setdefault(table, set()).add(at)
+    return found
 
 
 def _rows(platform: Platform, ingredients: Recipe) -> DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from databricks_steps import digests, schemas
+from databricks_steps.cost import Cost
 from databricks_steps.ports import Outcome, Platform, Verdict
 from databricks_steps.steps import STEPS
 from taxi_assets.partitions import run_months
@@ -37,11 +38,14 @@ def materialized(
     months = context.partition_keys if context.has_partition_key_range else None
     if months is None:
         months = run_months(dict(context.run.tags))
-    for outcome in STEPS[step].run(platform, months, force):
+    cost = Cost()
+    outcomes = STEPS[step].run(platform, months, force)
+    took = cost.figures()
+    for outcome in outcomes:
         _log(context, outcome)
         yield dg.MaterializeResult(
             asset_key=outcome.name,
-            metadata=metadata(outcome, platform),
+            metadata=metadata(outcome, platform) | took,
             check_results=[check_result(v, outcome.name) for v in outcome.verdicts],
             data_version=data_version(outcome, platform, months),
         )

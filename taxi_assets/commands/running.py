@@ -84,6 +84,17 @@ def dev(port: int) -> None:
 
 
 @click.command()
+@one_line_errors
+def configure() -> None:
+    """Write dagster.yaml of TAXI_HOME for Dagster's own commands, and print its DAGSTER_HOME."""
+    from taxi_assets import instance
+
+    settings = target().settings
+    with instance.instance(settings):  # the storage answers, and has its tables
+        click.echo(instance.dagster_home(settings))
+
+
+@click.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @one_line_errors
 def status(as_json: bool) -> None:
@@ -95,6 +106,18 @@ def status(as_json: bool) -> None:
     settle(settings)
     found = reports.status(settings)
     click.echo(json.dumps(found, indent=2) if as_json else reports.status_text(found))
+
+
+@click.command()
+@one_line_errors
+def report() -> None:
+    """Write one page of HTML: pipeline, models, drift, endpoint, time and memory."""
+    from taxi_assets import overview
+    from taxi_assets.quiet import settle
+
+    settings = embedded().settings
+    settle(settings)
+    click.echo(overview.write(settings))
 
 
 @click.command()

@@ -152,9 +152,9 @@ def test_a_home_made_before_gets_the_limit_and_a_persons_own_file_stays(
 ) -> None:
     config = instance.dagster_home(settings) / "dagster.yaml"
     assert "max_concurrent_runs: 1" in config.read_text()
-    config.write_text(instance.FORMER[0])
+    config.write_text(instance.OWN[0])
     instance.dagster_home(settings)
-    assert config.read_text() == instance.CONFIG
+    assert config.read_text() == instance.IN_SQLITE
     config.write_text("telemetry:\n  enabled: false\n")
     instance.dagster_home(settings)
     assert config.read_text() == "telemetry:\n  enabled: false\n"

@@ -135,7 +135,7 @@ def test_a_usual_month_is_learned_from_and_a_drifted_one_is_told_once(watched: W
     key = "check drift_report: triage 2023-01"
     watched.wait("2023-01", lambda: ("resolved", key) in watched.alerts())
     watched.wait("its webhook", lambda: f"[resolved] {key}" in watched.receiver.titles)
-    assert watched.runs() == judged * 2
+    watched.wait("the end of the retrain", lambda: watched.runs() == judged * 2)
     assert [row for row in watched.alerts() if row[1] == key] == [("error", key), ("resolved", key)]
     assert [title for title in watched.receiver.titles if key in title] == [
         f"[error] {key}",

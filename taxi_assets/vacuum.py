@@ -1,0 +1,77 @@
+"""`taxi-assets vacuum`: data files that no kept version of a table needs are removed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from databricks_steps import schemas
+from databricks_steps.errors import SettingsError
+from databricks_steps.settings import Settings
+from databricks_steps.training import reproduction
+from taxi_assets import backup, instance, reports
+
+DAYS = 30
+LEAST_DAYS = 1  # who reads now must find what he began with
+
+
+@dataclass(frozen=True)
+class Freed:
+    """What a table has lost, or would lose, and the versions it keeps for `reproduce`."""
+
+    table: str
+    files: int
+    size: int
+    kept: tuple[int, ...]
+
+
+def vacuum(settings: Settings, days: int, dry_run: bool) -> list[Freed]:
+    """Remove files that were replaced more than `days` ago, of every table.
+
+    Versions that a registered model has learned from stay whole, however old: `reproduce` reads
+    them.
+
+    Raises:
+        SettingsError: a run or a backup is under way, or `days` is less than 1.
+    """
+    if days < LEAST_DAYS:
+        raise SettingsError(
+            f"vacuum keeps at least {LEAST_DAYS} day", f"--keep {days}", "Keep more days"
+        )
+    if not settings.warehouse.exists():
+        return []
+    with instance.only_run(settings), backup.files_may_go(settings):
+        needed = reproduction.table_versions(settings)
+        tables = [name for name in schemas.TABLES if reports.logs(settings).exists(name)]
+        return [_table(settings, name, days, needed.get(name, set()), dry_run) for name in tables]
+
+
+def _table(settings: Settings, name: str, days: int, needed: set[int], dry_run: bool) -> Freed:
+    from deltalake import DeltaTable
+
+    root = settings.table_path(name)
+    table = DeltaTable(str(root))
+    kept = sorted(number for number in needed if number <= table.version())
+
+    def vacuumed(dry_run: bool) -> list[str]:
+        found: list[str] = table.vacuum(
+            days * 24, dry_run, enforce_retention_duration=False, keep_versions=kept or None
+        )
+        return found
+
+    files = vacuumed(dry_run=True)
+    size = sum(path.stat().st_size for path in (root / unquote(f) for f in files) if path.exists())
+    if files and not dry_run:
+        vacuumed(dry_run=False)
+    return Freed(name, len(files), size, tuple(kept))
+
+
+def told(freed: list[Freed], dry_run: bool) -> str:
+    """What was freed, for people."""
+    lines = [
+        f"{each.table:<20}{each.files:>8,} files {each.size / 2**20:>10.1f} MiB"
+        + (f"  keeps {', '.join(f'version {n}' for n in each.kept)}" if each.kept else "")
+        for each in freed
+    ]
+    total = sum(each.size for each in freed) / 2**20
+    return "\n".join([*lines, f"{total:.1f} MiB {'would go' if dry_run else 'gone'}"])
