@@ -149,10 +149,15 @@ def batch_predictions(
         scored = scoring.with_predicted_fares(
             request_features.with_request_features(looked_up), files
         )
+        # All of the months, so that fares of trips that a correction took away go with them.
+        by_others = tables.read("batch_predictions", stale).where(
+            f"model_version <> '{champion.number}'"
+        )
         commit = tables.merge(
             "batch_predictions",
-            scoring.predictions(scored, champion.number),
-            made_from={m: digest[m] for m in stale},
+            scoring.predictions(scored, champion.number).unionByName(by_others),
+            stale,
+            {m: digest[m] for m in stale},
         )
     by_champion = tables.read("batch_predictions", chosen).where(
         f"model_version = '{champion.number}'"

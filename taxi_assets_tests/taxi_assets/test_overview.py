@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from conftest_run import MONTHS, table_rows
+
 from databricks_steps.settings import Settings
 from taxi_assets import overview
-from taxi_assets_tests.taxi_assets.conftest_run import MONTHS, table_rows
 
 LAUNCHED = ("raw_trips", "trips", "pickup_features", "dropoff_features", "training_set")
 

@@ -15,12 +15,12 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from conftest_run import free_port
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import REPOSITORY, Settings
 from taxi_assets import instance
 from taxi_assets.sensors import telling
-from taxi_assets_tests.taxi_assets.conftest_run import free_port
 
 PASSWORD = "a-password-of-no-one"
 
