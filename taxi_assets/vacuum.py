@@ -59,11 +59,12 @@ def _table(settings: Settings, name: str, days: int, needed: set[int], dry_run: 
         )
         return found
 
-    files = vacuumed(dry_run=True)
-    size = sum(path.stat().st_size for path in (root / unquote(f) for f in files) if path.exists())
-    if files and not dry_run:
+    # The log goes on naming files that went long ago.
+    there = [path for path in (root / unquote(f) for f in vacuumed(dry_run=True)) if path.exists()]
+    size = sum(path.stat().st_size for path in there)
+    if there and not dry_run:
         vacuumed(dry_run=False)
-    return Freed(name, len(files), size, tuple(kept))
+    return Freed(name, len(there), size, tuple(kept))
 
 
 def told(freed: list[Freed], dry_run: bool) -> str:
