@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from taxi_assets.commands import care, models, running, serving, watching
+from taxi_assets.commands import care, doctor, models, running, serving, watching
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,6 +18,7 @@ for command in (
     *(running.report, running.completion),
     *(serving.serve, serving.stop, serving.query, serving.deploy),
     *(models.rollback, models.approve, models.reproduce, models.replay),
+    doctor.doctor,
     *(care.backup, care.restore, care.vacuum),
     *(watching.scenario, watching.alerts),
 ):

@@ -1,0 +1,160 @@
+"""Checks of a Databricks target: who asks, what he may do, and what the tables and runs need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from databricks_steps.serving.online import TABLES as PUBLISHED
+from databricks_steps.settings import STAGING_VOLUME
+from taxi_assets.doctor.findings import Check, FaultError
+from taxi_assets.resources.targets import Target
+from taxi_assets.resources.workspace import Workspace
+
+if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
+    from databricks.sdk.service.catalog import EffectivePermissionsList
+
+GRANTS = "docs/databricks.md has the grants"
+DEPLOY = "databricks bundle deploy -t {target}"
+NEEDED = {
+    "catalog": ("USE_CATALOG",),
+    "schema": ("USE_SCHEMA", "CREATE_TABLE", "CREATE_MODEL", "SELECT", "MODIFY"),
+    "volume": ("READ_VOLUME", "WRITE_VOLUME"),
+}
+ALL = "ALL_PRIVILEGES"
+FEED = "delta.enableChangeDataFeed"
+Answer = TypeVar("Answer")
+
+
+def checks(target: Target) -> Mapping[str, Check]:
+    asked = _Asked(target)
+    return {
+        "credentials": asked.credentials,
+        "catalog": lambda: asked.granted("catalog", target.settings.catalog),
+        "schema": lambda: asked.granted(
+            "schema", f"{target.settings.catalog}.{target.settings.schema}"
+        ),
+        "volume": lambda: asked.granted("volume", target.settings.table(STAGING_VOLUME)),
+        "change data feed": asked.change_data_feed,
+        "primary keys": asked.primary_keys,
+        "alias": asked.alias,
+        "runtime": asked.runtime,
+    }
+
+
+class _Asked:
+    """The workspace of a target, asked by the official SDK."""
+
+    def __init__(self, target: Target) -> None:
+        self._target, self._settings = target, target.settings
+
+    @cached_property
+    def _client(self) -> WorkspaceClient:
+        return Workspace(self._settings).client
+
+    @cached_property
+    def _me(self) -> str:
+        return self._client.current_user.me().user_name or ""
+
+    def credentials(self) -> str:
+        return f"{self._me} at {self._client.config.host}"
+
+    def granted(self, kind: str, name: str) -> str:
+        """Whether this identity has what a run needs, by itself, a group, or from above."""
+        found = self._found(
+            lambda: self._client.grants.get_effective(kind, name, principal=self._me),
+            f"{kind} {name}",
+            DEPLOY.format(target=self._target.name),
+        )
+        held = _privileges(found)
+        lacking = [] if ALL in held else [each for each in NEEDED[kind] if each not in held]
+        if lacking:
+            words = ", ".join(each.replace("_", " ") for each in lacking)
+            raise FaultError(f"{self._me} lacks {words} on {name}", f"Grant it: {GRANTS}")
+        return f"{name}: {', '.join(NEEDED[kind]).replace('_', ' ')}"
+
+    def change_data_feed(self) -> str:
+        def on(table: Any, name: str) -> None:
+            if (table.properties or {}).get(FEED) != "true":
+                raise FaultError(
+                    f"{name} has none: it cannot be published",
+                    f"ALTER TABLE {name} SET TBLPROPERTIES ({FEED} = true)",
+                )
+
+        return self._each_table(on)
+
+    def primary_keys(self) -> str:
+        def keyed(table: Any, name: str) -> None:
+            keys = [each.primary_key_constraint for each in table.table_constraints or []]
+            if not any(keys):
+                raise FaultError(
+                    f"{name} has no primary key: it is no feature table",
+                    "Remove the table, and materialize it again",
+                )
+
+        return self._each_table(keyed)
+
+    def _each_table(self, look: Callable[[Any, str], None]) -> str:
+        from databricks.sdk.errors import NotFound
+
+        there = []
+        for table in PUBLISHED:
+            name = self._settings.table(table.name)
+            try:
+                found = self._client.tables.get(name)
+            except NotFound:
+                continue
+            look(found, name)
+            there.append(table.name)
+        return ", ".join(there) or "no feature table yet: the first run makes them"
+
+    def alias(self) -> str:
+        """Only the owner of a registered model, or who may manage it, sets its aliases."""
+        from databricks.sdk.errors import NotFound
+
+        name = self._settings.registered_model
+        try:
+            found = self._client.registered_models.get(name)
+        except NotFound:
+            return f"{name} is not there yet: the first run makes it"
+        if found.owner == self._me:
+            return f"{self._me} owns {name}"
+        effective = self._client.grants.get_effective("function", name, principal=self._me)
+        held = _privileges(effective)
+        if "MANAGE" not in held:
+            raise FaultError(
+                f"{self._me} may not set aliases of {name}, its owner is {found.owner}",
+                f"Grant MANAGE, or let the owner deploy: {GRANTS}",
+            )
+        return f"{self._me} may manage {name}"
+
+    def runtime(self) -> str:
+        cluster = self._target.cluster
+        if cluster is None or cluster.existing:
+            return "steps run on what is there"
+        known = {each.key for each in self._client.clusters.spark_versions().versions or []}
+        if cluster.spark_version not in known:
+            raise FaultError(
+                f"the workspace has no runtime {cluster.spark_version}",
+                f"Set TAXI_SPARK_VERSION to one of: {', '.join(sorted(filter(None, known))[-3:])}",
+            )
+        return cluster.spark_version
+
+    def _found(self, ask: Callable[[], Answer], what: str, fix: str) -> Answer:
+        from databricks.sdk.errors import NotFound
+
+        try:
+            return ask()
+        except NotFound as error:
+            raise FaultError(f"there is no {what}", fix) from error
+
+
+def _privileges(effective: EffectivePermissionsList) -> set[str]:
+    return {
+        privilege.privilege.value
+        for assignment in effective.privilege_assignments or []
+        for privilege in assignment.privileges or []
+        if privilege.privilege
+    }

@@ -1,0 +1,23 @@
+"""Which checks a target has: this machine's always, then its home's or its workspace's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from databricks_steps.settings import DATABRICKS
+from taxi_assets.doctor import databricks, home, machine
+from taxi_assets.doctor.findings import Check, Finding, look
+from taxi_assets.resources.targets import Target
+
+
+def checks(target: Target) -> Mapping[str, Check]:
+    """The checks of a target, in the order in which they are told."""
+    own = machine.checks(target.settings)
+    if target.settings.platform == DATABRICKS:
+        return {**own, **databricks.checks(target)}
+    return {**own, **home.checks(target.settings)}
+
+
+def examined(target: Target) -> list[Finding]:
+    """What every check of the target found."""
+    return look(checks(target))

@@ -1,0 +1,120 @@
+"""Checks of TAXI_HOME: tables, registry, online tables, endpoint, records of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from databricks_steps import schemas
+from databricks_steps.serving import feature_spec
+from databricks_steps.serving.online import TABLES as PUBLISHED
+from databricks_steps.serving.online import online_table_name
+from databricks_steps.settings import Settings
+from databricks_steps.training import registry
+from databricks_steps.workspace import online_tables
+from taxi_assets import glance, reports
+from taxi_assets.doctor.findings import Check, FaultError
+
+NOTHING = "nothing yet: ./run_mlops.sh makes it"
+
+
+def checks(settings: Settings) -> Mapping[str, Check]:
+    return {
+        "tables": lambda: tables(settings),
+        "registry": lambda: champion(settings),
+        "online tables": lambda: online(settings),
+        "endpoint": lambda: endpoint(settings),
+        "problems": lambda: problems(settings),
+    }
+
+
+def tables(settings: Settings) -> str:
+    """Every table opens, has the columns of `schemas.py`, and its files are there."""
+    from deltalake import DeltaTable
+
+    found = [t for t in schemas.TABLES.values() if settings.table_path(t.name).exists()]
+    for table in found:
+        path = settings.table_path(table.name)
+        try:
+            opened = DeltaTable(str(path))
+        except Exception as error:  # of delta-rs: its kinds differ by what is broken
+            first = str(error).splitlines()[0][:200]
+            raise FaultError(f"{table.name} does not open: {first}", _again(table.name)) from error
+        columns = {each.name for each in opened.schema().fields}
+        if lacking := sorted({*table.names} - columns):
+            raise FaultError(
+                f"{table.name} lacks {', '.join(lacking)}",
+                f"It is of another version of this project: remove {path}, then run again",
+            )
+        if gone := [uri for uri in opened.file_uris() if not Path(uri).exists()]:
+            raise FaultError(f"{table.name} lacks {len(gone)} files: {gone[0]}", _again(table.name))
+    return f"{len(found)} open, every file is there" if found else NOTHING
+
+
+def _again(table: str) -> str:
+    return f"taxi-assets restore a backup, or remove the table {table} and run again"
+
+
+def champion(settings: Settings) -> str:
+    if not (settings.home / "mlflow.db").exists():
+        return NOTHING
+    found = registry.version(settings, registry.CHAMPION)
+    if found is None:
+        raise FaultError("no champion", "Run once without --skip-training", "warn")
+    graph = registry.folder(settings, found.number) / feature_spec.FOLDER / feature_spec.ONNX_FILE
+    if not graph.exists():
+        raise FaultError(
+            f"version {found.number} has no graph: {graph}", "Train again, or restore a backup"
+        )
+    return f"version {found.number} is champion"
+
+
+def online(settings: Settings) -> str:
+    """The online tables hold the newest version of their feature tables."""
+    file = online_tables.database(settings)
+    if not file.exists():
+        return NOTHING
+    held = online_tables.OnlineTables(file).published()
+    log = reports.logs(settings)
+    for table in PUBLISHED:
+        name = online_table_name(settings, table)
+        newest = log.version(table.name)
+        if name not in held:
+            raise FaultError(f"{name} is not published", f"Materialize {table.name}_online")
+        if newest is not None and held[name].version < newest:
+            raise FaultError(
+                f"{name} shows version {held[name].version} of {newest}",
+                f"Materialize {table.name}_online, then serving_endpoint",
+                "warn",
+            )
+    return f"{len(PUBLISHED)} published, as new as their tables"
+
+
+def endpoint(settings: Settings) -> str:
+    if not (settings.home / "workspace.db").exists():
+        return NOTHING
+    state = reports.endpoint_state(settings)
+    if state is None:
+        raise FaultError("not running", "taxi-assets serve", "warn")
+    if state["state"] != "READY":
+        raise FaultError(f"{state['name']} is {state['state']}", "Materialize serving_endpoint")
+    found = registry.version(settings, registry.CHAMPION)
+    if found is not None and str(state["version"]) != found.number:
+        raise FaultError(
+            f"serves version {state['version']}, champion is {found.number}", "taxi-assets deploy"
+        )
+    return f"{state['name']} is READY, version {state['version']}"
+
+
+def problems(settings: Settings) -> str:
+    """What checks and alerts say is open."""
+    told = glance.watched(settings)
+    failing, open_problems = [*told["failing_checks"]], told["problems"]
+    if failing or open_problems:
+        shown = "; ".join([*failing, *open_problems][:3])
+        raise FaultError(
+            f"{len(failing)} checks fail, {len(open_problems)} problems are open: {shown}",
+            "taxi-assets alerts",
+            "warn",
+        )
+    return "no check fails, no problem is open"

@@ -1,0 +1,140 @@
+"""Checks of this machine: Python, Java, memory, disk, ports, packages, timezone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from databricks_steps.platforms.embedded.session import require_java
+from databricks_steps.settings import LOOPBACK, REPOSITORY, Settings, inherited
+from databricks_steps.workspace import process
+from taxi_assets.doctor.findings import Check, FaultError
+
+OLDEST, NEWEST = (3, 10), (3, 13)
+GIB = 2**30
+BESIDE_SPARK_GIB = 2.0  # for Python's workers, the endpoint and Dagster
+LEAST_DISK_GIB = 2.0
+UNITS = {"k": 2**10, "m": 2**20, "g": GIB, "t": 2**40}
+LOCK = REPOSITORY / "requirements.lock"
+MEMORY = Path("/proc/meminfo")
+
+
+def checks(settings: Settings) -> Mapping[str, Check]:
+    return {
+        "python": python,
+        "java": java,
+        "memory": lambda: memory(settings),
+        "disk": lambda: disk(settings),
+        "port": lambda: port(settings),
+        "packages": packages,
+        "timezone": timezone,
+    }
+
+
+def python() -> str:
+    found = sys.version_info[:2]
+    if not OLDEST <= found <= NEWEST:
+        raise FaultError(
+            f"Python {found[0]}.{found[1]}", "Use Python 3.10 to 3.13: PYTHON=… ./run_mlops.sh"
+        )
+    return ".".join(map(str, sys.version_info[:3]))
+
+
+def java() -> str:
+    require_java()
+    return "17 or newer"
+
+
+def memory(settings: Settings) -> str:
+    """Available memory against what Spark's driver may take, and the rest beside it."""
+    text = settings.driver_memory.lower()
+    if not re.fullmatch(r"\d+[kmgt]b?", text):
+        raise FaultError(f"TAXI_DRIVER_MEMORY is {text!r}", "Write it like 3g or 3072m")
+    driver = int(text.rstrip("bkmgt")) * UNITS[text.rstrip("b")[-1]] / GIB
+    if not MEMORY.exists():
+        return f"Spark takes {driver:.1f} GiB; this system does not tell what is available"
+    lines = dict(line.split(":", 1) for line in MEMORY.read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024 / GIB
+    if free < driver + BESIDE_SPARK_GIB:
+        raise FaultError(
+            f"{free:.1f} GiB available, Spark's driver may take {driver:.1f} and the rest needs "
+            f"{BESIDE_SPARK_GIB:.0f}",
+            "Set TAXI_DRIVER_MEMORY lower, or end other programs",
+            "warn",
+        )
+    return f"{free:.1f} GiB available, Spark's driver may take {driver:.1f}"
+
+
+def disk(settings: Settings) -> str:
+    place = next(p for p in (settings.home, *settings.home.parents) if p.exists())
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise FaultError(f"{place} cannot be written", "Set TAXI_HOME to a folder you may write to")
+    free = shutil.disk_usage(place).free / GIB
+    if free < LEAST_DISK_GIB:
+        raise FaultError(f"{free:.1f} GiB free at {place}", "Free some, or set TAXI_HOME elsewhere")
+    return f"{free:.1f} GiB free at {place}"
+
+
+def port(settings: Settings) -> str:
+    """TAXI_PORT is free, or this home's own workspace answers there."""
+    if process.status(settings).running:
+        return f"{settings.port}: this home's workspace"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, settings.port))
+        except OSError as error:
+            raise FaultError(
+                f"{settings.port} is taken by another program", "Set TAXI_PORT to a free port"
+            ) from error
+    return f"{settings.port} is free"
+
+
+def packages() -> str:
+    """Installed packages against requirements.lock."""
+    if not LOCK.exists():
+        return "installed without requirements.lock"
+    differing = [text for text in _differing() if text]
+    if differing:
+        shown = ", ".join(differing[:5]) + (" …" if len(differing) > 5 else "")
+        raise FaultError(
+            f"{len(differing)} differ: {shown}", "pip install -r requirements.lock", "warn"
+        )
+    return "as requirements.lock pins them"
+
+
+def _differing() -> Iterator[str]:
+    from packaging.requirements import Requirement
+
+    for line in LOCK.read_text(encoding="utf-8").splitlines():
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate():
+            continue
+        try:
+            found = version(wanted.name)
+        except PackageNotFoundError:
+            yield f"{wanted.name} is missing"
+            continue
+        if not wanted.specifier.contains(found, prereleases=True):
+            yield f"{wanted.name} {found} for {wanted.specifier}"
+
+
+def timezone() -> str:
+    """Steps go by UTC whatever the machine's zone; one that nobody knows breaks Java and logs."""
+    name = inherited().get("TZ", "").lstrip(":")
+    try:
+        if name and not name.startswith("/"):
+            ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise FaultError(f"TZ names no zone: {name!r}", "Unset TZ, or set it to UTC") from error
+    return f"{name or 'the machine’s own'}; Spark's sessions are in UTC"

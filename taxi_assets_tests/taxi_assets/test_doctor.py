@@ -1,0 +1,405 @@
+"""The doctor: a healthy home, each fault planted once, and a Databricks workspace over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from conftest_run import Home, free_port
+from deltalake import DeltaTable
+
+from databricks_steps.settings import REPOSITORY, Settings
+from taxi_assets import doctor
+from taxi_assets.doctor import databricks, machine
+from taxi_assets.resources.targets import target
+
+Told = dict[str, dict[str, str]]
+
+
+def told(home: Home, *arguments: str, **environment: str) -> tuple[int, Told]:
+    done = home.call("doctor", "--json", *arguments, **environment)
+    assert done.stdout, done.stderr
+    return done.returncode, {each["check"]: each for each in json.loads(done.stdout)}
+
+
+@pytest.fixture(scope="module")
+def healthy(first_run: Any, homes: Any, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home of its own, so that faults can be planted: what a run made, restored."""
+    home, _ = first_run
+    file = tmp_path_factory.mktemp("doctor") / "home.tar.gz"
+    assert home.call("backup", str(file)).returncode == 0
+    own: Home = homes("doctor")
+    assert own.call("restore", str(file)).returncode == 0
+    served = own.call("serve")
+    assert served.returncode == 0, served.stderr
+    return own
+
+
+def test_a_healthy_home_is_ok_in_every_line(healthy: Home) -> None:
+    code, found = told(healthy)
+    assert code == 0
+    bad = {name: each for name, each in found.items() if each["level"] == "fail"}
+    assert bad == {}
+    assert re.fullmatch(r"\d+ open, every file is there", found["tables"]["found"])
+    assert found["registry"]["found"] == "version 1 is champion"
+    assert found["online tables"]["found"] == "2 published, as new as their tables"
+    assert "is READY, version 1" in found["endpoint"]["found"]
+    assert "this home's workspace" in found["port"]["found"]
+    text = healthy.call("doctor")
+    assert text.returncode == 0
+    assert text.stdout.count("\nok ") >= 9
+    assert "\x1b[" not in text.stdout  # colours on a terminal alone
+
+
+def old_java(folder: Path, home: Home) -> dict[str, str]:
+    program = folder / "java"
+    program.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\" 2019-01-15' >&2\n")
+    program.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "JAVA_HOME": ""}
+
+
+def no_java(folder: Path, home: Home) -> dict[str, str]:
+    return {"JAVA_HOME": str(folder / "nowhere")}
+
+
+def much_memory(folder: Path, home: Home) -> dict[str, str]:
+    return {"TAXI_DRIVER_MEMORY": "9000g"}
+
+
+def odd_memory(folder: Path, home: Home) -> dict[str, str]:
+    return {"TAXI_DRIVER_MEMORY": "much"}
+
+
+def a_file_in_the_way(folder: Path, home: Home) -> dict[str, str]:
+    (folder / "file").write_text("")
+    return {"TAXI_HOME": str(folder / "file" / "home")}
+
+
+def a_zone_of_mars(folder: Path, home: Home) -> dict[str, str]:
+    return {"TZ": "Mars/Olympus"}
+
+
+def a_table_without_a_file(folder: Path, home: Home) -> dict[str, str]:
+    copy = copied(folder, home)
+    Path(DeltaTable(str(copy.table_path("trips"))).file_uris()[0]).unlink()
+    return {"TAXI_HOME": str(copy.home)}
+
+
+def a_table_without_a_log(folder: Path, home: Home) -> dict[str, str]:
+    copy = copied(folder, home)
+    shutil.rmtree(copy.table_path("trips") / "_delta_log")
+    return {"TAXI_HOME": str(copy.home)}
+
+
+def a_table_of_another_version(folder: Path, home: Home) -> dict[str, str]:
+    copy = copied(folder, home)
+    log = copy.table_path("pickup_features") / "_delta_log"
+    for commit in log.glob("*.json"):
+        text = commit.read_text().replace("pickup_trip_count_24h", "pickup_trips")
+        commit.write_text(text)
+    return {"TAXI_HOME": str(copy.home)}
+
+
+def a_registry_that_is_no_database(folder: Path, home: Home) -> dict[str, str]:
+    copy = copied(folder, home)
+    (copy.home / "mlflow.db").write_text("not a database, whatever its name says")
+    return {"TAXI_HOME": str(copy.home)}
+
+
+def a_model_without_its_graph(folder: Path, home: Home) -> dict[str, str]:
+    copy = copied(folder, home)
+    with closing(sqlite3.connect(copy.home / "mlflow.db")) as connection, connection:
+        for table, column in (
+            ("logged_models", "artifact_location"),
+            ("model_versions", "storage_location"),
+        ):
+            connection.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
+                (str(home.path), str(copy.home)),
+            )
+    for graph in copy.artifacts.rglob("model.onnx"):
+        graph.unlink()
+    return {"TAXI_HOME": str(copy.home)}
+
+
+def no_champion(folder: Path, home: Home) -> dict[str, str]:
+    copy = copied(folder, home)
+    with closing(sqlite3.connect(copy.home / "mlflow.db")) as connection, connection:
+        connection.execute("DELETE FROM registered_model_aliases")
+    return {"TAXI_HOME": str(copy.home)}
+
+
+def online_tables_of_yesterday(folder: Path, home: Home) -> dict[str, str]:
+    copy = copied(folder, home)
+    table = DeltaTable(str(copy.table_path("pickup_features")))
+    table.alter.set_table_properties({"delta.logRetentionDuration": "interval 60 days"})
+    return {"TAXI_HOME": str(copy.home)}
+
+
+def no_endpoint(folder: Path, home: Home) -> dict[str, str]:
+    return {"TAXI_HOME": str(copied(folder, home).home)}
+
+
+def copied(folder: Path, home: Home) -> Settings:
+    shutil.copytree(home.path, folder / "home", ignore=shutil.ignore_patterns("*.lock"))
+    return Settings(home=folder / "home")
+
+
+FAULTS: tuple[tuple[Callable[[Path, Home], dict[str, str]], str, str, str, str], ...] = (
+    (old_java, "java", "fail", 'Spark needs Java 17 or newer: .*"11.0.2"', "Install Java 17"),
+    (no_java, "java", "fail", "Spark needs Java: none found at", "Install Java 17"),
+    (much_memory, "memory", "warn", "may take 9000.0", "Set TAXI_DRIVER_MEMORY lower"),
+    (odd_memory, "memory", "fail", "TAXI_DRIVER_MEMORY is 'much'", "Write it like 3g"),
+    (a_zone_of_mars, "timezone", "fail", "TZ names no zone: 'Mars/Olympus'", "Unset TZ"),
+    (a_table_without_a_file, "tables", "fail", "trips lacks 1 files: /", "restore a backup"),
+    (a_table_without_a_log, "tables", "fail", "trips does not open: ", "restore a backup"),
+    (
+        *(a_table_of_another_version, "tables", "fail"),
+        *("pickup_features lacks pickup_trip_count_24h", "another version of this project"),
+    ),
+    (a_registry_that_is_no_database, "registry", "fail", "not a database", ""),
+    (a_model_without_its_graph, "registry", "fail", "version 1 has no graph: /", "Train again"),
+    (no_champion, "registry", "warn", "no champion", "Run once without --skip-training"),
+    (
+        *(online_tables_of_yesterday, "online tables", "warn"),
+        *(r"pickup_features_online shows version \d+ of \d+", "Materialize pickup_features_online"),
+    ),
+    (no_endpoint, "endpoint", "warn", "not running", "taxi-assets serve"),
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault[0].__name__)
+def test_each_fault_is_told_with_its_fix(
+    healthy: Home, tmp_path: Path, fault: tuple[Any, str, str, str, str]
+) -> None:
+    plant, check, level, words, fix = fault
+    port = str(free_port())
+    code, found = told(healthy, **{"TAXI_PORT": port, **plant(tmp_path, healthy)})
+    assert found[check]["level"] == level, found[check]
+    assert re.search(words, found[check]["found"]), found[check]
+    assert fix in found[check]["fix"], found[check]
+    assert code == int(any(each["level"] == "fail" for each in found.values()))
+    # What is not at fault is looked at all the same, and found right.
+    machines = {*machine.checks(Settings())} - {check, "packages"}
+    assert {found[name]["level"] for name in machines} == {"ok"}, found
+
+
+def test_a_taken_port_and_a_home_that_cannot_be(healthy: Home, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        code, found = told(Home(tmp_path / "home", 1), TAXI_PORT=port)
+    assert (code, found["port"]["level"]) == (1, "fail")
+    assert found["port"]["found"] == f"{port} is taken by another program"
+    assert found["tables"]["found"].startswith("nothing yet")
+    assert not (tmp_path / "home").exists()  # the doctor makes nothing
+    text = healthy.call("doctor", **a_file_in_the_way(tmp_path, healthy))
+    assert text.returncode == 1
+    assert re.search(r"^fail  disk +.*/file cannot be written\. Set TAXI_HOME", text.stdout, re.M)
+
+
+def test_packages_that_differ_from_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(
+        "# a comment\nnumpy==0.1\nno-such-package==1.0\npytest>=1 # fine\n"
+        "never==1 ; python_version < '3'\n"
+    )
+    monkeypatch.setattr(machine, "LOCK", lock)
+    (found,) = doctor.findings.look({"packages": machine.packages})
+    assert found.level == "warn"
+    assert re.match(r"2 differ: numpy .* for ==0.1, no-such-package is missing", found.found)
+
+
+def test_a_check_that_breaks_is_a_finding_and_the_others_go_on() -> None:
+    def breaks() -> str:
+        raise RuntimeError("first line\nsecond line")
+
+    found = doctor.findings.look({"one": breaks, "two": lambda: "fine"})
+    assert [(each.check, each.level, each.found) for each in found] == [
+        ("one", "fail", "RuntimeError: first line"),
+        ("two", "ok", "fine"),
+    ]
+
+
+def test_the_page_names_every_check() -> None:
+    page = (REPOSITORY / "docs" / "doctor.md").read_text()
+    rows = re.findall(r"^\| ([a-z ]+) \| ", page, re.M)
+    local, dev = (doctor.checks(target(name)) for name in ("local", "dev"))
+    named = [name for name in rows if name != "check"]
+    assert named == [*local, *(name for name in dev if name not in local)]
+
+
+ME = "runner@example.com"
+MODEL = "p03.e2e_demo_simon.dev_mlops_stacks_gcp_fs_model"
+FEATURES = ("p03.e2e_demo_simon.pickup_features", "p03.e2e_demo_simon.dropoff_features")
+KEYED = [{"primary_key_constraint": {"name": "pk", "child_columns": ["location_id"]}}]
+CATALOG = "/api/2.1/unity-catalog"
+
+
+def effective(*privileges: str) -> dict[str, Any]:
+    held = [{"privilege": each} for each in privileges]
+    return {"privilege_assignments": [{"principal": ME, "privileges": held}]}
+
+
+def documents() -> dict[str, Any]:
+    """What a workspace answers where all is right, by path."""
+    table = {
+        "properties": {databricks.FEED: "true"},
+        "table_constraints": KEYED,
+    }
+    return {
+        "/api/2.0/preview/scim/v2/Me": {"userName": ME},
+        f"{CATALOG}/effective-permissions/catalog/p03": effective("USE_CATALOG"),
+        f"{CATALOG}/effective-permissions/schema/p03.e2e_demo_simon": effective(
+            *databricks.NEEDED["schema"]
+        ),
+        f"{CATALOG}/effective-permissions/volume/p03.e2e_demo_simon.dagster_staging": effective(
+            databricks.ALL
+        ),
+        f"{CATALOG}/effective-permissions/function/{MODEL}": effective("EXECUTE"),
+        **{f"{CATALOG}/tables/{name}": {**table, "full_name": name} for name in FEATURES},
+        f"{CATALOG}/models/{MODEL}": {"full_name": MODEL, "owner": ME},
+        "/api/2.1/clusters/spark-versions": {"versions": [{"key": "17.3.x-cpu-ml-scala2.13"}]},
+    }
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Databricks' REST API as far as the doctor asks, from documents that a test may change."""
+
+    found: dict[str, Any]
+
+    def do_GET(self) -> None:
+        document = self.found.get(unquote(urlsplit(self.path).path))
+        status = 404 if document is None else document.get("status", 200)
+        codes = {403: "PERMISSION_DENIED", 404: "NOT_FOUND"}
+        error = {"error_code": codes.get(status), "message": f"{self.path} {codes.get(status)}"}
+        body = json.dumps(error if status != 200 else document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """The documents of a workspace that answers; change them before it is asked."""
+    handler = type("Own", (Answers,), {"found": documents()})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name in [name for name in os.environ if name.startswith("DATABRICKS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DATABRICKS_HOST", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "a-token-of-no-one")
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("TAXI_HOME", str(tmp_path / "home"))
+    yield handler.found
+    server.shutdown()
+    server.server_close()
+
+
+def examined() -> dict[str, doctor.Finding]:
+    return {each.check: each for each in doctor.examined(target("dev"))}
+
+
+def test_a_target_where_all_is_right(workspace: dict[str, Any]) -> None:
+    found = examined()
+    own = {name: found[name] for name in databricks.checks(target("dev"))}
+    assert {each.level for each in own.values()} == {"ok"}, own
+    assert own["credentials"].found.startswith(f"{ME} at http://127.0.0.1:")
+    assert own["alias"].found == f"{ME} owns {MODEL}"
+    assert own["runtime"].found == "17.3.x-cpu-ml-scala2.13"
+    assert own["primary keys"].found == "pickup_features, dropoff_features"
+    assert "a-token-of-no-one" not in str(found)
+
+
+REMOTE_FAULTS = (
+    ("/api/2.0/preview/scim/v2/Me", {"status": 403}, "credentials", "PermissionDenied", ""),
+    (
+        *(f"{CATALOG}/effective-permissions/catalog/p03", effective()),
+        *("catalog", f"{ME} lacks USE CATALOG on p03", "Grant it: docs/databricks.md"),
+    ),
+    (
+        f"{CATALOG}/effective-permissions/schema/p03.e2e_demo_simon",
+        effective("USE_SCHEMA", "SELECT", "MODIFY", "CREATE_TABLE"),
+        *("schema", f"{ME} lacks CREATE MODEL on p03.e2e_demo_simon", "Grant it"),
+    ),
+    (
+        f"{CATALOG}/effective-permissions/volume/p03.e2e_demo_simon.dagster_staging",
+        *({"status": 404}, "volume", "there is no volume p03.e2e_demo_simon.dagster_staging"),
+        "databricks bundle deploy -t dev",
+    ),
+    (
+        f"{CATALOG}/tables/{FEATURES[1]}",
+        {"full_name": FEATURES[1], "table_constraints": KEYED},
+        *("change data feed", f"{FEATURES[1]} has none", f"ALTER TABLE {FEATURES[1]} SET"),
+    ),
+    (
+        f"{CATALOG}/tables/{FEATURES[0]}",
+        {"full_name": FEATURES[0], "properties": {databricks.FEED: "true"}},
+        *("primary keys", f"{FEATURES[0]} has no primary key", "materialize it again"),
+    ),
+    (
+        f"{CATALOG}/models/{MODEL}",
+        {"full_name": MODEL, "owner": "another"},
+        *("alias", f"{ME} may not set aliases of {MODEL}, its owner is another", "Grant MANAGE"),
+    ),
+    (
+        "/api/2.1/clusters/spark-versions",
+        {"versions": [{"key": "15.4.x-scala2.12"}]},
+        *("runtime", "the workspace has no runtime 17.3", "TAXI_SPARK_VERSION to one of: 15.4"),
+    ),
+)
+
+
+@pytest.mark.parametrize("fault", REMOTE_FAULTS, ids=lambda fault: fault[2])
+def test_each_fault_of_a_target_is_told_with_its_fix(
+    workspace: dict[str, Any], fault: tuple[str, dict[str, Any], str, str, str]
+) -> None:
+    path, document, check, words, fix = fault
+    workspace[path] = document
+    found = examined()
+    assert found[check].level == "fail"
+    assert words in found[check].found, found[check]
+    assert fix in found[check].fix
+    if check != "credentials":
+        others = {*databricks.checks(target("dev"))} - {check}
+        assert {found[name].level for name in others} == {"ok"}, found
+
+
+def test_before_the_first_run_there_is_neither_table_nor_model(workspace: dict[str, Any]) -> None:
+    for name in (*(f"{CATALOG}/tables/{n}" for n in FEATURES), f"{CATALOG}/models/{MODEL}"):
+        del workspace[name]
+    found = examined()
+    for check in ("change data feed", "primary keys", "alias"):
+        assert found[check].level == "ok"
+        assert "the first run makes" in found[check].found
+
+
+def test_without_credentials_there_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, workspace: dict[str, Any]
+) -> None:
+    for name in ("DATABRICKS_HOST", "DATABRICKS_TOKEN"):
+        monkeypatch.delenv(name)
+    found = examined()["credentials"]
+    assert found.level == "fail"
+    assert found.found.startswith("A Databricks target needs a workspace and credentials")
+    assert found.fix.startswith("Set DATABRICKS_HOST and DATABRICKS_TOKEN")
