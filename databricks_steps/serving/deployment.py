@@ -1,4 +1,4 @@
-"""What the orchestrator keeps in a workspace: online store and tables, endpoint, payload capture.
+"""What the orchestrator keeps in a workspace: online tables, endpoint, capture, its monitor.
 
 `plan` says what would change and touches nothing; `deploy` does it, and changes nothing twice.
 """
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from databricks_steps.errors import ServingError
-from databricks_steps.serving import online
+from databricks_steps.serving import online, quality_monitor
 from databricks_steps.serving.endpoint import differences, endpoint_config, ensure_endpoint
-from databricks_steps.settings import Settings
+from databricks_steps.settings import DATABRICKS, Settings
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -50,6 +50,7 @@ def plan(client: WorkspaceClient, settings: Settings, version: str) -> tuple[Cha
             _store(client, settings),
             *_tables(client, settings),
             *_endpoint(_found(client, settings.endpoint), wanted),
+            *_monitor(client, settings),
         )
     except DatabricksError as error:
         raise ServingError(
@@ -72,6 +73,7 @@ def deploy(client: WorkspaceClient, settings: Settings, version: str) -> tuple[C
         if online.online_table_name(settings, table) in stale:
             online.publish(client, settings, table)
     ensure_endpoint(client, settings, version)
+    quality_monitor.ensure(client, settings)
     return changes
 
 
@@ -126,3 +128,18 @@ def _endpoint(found: ServingEndpointDetailed | None, wanted: dict[str, Any]) -> 
     kept = gateway.as_dict() if gateway else {}
     different = list(differences(kept, capture))
     yield Change("~" if different else "=", "payload capture", name, "; ".join(different))
+
+
+def _monitor(client: WorkspaceClient, settings: Settings) -> Iterator[Change]:
+    """Nothing where there is none to keep: before the table, and on the embedded platform."""
+    if settings.platform != DATABRICKS:
+        return
+    table_id, monitor = quality_monitor.found(client, settings)
+    if table_id is None:
+        return
+    name = settings.table(quality_monitor.TABLE.name)
+    if monitor is None:
+        yield Change("+", "monitor", name, "daily, by model version")
+        return
+    different = list(quality_monitor.different(settings, monitor))
+    yield Change("~" if different else "=", "monitor", name, "; ".join(different))

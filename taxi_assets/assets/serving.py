@@ -8,6 +8,7 @@ import dagster as dg
 
 from databricks_steps import schemas
 from databricks_steps.ports import Platform
+from databricks_steps.serving import quality_monitor
 from databricks_steps.serving.canary import Climb, climb
 from databricks_steps.serving.endpoint import ensure_endpoint
 from databricks_steps.serving.online import ensure_online_store, publish
@@ -65,6 +66,14 @@ def _climbed(workspace: Workspace, platform: Platform, version: str) -> Climb:
     return climb(workspace.client, settings, version, requests)
 
 
+def _watched(workspace: Workspace) -> dict[str, Any]:
+    """Databricks' monitor on what the endpoint answered: kept, and what it last did."""
+    if quality_monitor.ensure(workspace.client, workspace.settings) is None:
+        return {}
+    found = quality_monitor.read(workspace.client, workspace.settings)
+    return {} if found is None else {"monitor": dg.MetadataValue.json(asdict(found))}
+
+
 @dg.asset(
     deps=[champion_model, pickup_features_online, dropoff_features_online],
     group_name=GROUP,
@@ -87,5 +96,6 @@ def serving_endpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[
             "model_version": state.version,
             "state": state.state,
             "action": state.action,
+            **_watched(workspace),
         }
     )
