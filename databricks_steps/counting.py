@@ -115,7 +115,7 @@ def _counter(
         import pyarrow as pa
 
         tally = Tally(names, months)
-        for batch in _larger(batches):
+        for batch in larger(batches):
             words = [column.to_numpy().astype("<i8", copy=False) for column in batch.columns]
             cut = words[0] & ((1 << 8 * _CUT) - 1)
             zone = cut & ((1 << _LOST) - 1)
@@ -140,8 +140,8 @@ def _counter(
     return count
 
 
-def _larger(batches: Iterable[pa.RecordBatch], rows: int = 1 << 16) -> Iterator[pa.Table]:
-    """Batches together, so that adding up a batch costs little beside counting it."""
+def larger(batches: Iterable[pa.RecordBatch], rows: int = 1 << 16) -> Iterator[pa.Table]:
+    """Batches together, as tables of at least `rows` rows but the last: fewer calls for each."""
     import pyarrow as pa
 
     held: list[pa.RecordBatch] = []

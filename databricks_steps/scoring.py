@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
+from databricks_steps.counting import larger
 from databricks_steps.kept import shared
 from databricks_steps.ports import Verdict
 from databricks_steps.serving import feature_spec
 from databricks_steps.serving.feature_spec import FeatureSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
 SCORED = "trip_id string, predicted_fare double, trip_month string"
+_LOADED: dict[str, onnxruntime.InferenceSession] = {}  # in a Spark worker: digest → graph
 
 
 def with_predicted_fares(trips: DataFrame, model: Path) -> DataFrame:
     """Trips with looked-up features → `trip_id`, `predicted_fare`, `trip_month`.
 
-    `model` is the folder of a registered version; its graph goes to the workers.
+    `model` is the folder of a registered version; what its graph needs goes to the workers.
     """
+    from pyspark.sql import functions as F  # noqa: N812
+
     files = model / feature_spec.FOLDER
     inputs = FeatureSpec.from_json((files / feature_spec.FILE).read_text()).inputs
-    graph = (files / feature_spec.ONNX_FILE).read_bytes()
-    sent = shared(trips.sparkSession, graph)
-    columns = trips.select("trip_id", "trip_month", *inputs)
-    return columns.mapInArrow(_scorer(sent, inputs), SCORED)
+    graph = _trees_alone((files / feature_spec.ONNX_FILE).read_bytes())
+    digest = hashlib.sha256(graph).hexdigest()
+    # One column of floats crosses to Python in two thirds of the time of one column an input.
+    unknown = F.lit(float("nan")).cast("float")
+    floats = [F.coalesce(F.col(name).cast("float"), unknown) for name in inputs]
+    columns = trips.select("trip_id", "trip_month", F.array(*floats).alias("inputs"))
+    sent, first = shared(trips.sparkSession, graph), inputs.index("trip_distance")
+    return columns.mapInArrow(_scorer(sent, digest, first), SCORED)
+
+
+def _trees_alone(graph: bytes) -> bytes:
+    """The graph up to each tree's fare: numpy finds their middle in a tenth of ONNX's time."""
+    import onnx
+    from onnx.utils import Extractor
+
+    whole = onnx.load_from_string(graph)
+    part = Extractor(whole).extract_model([whole.graph.input[0].name], [feature_spec.TREES])
+    return bytes(part.SerializeToString())
 
 
 def predictions(scored: DataFrame, model_version: str) -> DataFrame:
@@ -65,28 +86,50 @@ def no_null_predictions(rows: DataFrame) -> Verdict:
 
 
 def _scorer(
-    graph: Callable[[], bytes], inputs: tuple[str, ...]
-) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
+    graph: Callable[[], bytes], digest: str, first: int
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import numpy as np
-        import onnxruntime
         import pyarrow as pa
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # Spark runs one task a core already
-        session = onnxruntime.InferenceSession(graph(), options, providers=["CPUExecutionProvider"])
+        session = _session(graph, digest)
         name = session.get_inputs()[0].name
-        for batch in batches:
-            arrays = [batch.column(column).to_numpy(zero_copy_only=False) for column in inputs]
-            matrix = np.column_stack(arrays).astype("float32") if len(batch) else None
-            fares = session.run(None, {name: matrix})[0].reshape(-1) if len(batch) else []
+        for table in larger(batches):
+            rows = table.combine_chunks().to_batches()[0]
+            matrix = rows.column("inputs").flatten().to_numpy().reshape(len(rows), -1)
+            # Trips alike take the same paths, which then are in the core's cache.
+            order = np.argsort(matrix[:, first])
+            (trees,) = session.run([feature_spec.TREES], {name: matrix[order]})
+            fares = np.empty(len(rows))
+            fares[order] = _middle(trees)
             yield pa.record_batch(
-                [
-                    batch.column("trip_id"),
-                    pa.array(fares, pa.float64()),
-                    batch.column("trip_month"),
-                ],
+                [rows.column("trip_id"), pa.array(fares), rows.column("trip_month")],
                 names=["trip_id", "predicted_fare", "trip_month"],
             )
 
     return score
+
+
+def _session(graph: Callable[[], bytes], digest: str) -> onnxruntime.InferenceSession:
+    """The graph, loaded; a worker keeps the newest for the tasks that it gets later."""
+    import onnxruntime
+
+    if digest not in _LOADED:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # Spark runs one task a core already
+        loaded = onnxruntime.InferenceSession(graph(), options, providers=["CPUExecutionProvider"])
+        _LOADED.clear()
+        _LOADED[digest] = loaded
+    return _LOADED[digest]
+
+
+def _middle(trees: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The median of each row, (rows, trees) → (rows,), as the whole graph computes it.
+
+    Sorts in place: for so few columns that is faster than to part them.
+    """
+    count = trees.shape[1]
+    trees.sort(axis=1)
+    middle = trees[:, (count - 1) // 2 : count // 2 + 1]
+    fares: np.ndarray[Any, Any] = middle.mean(axis=1)
+    return fares
