@@ -1,0 +1,64 @@
+"""The pages that people open, as a real browser shows them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from databricks_steps.workspace import auth
+
+SECONDS = 120
+
+
+def seen(page: str, folder: Path) -> str:
+    """What the browser has made of a page once its scripts have run, as HTML."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no browser: Chromium is not installed (Debian: apt-get install chromium)")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    profile = f"--user-data-dir={folder / 'profile'}"
+    asked = [browser, *options, profile, "--virtual-time-budget=8000", "--dump-dom", page]
+    # A proxy of the environment is not for pages of this machine.
+    quiet = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    done = subprocess.run(
+        asked, capture_output=True, text=True, timeout=SECONDS, check=False, env=quiet
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_workspace_shows_endpoint_and_online_tables_to_who_has_the_token(
+    first_run: Any, tmp_path: Path
+) -> None:
+    home, _ = first_run
+    token = auth.token(home.settings.token_file)
+    page = seen(f"{home.settings.host}/#token={token}", tmp_path)
+    assert f'data-endpoint="{home.settings.endpoint}"' in page
+    assert re.search(r'<span class="good">READY</span>', page)
+    for name in ("pickup_features", "dropoff_features"):
+        assert f"<td>{home.settings.table(name)}_online</td>" in page
+    assert home.settings.registered_model in page
+    assert token not in page
+
+
+def test_without_the_token_the_workspace_shows_nothing(first_run: Any, tmp_path: Path) -> None:
+    home, _ = first_run
+    page = seen(f"{home.settings.host}/#token=wrong", tmp_path)
+    assert "That is not the token." in page
+    assert "data-endpoint" not in page
+
+
+def test_the_report_shows_its_sections_and_pictures(first_run: Any, tmp_path: Path) -> None:
+    home, _ = first_run
+    done = home.call("report")
+    assert done.returncode == 0, done.stderr
+    page = seen(Path(done.stdout.strip()).as_uri(), tmp_path)
+    for name in ("Pipeline", "Models", "Drift and live error", "Endpoint", "Time and memory"):
+        assert f"<h2>{name}</h2>" in page
+    assert 'src="data:image/' in page
