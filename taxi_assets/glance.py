@@ -73,7 +73,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     """The same for people."""
     failing = [f"  {name}: {why}" for name, why in found["failing_checks"].items()]
     ticks = [
-        f"  {name:<22}{tick['at']}  {tick['status']}  {tick['why']}".rstrip()
+        f"  {name:<24}{tick['at']}  {tick['status']}  {tick['why']}".rstrip()
         for name, tick in found["sensors"].items()
     ]
     problems = found["problems"]
