@@ -17,6 +17,7 @@ from databricks_steps.settings import DATABRICKS, Settings
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
+    from databricks.sdk.errors.base import DatabricksError
 
 MONITORS = "/api/data-quality/v1/monitors"
 PROFILING = "data_profiling_config"
@@ -111,25 +112,26 @@ def ensure(client: WorkspaceClient, settings: Settings) -> str | None:
         client.api_client.do("PATCH", path, query={"update_mask": mask}, body=asked)
         return "updated"
     except DatabricksError as error:
-        raise ServingError(
-            f"The monitor of {TABLE.name} must be kept by these credentials",
-            str(error).splitlines()[0],
-            "Grant MANAGE and SELECT on the table: docs/databricks.md",
-        ) from error
+        raise _refused(error) from error
 
 
 def read(client: WorkspaceClient, settings: Settings) -> Monitor | None:
     """What the monitor is and last did; None where there is none.
 
     Raises:
-        DatabricksError: the workspace does not answer, or does not let these credentials look.
+        ServingError: the workspace does not answer, or does not let these credentials look.
     """
+    from databricks.sdk.errors.base import DatabricksError
+
     if settings.platform != DATABRICKS:
         return None
-    table_id, monitor = found(client, settings)
-    if monitor is None:
-        return None
-    told = client.api_client.do("GET", f"{MONITORS}/table/{table_id}/refreshes")
+    try:
+        table_id, monitor = found(client, settings)
+        if monitor is None:
+            return None
+        told = client.api_client.do("GET", f"{MONITORS}/table/{table_id}/refreshes")
+    except DatabricksError as error:
+        raise _refused(error) from error
     refreshes = told.get("refreshes", []) if isinstance(told, dict) else []
     started = sorted(refreshes, key=lambda each: int(each.get("start_time_ms", 0)))
     newest: dict[str, Any] = started[-1] if started else {}
@@ -141,6 +143,14 @@ def read(client: WorkspaceClient, settings: Settings) -> Monitor | None:
         refreshed=newest.get("state"),
         at=_instant(newest.get("end_time_ms")),
         message=newest.get("message") or profile.get("latest_monitor_failure_message"),
+    )
+
+
+def _refused(error: DatabricksError) -> ServingError:
+    return ServingError(
+        f"The monitor of {TABLE.name} must be kept by these credentials",
+        str(error).splitlines()[0],
+        "Grant MANAGE and SELECT on the table: docs/databricks.md",
     )
 
 

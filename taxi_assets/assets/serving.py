@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from databricks_steps import schemas
+from databricks_steps.errors import ServingError
 from databricks_steps.ports import Platform
 from databricks_steps.serving import quality_monitor
 from databricks_steps.serving.canary import Climb, climb
@@ -66,11 +67,18 @@ def _climbed(workspace: Workspace, platform: Platform, version: str) -> Climb:
     return climb(workspace.client, settings, version, requests)
 
 
-def _watched(workspace: Workspace) -> dict[str, Any]:
-    """Databricks' monitor on what the endpoint answered: kept, and what it last did."""
-    if quality_monitor.ensure(workspace.client, workspace.settings) is None:
-        return {}
-    found = quality_monitor.read(workspace.client, workspace.settings)
+def _watched(context: dg.AssetExecutionContext, workspace: Workspace) -> dict[str, Any]:
+    """Databricks' monitor on what the endpoint answered: kept, and what it last did.
+
+    An endpoint that serves has not failed where the monitor cannot be kept: the log says why.
+    """
+    try:
+        if quality_monitor.ensure(workspace.client, workspace.settings) is None:
+            return {}
+        found = quality_monitor.read(workspace.client, workspace.settings)
+    except ServingError as error:
+        context.log.warning(str(error))
+        return {"monitor": str(error)}
     return {} if found is None else {"monitor": dg.MetadataValue.json(asdict(found))}
 
 
@@ -96,6 +104,6 @@ def serving_endpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[
             "model_version": state.version,
             "state": state.state,
             "action": state.action,
-            **_watched(workspace),
+            **_watched(context, workspace),
         }
     )
