@@ -1,4 +1,4 @@
-"""Temporary files of a process with Spark: swept by the next one once it was killed, never before."""
+"""Temporary files of a process with Spark: swept by the next once it was killed, never before."""
 
 from __future__ import annotations
 
