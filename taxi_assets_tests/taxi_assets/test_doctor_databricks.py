@@ -1,0 +1,178 @@
+"""The doctor on a Databricks target: a workspace over HTTP, right in all, and each fault once."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from taxi_assets import doctor
+from taxi_assets.doctor import databricks
+from taxi_assets.resources.targets import target
+
+ME = "runner@example.com"
+MODEL = "p03.e2e_demo_simon.dev_mlops_stacks_gcp_fs_model"
+FEATURES = ("p03.e2e_demo_simon.pickup_features", "p03.e2e_demo_simon.dropoff_features")
+KEYED = [{"primary_key_constraint": {"name": "pk", "child_columns": ["location_id"]}}]
+CATALOG = "/api/2.1/unity-catalog"
+
+
+def effective(*privileges: str) -> dict[str, Any]:
+    held = [{"privilege": each} for each in privileges]
+    return {"privilege_assignments": [{"principal": ME, "privileges": held}]}
+
+
+def documents() -> dict[str, Any]:
+    """What a workspace answers where all is right, by path."""
+    table = {
+        "properties": {databricks.FEED: "true"},
+        "table_constraints": KEYED,
+    }
+    return {
+        "/api/2.0/preview/scim/v2/Me": {"userName": ME},
+        f"{CATALOG}/effective-permissions/catalog/p03": effective("USE_CATALOG"),
+        f"{CATALOG}/effective-permissions/schema/p03.e2e_demo_simon": effective(
+            *databricks.NEEDED["schema"]
+        ),
+        f"{CATALOG}/effective-permissions/volume/p03.e2e_demo_simon.dagster_staging": effective(
+            databricks.ALL
+        ),
+        f"{CATALOG}/effective-permissions/function/{MODEL}": effective("EXECUTE"),
+        **{f"{CATALOG}/tables/{name}": {**table, "full_name": name} for name in FEATURES},
+        f"{CATALOG}/models/{MODEL}": {"full_name": MODEL, "owner": ME},
+        "/api/2.1/clusters/spark-versions": {"versions": [{"key": "17.3.x-cpu-ml-scala2.13"}]},
+    }
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Databricks' REST API as far as the doctor asks, from documents that a test may change."""
+
+    found: dict[str, Any]
+
+    def do_GET(self) -> None:
+        document = self.found.get(unquote(urlsplit(self.path).path))
+        status = 404 if document is None else document.get("status", 200)
+        codes = {403: "PERMISSION_DENIED", 404: "NOT_FOUND"}
+        error = {"error_code": codes.get(status), "message": f"{self.path} {codes.get(status)}"}
+        body = json.dumps(error if status != 200 else document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """The documents of a workspace that answers; change them before it is asked."""
+    handler = type("Own", (Answers,), {"found": documents()})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name in [name for name in os.environ if name.startswith("DATABRICKS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DATABRICKS_HOST", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "a-token-of-no-one")
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("TAXI_HOME", str(tmp_path / "home"))
+    yield handler.found
+    server.shutdown()
+    server.server_close()
+
+
+def examined() -> dict[str, doctor.Finding]:
+    return {each.check: each for each in doctor.examined(target("dev"))}
+
+
+def test_a_target_where_all_is_right(workspace: dict[str, Any]) -> None:
+    found = examined()
+    own = {name: found[name] for name in databricks.checks(target("dev"))}
+    assert {each.level for each in own.values()} == {"ok"}, own
+    assert own["credentials"].found.startswith(f"{ME} at http://127.0.0.1:")
+    assert own["alias"].found == f"{ME} owns {MODEL}"
+    assert own["runtime"].found == "17.3.x-cpu-ml-scala2.13"
+    assert own["primary keys"].found == "pickup_features, dropoff_features"
+    assert "a-token-of-no-one" not in str(found)
+
+
+REMOTE_FAULTS = (
+    ("/api/2.0/preview/scim/v2/Me", {"status": 403}, "credentials", "PermissionDenied", ""),
+    (
+        *(f"{CATALOG}/effective-permissions/catalog/p03", effective()),
+        *("catalog", f"{ME} lacks USE CATALOG on p03", "Grant it: docs/databricks.md"),
+    ),
+    (
+        f"{CATALOG}/effective-permissions/schema/p03.e2e_demo_simon",
+        effective("USE_SCHEMA", "SELECT", "MODIFY", "CREATE_TABLE"),
+        *("schema", f"{ME} lacks CREATE MODEL on p03.e2e_demo_simon", "Grant it"),
+    ),
+    (
+        f"{CATALOG}/effective-permissions/volume/p03.e2e_demo_simon.dagster_staging",
+        *({"status": 404}, "volume", "there is no volume p03.e2e_demo_simon.dagster_staging"),
+        "databricks bundle deploy -t dev",
+    ),
+    (
+        f"{CATALOG}/tables/{FEATURES[1]}",
+        {"full_name": FEATURES[1], "table_constraints": KEYED},
+        *("change data feed", f"{FEATURES[1]} has none", f"ALTER TABLE {FEATURES[1]} SET"),
+    ),
+    (
+        f"{CATALOG}/tables/{FEATURES[0]}",
+        {"full_name": FEATURES[0], "properties": {databricks.FEED: "true"}},
+        *("primary keys", f"{FEATURES[0]} has no primary key", "materialize it again"),
+    ),
+    (
+        f"{CATALOG}/models/{MODEL}",
+        {"full_name": MODEL, "owner": "another"},
+        *("alias", f"{ME} may not set aliases of {MODEL}, its owner is another", "Grant MANAGE"),
+    ),
+    (
+        "/api/2.1/clusters/spark-versions",
+        {"versions": [{"key": "15.4.x-scala2.12"}]},
+        *("runtime", "the workspace has no runtime 17.3", "TAXI_SPARK_VERSION to one of: 15.4"),
+    ),
+)
+
+
+@pytest.mark.parametrize("fault", REMOTE_FAULTS, ids=lambda fault: fault[2])
+def test_each_fault_of_a_target_is_told_with_its_fix(
+    workspace: dict[str, Any], fault: tuple[str, dict[str, Any], str, str, str]
+) -> None:
+    path, document, check, words, fix = fault
+    workspace[path] = document
+    found = examined()
+    assert found[check].level == "fail"
+    assert words in found[check].found, found[check]
+    assert fix in found[check].fix
+    if check != "credentials":
+        others = {*databricks.checks(target("dev"))} - {check}
+        assert {found[name].level for name in others} == {"ok"}, found
+
+
+def test_before_the_first_run_there_is_neither_table_nor_model(workspace: dict[str, Any]) -> None:
+    for name in (*(f"{CATALOG}/tables/{n}" for n in FEATURES), f"{CATALOG}/models/{MODEL}"):
+        del workspace[name]
+    found = examined()
+    for check in ("change data feed", "primary keys", "alias"):
+        assert found[check].level == "ok"
+        assert "the first run makes" in found[check].found
+
+
+def test_without_credentials_there_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, workspace: dict[str, Any]
+) -> None:
+    for name in ("DATABRICKS_HOST", "DATABRICKS_TOKEN"):
+        monkeypatch.delenv(name)
+    found = examined()["credentials"]
+    assert found.level == "fail"
+    assert found.found.startswith("A Databricks target needs a workspace and credentials")
+    assert found.fix.startswith("Set DATABRICKS_HOST and DATABRICKS_TOKEN")
