@@ -16,6 +16,13 @@ from databricks_steps.settings import REPOSITORY, Settings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+LONG_TESTS = "TAXI_LONG_TESTS"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("long") and os.environ.get(LONG_TESTS) != "1":
+        pytest.skip(f"long: {LONG_TESTS}=1 runs it, as every night")
+
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:

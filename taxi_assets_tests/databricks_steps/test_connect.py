@@ -88,6 +88,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_every_step_runs_on_connect_to_the_rows_of_a_classic_session(
     spark: SparkSession, source: Path, tmp_path: Path
 ) -> None:

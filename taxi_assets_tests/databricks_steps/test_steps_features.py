@@ -68,6 +68,7 @@ def laptop(spark: SparkSession, tmp_path: Path) -> Laptop:
     return made
 
 
+@pytest.mark.long
 def test_months_one_by_one_backwards_and_at_once_give_the_same_tables(
     spark: SparkSession, tmp_path: Path, laptop: Laptop
 ) -> None:
@@ -87,6 +88,7 @@ def test_months_one_by_one_backwards_and_at_once_give_the_same_tables(
             assert other.platform.tables.months(name) == list(MONTHS)
 
 
+@pytest.mark.long
 def test_real_months_in_any_order_give_the_same_tables(
     spark: SparkSession, settings: Settings, real_data: Path
 ) -> None:

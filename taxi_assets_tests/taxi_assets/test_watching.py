@@ -23,10 +23,6 @@ from taxi_assets import instance
 from taxi_assets.resources.alerts import AlertLog, JsonLines
 from taxi_assets_tests.taxi_assets.receiver import Receiver
 
-LONG = "TAXI_LONG_TESTS"
-pytestmark = pytest.mark.skipif(
-    os.environ.get(LONG) != "1", reason=f"seven minutes of a daemon left alone: {LONG}=1 runs it"
-)
 KEPT = 4  # every fourth trip of a month: its days and zones stay as they are
 SECONDS = 900.0  # of a machine that does other things, too
 
@@ -112,6 +108,7 @@ def watched(homes: Any, real_data: Path, tmp_path: Path) -> Iterator[Watched]:
     receiver.close()
 
 
+@pytest.mark.long
 def test_a_usual_month_is_learned_from_and_a_drifted_one_is_told_once(watched: Watched) -> None:
     settings = watched.home.settings
     before = versions(watched.home)

@@ -108,6 +108,7 @@ def rows(settings: Settings, name: str) -> set[tuple[Any, ...]]:
     return different
 
 
+@pytest.mark.long
 def test_two_workers_make_the_rows_of_one_machine(
     spark: SparkSession, tmp_path: Path, real_data: Path, cluster: str
 ) -> None:
