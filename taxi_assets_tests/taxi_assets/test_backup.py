@@ -132,6 +132,7 @@ def test_no_token_and_no_lock_is_in_the_file(restored: Restored) -> None:
     assert not [name for name in names if "_staging" in name]
 
 
+@pytest.mark.long
 def test_the_restored_home_forgets_what_no_model_needs_and_reproduces_the_rest(
     restored: Restored, tmp_path: Path
 ) -> None:

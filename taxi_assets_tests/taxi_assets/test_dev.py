@@ -111,6 +111,7 @@ def figures(checks: list[Any], name: str) -> dict[str, float]:
     return {e["label"]: e.get("floatValue", e.get("intValue")) for e in entries}
 
 
+@pytest.mark.long
 def test_a_month_launched_in_the_ui_is_served(
     ui: tuple[Home, Ui, subprocess.Popen[bytes]],
 ) -> None:

@@ -87,6 +87,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home")
 
 
+@pytest.mark.long
 def test_a_pipeline_keeps_its_records_in_postgresql_and_sensors_read_them(
     server: Server, homes: Any, small_source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

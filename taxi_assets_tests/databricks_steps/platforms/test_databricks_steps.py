@@ -167,6 +167,7 @@ def on_databricks_a_change_by_hand_is_computed_again(both: Both) -> None:
 if not delta_spark.RUNNING:
     CASES = [name for name in globals() if name.startswith("on_databricks_")]
 
+    @pytest.mark.long
     @pytest.mark.parametrize("case", CASES)
     def test_on_databricks(verdicts: dict[str, ElementTree.Element], case: str) -> None:
         delta_spark.repeat(verdicts[case])

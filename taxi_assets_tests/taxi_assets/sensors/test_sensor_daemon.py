@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import dagster as dg
+import pytest
 from world import World
 
 from databricks_steps.settings import REPOSITORY
@@ -73,6 +74,7 @@ def wait(world: World, daemon: Daemon, done: object) -> None:
         time.sleep(0.3)
 
 
+@pytest.mark.long
 def test_five_deaths_of_the_daemon_double_nothing_and_lose_nothing(served: World) -> None:
     served.tell(triage={"2023-01": drift()}, drifted=["2023-01"])
     receiver = Receiver()
