@@ -1,8 +1,7 @@
 """Tables of both platforms for the same tests, and what another process said of Unity Catalog's.
 
 The suite runs the contract on the embedded tables. On Unity Catalog's it runs in one pytest process
-of its own, with Delta's jars (see `delta_spark.py`), which begins with the suite: `verdicts` holds
-what that process said.
+of its own, with Delta's jars (see `delta_spark.py`): `verdicts` holds what that process said.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ from databricks_steps.ports import Tables
 from databricks_steps.settings import Settings
 from taxi_assets_tests.databricks_steps.platforms import delta_spark
 from taxi_assets_tests.databricks_steps.platforms.feature_tables import TABLE, Row
-
-BESIDE: list[delta_spark.Beside] = []  # at most one
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -67,25 +64,6 @@ def frame(running: SparkSession) -> Any:
 
 
 @pytest.fixture(scope="session")
-def verdicts() -> dict[str, Element]:
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Element]:
     """Test → what the process with Delta's jars said of it."""
-    return BESIDE[0].verdicts()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What the other process says is asked for last: until then it runs beside the others."""
-    items.sort(key=_waits)
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    if any(map(_waits, session.items)) and not session.config.option.collectonly:
-        BESIDE.append(delta_spark.Beside())
-
-
-def pytest_sessionfinish() -> None:
-    while BESIDE:
-        BESIDE.pop().end()
-
-
-def _waits(item: pytest.Item) -> bool:
-    return "verdicts" in getattr(item, "fixturenames", ())
+    return delta_spark.verdicts(tmp_path_factory.mktemp("verdicts"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -26,7 +25,6 @@ VARIABLE = "TAXI_CONTRACT"
 FILES = ["test_tables_contract.py", "test_unity_tables.py"]
 if os.environ.get("TAXI_LONG_TESTS") == "1":
     FILES.append("test_databricks_steps.py")
-SECONDS = 3600  # beside a suite that has all the cores before it
 IDENTITY = "run-as@example.com"  # of that process's session, as a job's run has one
 RUNNING = os.environ.get(VARIABLE) == "databricks"  # this is that process
 GROUP, ARTIFACT, VERSION = "io.delta", "delta-spark_4.1_2.13", "4.4.0"  # for Spark 4.1
@@ -71,36 +69,24 @@ def session(home: Path) -> SparkSession:
         pytest.skip(f"{DELTA} could not be fetched from Maven Central: {error}")
 
 
-class Beside:
-    """The process with Delta's jars, beside this one and behind it in the queue for the cores."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        self._report, self._said = (Path(self._folder.name, n) for n in ("report.xml", "said"))
-        files = [str(Path(__file__).with_name(name)) for name in FILES]
-        command = ["nice", sys.executable, "-m", "pytest", *files, "-q", "--tb=short"]
-        command += ["-p", "no:cacheprovider", f"--junitxml={self._report}"]
-        command += ["-o", "python_functions=test_* on_databricks_*"]
-        with self._said.open("wb") as said:
-            self._process = subprocess.Popen(
-                command,
-                env={**os.environ, VARIABLE: "databricks", "SPARK_USER": IDENTITY},
-                cwd=REPOSITORY,
-                stdout=said,
-                stderr=said,
-            )
-
-    def verdicts(self) -> dict[str, ElementTree.Element]:
-        """Test → what the process said of it, as JUnit's XML, once it has ended."""
-        ended = self._process.wait(SECONDS)
-        assert ended in (0, 1), self._said.read_text()
-        cases = ElementTree.parse(self._report).iter("testcase")
-        return {str(case.get("name")): case for case in cases}
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._folder.cleanup()
+def verdicts(folder: Path) -> dict[str, ElementTree.Element]:
+    """Test → what the process said of it, as JUnit's XML."""
+    report = folder / "report.xml"
+    files = [str(Path(__file__).with_name(name)) for name in FILES]
+    command = [sys.executable, "-m", "pytest", *files, "-q", "--tb=short", "--no-header"]
+    command += ["-p", "no:cacheprovider", f"--junitxml={report}"]
+    command += ["-o", "python_functions=test_* on_databricks_*"]
+    ran = subprocess.run(
+        command,
+        check=False,
+        env={**os.environ, VARIABLE: "databricks", "SPARK_USER": IDENTITY},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert ran.returncode in (0, 1), ran.stdout + ran.stderr
+    return {str(case.get("name")): case for case in ElementTree.parse(report).iter("testcase")}
 
 
 def repeat(verdict: ElementTree.Element) -> None:
