@@ -51,7 +51,7 @@ def test_without_the_token_the_workspace_shows_nothing(first_run: Any, tmp_path:
     home, _ = first_run
     page = seen(f"{home.settings.host}/#token=wrong", tmp_path)
     assert "That is not the token." in page
-    assert "data-endpoint" not in page
+    assert 'data-endpoint="' not in page
 
 
 def test_the_report_shows_its_sections_and_pictures(first_run: Any, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -115,8 +114,6 @@ def prepare(settings: Settings) -> None:
         mine = scratch(settings)
         _SCRATCH.append(locked.kept(mine))
         locked.sweep(mine.parent)
-        # Py4J's and MLflow's temporary folders, too, are swept when this process is killed.
-        tempfile.tempdir = str(mine)
         log = settings.home / "logs" / "spark.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         conf = SparkConf().setAll(list(spark_conf(settings).items()))
