@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from databricks_steps.batches import larger
 from databricks_steps.distributions import LOCATIONS, WEEKS, Bins, Counted, Tally
 from databricks_steps.trips.boroughs import IDS, ZONES
 
@@ -138,20 +139,6 @@ def _counter(
         )
 
     return count
-
-
-def larger(batches: Iterable[pa.RecordBatch], rows: int = 1 << 16) -> Iterator[pa.Table]:
-    """Batches together, as tables of at least `rows` rows but the last: fewer calls for each."""
-    import pyarrow as pa
-
-    held: list[pa.RecordBatch] = []
-    for batch in batches:
-        held.append(batch)
-        if sum(map(len, held)) >= rows:
-            yield pa.Table.from_batches(held)
-            held = []
-    if sum(map(len, held)):
-        yield pa.Table.from_batches(held)
 
 
 def _add_part(total: Tally, part: Any) -> None:

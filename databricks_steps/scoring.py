@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
-from databricks_steps.counting import larger
+from databricks_steps.batches import larger
 from databricks_steps.kept import shared
 from databricks_steps.ports import Verdict
 from databricks_steps.serving import feature_spec
@@ -44,7 +44,7 @@ def with_predicted_fares(trips: DataFrame, model: Path) -> DataFrame:
 
 
 def _trees_alone(graph: bytes) -> bytes:
-    """The graph up to each tree's fare: numpy finds their middle in a tenth of ONNX's time."""
+    """The graph up to each tree's fare: numpy finds the middle in a tenth of ONNX's time."""
     import onnx
     from onnx.utils import Extractor
 

@@ -21,7 +21,7 @@ LONG_TESTS = "TAXI_LONG_TESTS"
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("long") and os.environ.get(LONG_TESTS) != "1":
-        pytest.skip(f"long: {LONG_TESTS}=1 runs it, as every night")
+        pytest.skip(f"long: {LONG_TESTS}=1 runs it")
 
 
 @pytest.fixture(scope="session")

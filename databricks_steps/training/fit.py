@@ -74,7 +74,7 @@ def _converted(tree: DecisionTreeRegressor) -> ModelProto:
     """One tree as a graph of one node.
 
     A node for each tree, for a tree stays in a core's cache while a node takes many rows through
-    it: 100 rows or more take three quarters of what one node for the forest takes.
+    it: 100 rows or more take four fifths of what one node for the forest takes, one row 11 µs more.
     """
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType

@@ -8,16 +8,15 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from databricks_steps.platforms.embedded.session import require_java
+from databricks_steps.platforms.embedded.session import OLDEST_JAVA, require_java
 from databricks_steps.settings import LOOPBACK, REPOSITORY, Settings, inherited
 from databricks_steps.workspace import process
 from taxi_assets.doctor.findings import Check, FaultError
 
-OLDEST, NEWEST = (3, 10), (3, 13)
 GIB = 2**30
 BESIDE_SPARK_GIB = 2.0  # for Python's workers, the endpoint and Dagster
 LEAST_DISK_GIB = 2.0
@@ -39,17 +38,19 @@ def checks(settings: Settings) -> Mapping[str, Check]:
 
 
 def python() -> str:
-    found = sys.version_info[:2]
-    if not OLDEST <= found <= NEWEST:
-        raise FaultError(
-            f"Python {found[0]}.{found[1]}", "Use Python 3.10 to 3.13: PYTHON=… ./run_mlops.sh"
-        )
-    return ".".join(map(str, sys.version_info[:3]))
+    """This Python against the versions that the package is made for."""
+    from packaging.specifiers import SpecifierSet
+
+    found = ".".join(map(str, sys.version_info[:3]))
+    wanted = SpecifierSet(metadata("taxi-assets")["Requires-Python"])
+    if found not in wanted:
+        raise FaultError(f"Python {found}, not {wanted}", "Use another: PYTHON=… ./run_mlops.sh")
+    return found
 
 
 def java() -> str:
     require_java()
-    return "17 or newer"
+    return f"{OLDEST_JAVA} or newer"
 
 
 def memory(settings: Settings) -> str:

@@ -208,6 +208,17 @@ def test_a_taken_port_and_a_home_that_cannot_be(healthy: Home, tmp_path: Path) -
     assert re.search(r"^fail  disk +.*/file cannot be written\. Set TAXI_HOME", text.stdout, re.M)
 
 
+def test_a_python_that_the_package_is_not_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, level in (((3, 9, 18), "fail"), ((3, 10, 0), "ok"), ((3, 14, 0), "fail")):
+        monkeypatch.setattr(machine.sys, "version_info", found)
+        (told,) = doctor.findings.look({"python": machine.python})
+        assert (told.level, told.found.split(",")[0].split()[-1]) == (
+            level,
+            ".".join(map(str, found)),
+        )
+        assert ("PYTHON=" in told.fix) is (level == "fail")
+
+
 def test_packages_that_differ_from_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from taxi_assets import doctor
 from taxi_assets.doctor import databricks
 from taxi_assets.resources.targets import target
+from taxi_assets_tests.documents import Documents, answering
 
 ME = "runner@example.com"
 MODEL = "p03.e2e_demo_simon.dev_mlops_stacks_gcp_fs_model"
@@ -51,42 +48,18 @@ def documents() -> dict[str, Any]:
     }
 
 
-class Answers(BaseHTTPRequestHandler):
-    """Databricks' REST API as far as the doctor asks, from documents that a test may change."""
-
-    found: dict[str, Any]
-
-    def do_GET(self) -> None:
-        document = self.found.get(unquote(urlsplit(self.path).path))
-        status = 404 if document is None else document.get("status", 200)
-        codes = {403: "PERMISSION_DENIED", 404: "NOT_FOUND"}
-        error = {"error_code": codes.get(status), "message": f"{self.path} {codes.get(status)}"}
-        body = json.dumps(error if status != 200 else document).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture
 def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """The documents of a workspace that answers; change them before it is asked."""
-    handler = type("Own", (Answers,), {"found": documents()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    found = documents()
     for name in [name for name in os.environ if name.startswith("DATABRICKS_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("DATABRICKS_HOST", f"http://127.0.0.1:{server.server_address[1]}")
     monkeypatch.setenv("DATABRICKS_TOKEN", "a-token-of-no-one")
     monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("TAXI_HOME", str(tmp_path / "home"))
-    yield handler.found
-    server.shutdown()
-    server.server_close()
+    with answering(type("Own", (Documents,), {"documents": found})) as host:
+        monkeypatch.setenv("DATABRICKS_HOST", host)
+        yield found
 
 
 def examined() -> dict[str, doctor.Finding]:

@@ -148,9 +148,13 @@ def test_a_usual_month_is_learned_from_and_a_drifted_one_is_told_once(watched: W
         if (row["severity"], row["key"]) == ("error", key)
     ]
     assert "concept drift" in told["what"]
-    failed = failed_checks(watched.instance)
-    assert failed >= {("live_performance", "live_error"), ("drift_report", "triage")}, failed
-    assert {("pickup_features", "drift"), ("dropoff_features", "drift")} & failed
+    # The champion's own fares move by 0.12 standard deviations, of 0.15: `prediction_drift` passes.
+    assert failed_checks(watched.instance) >= {
+        ("pickup_features", "drift"),
+        ("dropoff_features", "drift"),
+        ("live_performance", "live_error"),
+        ("drift_report", "triage"),
+    }
     assert AlertLog(settings).problems() == []
 
 

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 VARIABLE = "TAXI_CONTRACT"
-FILES = ["test_tables_contract.py", "test_unity_tables.py"]
-if os.environ.get("TAXI_LONG_TESTS") == "1":
-    FILES.append("test_databricks_steps.py")
+FILES = ("test_tables_contract.py", "test_unity_tables.py", "test_databricks_steps.py")
 IDENTITY = "run-as@example.com"  # of that process's session, as a job's run has one
 RUNNING = os.environ.get(VARIABLE) == "databricks"  # this is that process
 GROUP, ARTIFACT, VERSION = "io.delta", "delta-spark_4.1_2.13", "4.4.0"  # for Spark 4.1

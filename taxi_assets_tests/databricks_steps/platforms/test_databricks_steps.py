@@ -29,6 +29,7 @@ from taxi_assets_tests.databricks_steps.platforms import delta_spark
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+pytestmark = pytest.mark.long  # here and in the other process
 MONTHS = ("2022-01", "2022-02")
 COMMIT = "0123abc"  # as a bundle tells it
 ROWS = 8_000
@@ -167,7 +168,6 @@ def on_databricks_a_change_by_hand_is_computed_again(both: Both) -> None:
 if not delta_spark.RUNNING:
     CASES = [name for name in globals() if name.startswith("on_databricks_")]
 
-    @pytest.mark.long
     @pytest.mark.parametrize("case", CASES)
     def test_on_databricks(verdicts: dict[str, ElementTree.Element], case: str) -> None:
         delta_spark.repeat(verdicts[case])

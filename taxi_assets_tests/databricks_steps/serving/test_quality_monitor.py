@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -17,6 +15,7 @@ from databricks_steps.errors import ServingError
 from databricks_steps.serving import deployment, quality_monitor
 from databricks_steps.serving.online import workspace_client
 from databricks_steps.settings import DATABRICKS, Settings
+from taxi_assets_tests.documents import Documents, answering
 
 CATALOG = "/api/2.1/unity-catalog"
 NAME = "p03.e2e_demo_simon.endpoint_payloads"
@@ -30,29 +29,21 @@ LOG = {
 }
 
 
-class Databricks(BaseHTTPRequestHandler):
+class Databricks(Documents):
     """The part of the REST API that keeps monitors, written from its published reference."""
 
-    documents: dict[str, Any]
     calls: list[str]
-
-    def do_GET(self) -> None:
-        found = self.documents.get(urlsplit(self.path).path)
-        if found is None:
-            self._answer(404, {"error_code": "NOT_FOUND", "message": f"{self.path} is not there"})
-        else:
-            self._answer(200, found)
 
     def do_POST(self) -> None:
         asked = self._body()
         assert urlsplit(self.path).path == MONITORS
         if "refused" in self.documents:
-            self._answer(403, {"error_code": "PERMISSION_DENIED", "message": "MANAGE is lacking"})
+            self.answer(403, "MANAGE is lacking")
             return
         profiling = asked["data_profiling_config"]
         unknown = {*profiling} - TAKEN | {*profiling["inference_log"]} - LOG
         if unknown or asked["object_type"] != "table":
-            self._answer(400, {"error_code": "INVALID_PARAMETER_VALUE", "message": str(unknown)})
+            self.answer(400, str(unknown))
             return
         made = {
             "status": "DATA_PROFILING_STATUS_PENDING",
@@ -61,7 +52,7 @@ class Databricks(BaseHTTPRequestHandler):
         }
         document = {**asked, "data_profiling_config": {**profiling, **made}}
         self.documents[f"{MONITORS}/table/{asked['object_id']}"] = document
-        self._answer(200, document)
+        self.answer(200, document)
 
     def do_PATCH(self) -> None:
         asked, where = self._body(), urlsplit(self.path)
@@ -70,23 +61,12 @@ class Databricks(BaseHTTPRequestHandler):
         for part in mask.split(","):
             first, name = part.split(".")
             kept[name] = asked[first][name]
-        self._answer(200, self.documents[where.path])
+        self.answer(200, self.documents[where.path])
 
     def _body(self) -> dict[str, Any]:
         self.calls.append(f"{self.command} {urlsplit(self.path).path}")
         found: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         return found
-
-    def _answer(self, status: int, document: dict[str, Any]) -> None:
-        body = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
 
 
 @pytest.fixture
@@ -97,12 +77,16 @@ def remote(tmp_path: Path) -> Iterator[tuple[type[Databricks], Any, Settings]]:
         f"{CATALOG}/schemas/p03.e2e_demo_simon": {"schema_id": "schema-3"},
     }
     handler = type("Own", (Databricks,), {"documents": documents, "calls": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    client = workspace_client(f"http://127.0.0.1:{server.server_address[1]}", "a-token-of-no-one")
-    yield handler, client, replace(Settings(home=tmp_path), platform=DATABRICKS)
-    server.shutdown()
-    server.server_close()
+    with answering(handler) as host:
+        client = workspace_client(host, "a-token-of-no-one")
+        yield handler, client, replace(Settings(home=tmp_path), platform=DATABRICKS)
+
+
+def planned(client: Any, settings: Settings) -> list[str]:
+    """What `deploy --plan` says of the monitor, among what else is to be made."""
+    changes = deployment.plan(client, settings, "1")
+    assert {"online store", "serving endpoint"} <= {each.kind for each in changes}
+    return [str(each) for each in changes if each.kind == "monitor"]
 
 
 def test_it_is_created_once_and_profiles_fares_by_day_and_version(remote: Any) -> None:
@@ -131,30 +115,27 @@ def test_what_differs_is_planned_and_corrected_and_the_rest_stays(remote: Any) -
     profiling = api.documents[MINE]["data_profiling_config"]
     profiling["inference_log"]["prediction_column"] = "fare"
     profiling["assets_dir"] = "/Workspace/Shared/elsewhere"
-    (planned,) = deployment._monitor(client, settings)
-    assert str(planned) == (
+    assert planned(client, settings) == [
         f"~ update    monitor {NAME}: inference_log.prediction_column fare -> predicted_fare"
-    )
+    ]
     assert quality_monitor.ensure(client, settings) == "updated"
     profiling = api.documents[MINE]["data_profiling_config"]
     assert profiling["inference_log"]["prediction_column"] == "predicted_fare"
     assert profiling["assets_dir"] == "/Workspace/Shared/elsewhere"
-    assert [str(each) for each in deployment._monitor(client, settings)] == [
-        f"= unchanged monitor {NAME}"
-    ]
+    assert planned(client, settings) == [f"= unchanged monitor {NAME}"]
 
 
 def test_before_the_table_and_on_a_laptop_there_is_nothing_to_watch(remote: Any) -> None:
     api, client, settings = remote
-    assert [each.sign for each in deployment._monitor(client, settings)] == ["+"]
+    assert planned(client, settings) == [f"+ create    monitor {NAME}: daily, by model version"]
     del api.documents[f"{CATALOG}/tables/{NAME}"]
     assert quality_monitor.ensure(client, settings) is None
     assert quality_monitor.read(client, settings) is None
-    assert list(deployment._monitor(client, settings)) == []
+    assert planned(client, settings) == []
     here = Settings(home=settings.home)
     assert quality_monitor.ensure(client, here) is None
     assert quality_monitor.read(client, here) is None
-    assert list(deployment._monitor(client, here)) == []
+    assert planned(client, here) == []
     assert api.calls == []
 
 
