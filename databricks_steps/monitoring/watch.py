@@ -22,6 +22,7 @@ from databricks_steps.monitoring import (
     matching,
     performance,
     pictures,
+    profiled,
     report,
     triage,
 )
@@ -151,6 +152,8 @@ def _told(
         "verdicts": {a: asdict(v) for a, v in drift.verdicts(rows[DRIFT]).items()},
         "pages": [str(page(platform, month)) for month in months],
     }
+    if (by_databricks := profiled.newest(tables)) is not None:
+        figures["databricks_monitor"] = by_databricks
     outcomes = (
         Outcome(DRIFT, len(rows[DRIFT]), figures, commits.get(DRIFT), (last.verdict,)),
         Outcome(LIVE, len(rows[LIVE]), shared, commits.get(LIVE), (error,)),

@@ -147,6 +147,13 @@ def test_the_run_shows_in_dagster(first_run: FirstRun) -> None:
         assert model is not None
         assert model.asset_materialization is not None
         assert model.asset_materialization.metadata["model_version"].value == "1"
+        report = found.get_latest_materialization_event(dg.AssetKey("drift_report"))
+        assert report is not None
+        for name in ("pickup_features", "dropoff_features"):  # told by the report, so after it
+            key = dg.AssetCheckKey(dg.AssetKey(name), "drift")
+            records = found.event_log_storage.get_asset_check_execution_history(key, limit=5)
+            told = [each.run_id for each in records if each.status.value == "SUCCEEDED"]
+            assert told == [report.run_id]
 
 
 def test_a_second_run_adds_no_row_and_says_what_it_skipped(
