@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 SCORED = "trip_id string, predicted_fare double, trip_month string"
+# What trees split on most, from coarse to fine: how many low bits of a float32 go, how many then
+# stay. Of a float without its last bits, those left are a step in a scale of eighths or quarters
+# of an octave. A larger value may wrap around: only speed hangs on it.
+_ALIKE = (("trip_distance", 20, 6), ("pickup_fare_per_mile_7d", 21, 5), ("pickup_hour", 21, 5))
 _LOADED: dict[str, onnxruntime.InferenceSession] = {}  # in a Spark worker: digest → graph
 
 
@@ -39,8 +43,9 @@ def with_predicted_fares(trips: DataFrame, model: Path) -> DataFrame:
     unknown = F.lit(float("nan")).cast("float")
     floats = [F.coalesce(F.col(name).cast("float"), unknown) for name in inputs]
     columns = trips.select("trip_id", "trip_month", F.array(*floats).alias("inputs"))
-    sent, first = shared(trips.sparkSession, graph), inputs.index("trip_distance")
-    return columns.mapInArrow(_scorer(sent, digest, first), SCORED)
+    alike = [(inputs.index(name), gone, left) for name, gone, left in _ALIKE]
+    sent = shared(trips.sparkSession, graph)
+    return columns.mapInArrow(_scorer(sent, digest, alike), SCORED)
 
 
 def _trees_alone(graph: bytes) -> bytes:
@@ -86,7 +91,7 @@ def no_null_predictions(rows: DataFrame) -> Verdict:
 
 
 def _scorer(
-    graph: Callable[[], bytes], digest: str, first: int
+    graph: Callable[[], bytes], digest: str, alike: Sequence[tuple[int, int, int]]
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import numpy as np
@@ -97,8 +102,7 @@ def _scorer(
         for table in larger(batches):
             rows = table.combine_chunks().to_batches()[0]
             matrix = rows.column("inputs").flatten().to_numpy().reshape(len(rows), -1)
-            # Trips alike take the same paths, which then are in the core's cache.
-            order = np.argsort(matrix[:, first])
+            order = _order(matrix, alike)
             (trees,) = session.run([feature_spec.TREES], {name: matrix[order]})
             fares = np.empty(len(rows))
             fares[order] = _middle(trees)
@@ -121,6 +125,23 @@ def _session(graph: Callable[[], bytes], digest: str) -> onnxruntime.InferenceSe
         _LOADED.clear()
         _LOADED[digest] = loaded
     return _LOADED[digest]
+
+
+def _order(
+    matrix: np.ndarray[Any, Any], alike: Sequence[tuple[int, int, int]]
+) -> np.ndarray[Any, Any]:
+    """Places of the rows, such ones as are alike together, by one counting sort of 16 bits.
+
+    They take the same paths through a tree, which a core then guesses right: three quarters of
+    the time of rows in any order.
+    """
+    import numpy as np
+
+    key: np.ndarray[Any, Any] = np.zeros(len(matrix), np.uint32)
+    for column, gone, left in alike:
+        bits: np.ndarray[Any, Any] = np.ascontiguousarray(matrix[:, column]).view(np.uint32) >> gone
+        key = (key << left) | (bits & ((1 << left) - 1))
+    return np.argsort(key.astype(np.uint16), kind="stable")
 
 
 def _middle(trees: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
