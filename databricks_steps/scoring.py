@@ -40,8 +40,7 @@ def with_predicted_fares(trips: DataFrame, model: Path) -> DataFrame:
     graph = _trees_alone((files / feature_spec.ONNX_FILE).read_bytes())
     digest = hashlib.sha256(graph).hexdigest()
     # One column of floats crosses to Python in two thirds of the time of one column an input.
-    unknown = F.lit(float("nan")).cast("float")
-    floats = [F.coalesce(F.col(name).cast("float"), unknown) for name in inputs]
+    floats = [F.col(name).cast("float") for name in inputs]
     columns = trips.select("trip_id", "trip_month", F.array(*floats).alias("inputs"))
     alike = [(inputs.index(name), gone, left) for name, gone, left in _ALIKE]
     sent = shared(trips.sparkSession, graph)
@@ -101,7 +100,8 @@ def _scorer(
         name = session.get_inputs()[0].name
         for table in larger(batches):
             rows = table.combine_chunks().to_batches()[0]
-            matrix = rows.column("inputs").flatten().to_numpy().reshape(len(rows), -1)
+            floats = rows.column("inputs").flatten()
+            matrix = floats.to_numpy(zero_copy_only=False).reshape(len(rows), -1)  # null: NaN
             order = _order(matrix, alike)
             (trees,) = session.run([feature_spec.TREES], {name: matrix[order]})
             fares = np.empty(len(rows))
