@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import click
@@ -13,32 +12,10 @@ from click.testing import CliRunner
 from databricks_steps.settings import REPOSITORY
 from databricks_steps.steps import STEPS
 from taxi_assets.cli import main
+from taxi_assets.definitions import defs
+from taxi_assets_tests.pages import PAGES, commands
 
-PAGES = sorted(
-    path
-    for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"))
-    if path.name != "CHANGELOG.md"  # tells of what was, too
-)
-CODE = re.compile(r"```(?:bash|sh)?\n(.*?)```|`([^`\n]+)`", re.DOTALL)
 SCRIPTS = {"run_mlops.sh", "run_e2e_mlops_pipeline.sh"}
-
-
-def commands(page: Path) -> list[list[str]]:
-    """Every command line of a page, in words; what is optional there counts as given."""
-    found = []
-    for block, inline in CODE.findall(page.read_text(encoding="utf-8")):
-        for line in (block or inline).splitlines():
-            for part in re.split(r"\s\|\s|;|&&", line.partition(" #")[0]):
-                plain = re.sub(r"[\[\]…|]", " ", part)
-                try:
-                    words = shlex.split(plain)
-                except ValueError:
-                    continue  # an apostrophe: prose, no command
-                while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
-                    words = words[1:]
-                if words:
-                    found.append(words)
-    return found
 
 
 def unknown(words: list[str]) -> str | None:
@@ -98,6 +75,15 @@ def test_every_file_that_a_page_links_to_is_there(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     lost = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert lost == []
+
+
+def test_the_readme_counts_the_checks_that_there_are() -> None:
+    told = re.findall(
+        r"^checks +(\d+) passed",
+        (REPOSITORY / "README.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert told == [str(len(defs.resolve_asset_graph().asset_check_keys))]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

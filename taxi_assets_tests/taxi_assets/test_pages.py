@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest_run import free_port
 
 from databricks_steps.workspace import auth
 
 SECONDS = 120
+CHAMPION = {"alias": "champion", "version": "1"}
 
 
 def seen(page: str, folder: Path) -> str:
@@ -62,3 +70,41 @@ def test_the_report_shows_its_sections_and_pictures(first_run: Any, tmp_path: Pa
     for name in ("Pipeline", "Models", "Drift and live error", "Endpoint", "Time and memory"):
         assert f"<h2>{name}</h2>" in page
     assert 'src="data:image/' in page
+
+
+def test_mlflows_ui_shows_the_runs_and_the_model_of_the_home(
+    first_run: Any, tmp_path: Path
+) -> None:
+    home, _ = first_run
+    host = f"http://127.0.0.1:{(port := free_port())}"
+    with (tmp_path / "mlflow.log").open("wb") as log:
+        command = [sys.executable, "-m", "taxi_assets.cli", "mlflow", "--port", str(port)]
+        server = subprocess.Popen(
+            command, env=home.environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            page = answered(f"{host}/", server)
+            name = home.settings.registered_model
+            found = json.loads(
+                answered(f"{host}/api/2.0/mlflow/registered-models/get?name={name}", server)
+            )
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(30)
+    assert "<title>MLflow</title>" in page
+    model = found["registered_model"]
+    assert model["aliases"] == [{"alias": "candidate", "version": "1"}, CHAMPION]
+    (newest,) = model["latest_versions"]
+    assert (newest["version"], newest["status"]) == ("1", "READY")
+
+
+def answered(url: str, server: subprocess.Popen[bytes]) -> str:
+    """What a server says once it has started."""
+    for _ in range(SECONDS):
+        assert server.poll() is None, "the server has ended"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return str(answer.read().decode())
+        except urllib.error.URLError:
+            time.sleep(1)
+    raise AssertionError(f"{url} did not answer in {SECONDS} seconds")
