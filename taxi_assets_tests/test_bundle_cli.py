@@ -27,6 +27,8 @@ from taxi_assets_tests.databricks_steps.workspace.homes import free_port
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
 
+pytestmark = pytest.mark.slow
+
 TARGETS = (*NAMES, "dev_serverless")
 
 

@@ -26,6 +26,8 @@ from databricks_steps.trips.demo import demo_trips
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+pytestmark = pytest.mark.slow
+
 JANUARY, FEBRUARY, MARCH = MONTHS = ("2022-01", "2022-02", "2022-03")
 FEATURES = ("pickup_features", "dropoff_features")
 

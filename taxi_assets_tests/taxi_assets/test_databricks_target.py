@@ -13,6 +13,8 @@ from databricks_steps.serving.online import workspace_client
 from databricks_steps.training import recipe
 from databricks_steps.workspace import auth, process
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[[str, str], str]
 
 

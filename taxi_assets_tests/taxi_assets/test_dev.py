@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from conftest_run import Home, free_port, table_rows
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = """
 mutation Launch($params: ExecutionParams!) {
   launchRun(executionParams: $params) {

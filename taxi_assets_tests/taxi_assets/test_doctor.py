@@ -22,6 +22,8 @@ from taxi_assets import doctor
 from taxi_assets.doctor import machine
 from taxi_assets.resources.targets import target
 
+pytestmark = pytest.mark.slow
+
 Told = dict[str, dict[str, str]]
 
 

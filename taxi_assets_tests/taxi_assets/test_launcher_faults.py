@@ -29,6 +29,8 @@ from faults import (
     word,
 )
 
+pytestmark = pytest.mark.slow
+
 CANCEL = "/api/2.2/jobs/runs/cancel"
 Proxied = tuple[Home, FaultyProxy, dict[str, str]]
 

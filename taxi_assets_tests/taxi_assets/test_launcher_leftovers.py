@@ -27,6 +27,8 @@ from databricks_steps.settings import STAGING_VOLUME
 from taxi_assets import instance
 from taxi_assets.resources.staging import RUNS
 
+pytestmark = pytest.mark.slow
+
 Proxied = tuple[Home, FaultyProxy, dict[str, str]]
 
 

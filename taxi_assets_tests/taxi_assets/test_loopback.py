@@ -16,6 +16,8 @@ from databricks_steps.settings import STAGING_VOLUME
 from databricks_steps.steps import STEPS
 from taxi_assets.resources.targets import target
 
+pytestmark = pytest.mark.slow
+
 PARITY = "serving_endpoint_train_serve_parity"  # the one check that reads the holdout with Spark
 
 

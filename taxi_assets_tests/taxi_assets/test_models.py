@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from pyspark.sql import SparkSession
 
+pytestmark = pytest.mark.slow
+
 SINGLE = json.loads(endpoint.SINGLE_FILE.read_text(encoding="utf-8"))
 
 

@@ -22,6 +22,8 @@ from databricks_steps.settings import REPOSITORY, Settings
 from taxi_assets import instance
 from taxi_assets.sensors import telling
 
+pytestmark = pytest.mark.slow
+
 PASSWORD = "a-password-of-no-one"
 
 

@@ -156,6 +156,7 @@ def test_the_run_shows_in_dagster(first_run: FirstRun) -> None:
             assert told == [report.run_id]
 
 
+@pytest.mark.slow
 def test_a_second_run_adds_no_row_and_says_what_it_skipped(
     homes: Any, first_run: FirstRun, small_source: Path
 ) -> None:
@@ -183,6 +184,7 @@ def test_a_second_run_adds_no_row_and_says_what_it_skipped(
     assert not {"raw_trips", "pickup_features", "fare_model"} & names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["trips", "dropoff_features"])
 def test_killed_in_the_middle_and_run_again_gives_the_rows_of_a_clean_run(
     homes: Any, first_run: FirstRun, small_source: Path, stage: str

@@ -25,6 +25,8 @@ from test_wheel import packaged
 from databricks_steps.settings import REPOSITORY
 from taxi_assets.resources.staging import PACKAGES
 
+pytestmark = pytest.mark.slow
+
 HEX = "0123456789abcdef"  # values are put together here: no scanner of the repository finds them
 FORMS = {
     "a Databricks token": rb"\bd(?:api|kea|ose|sapi)[0-9a-f]{32}",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 import pyarrow.parquet as pq
+import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
@@ -17,6 +18,8 @@ from taxi_assets.resources.targets import Target
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+pytestmark = pytest.mark.slow
 
 JANUARY, FEBRUARY, MARCH = MONTHS = ("2022-01", "2022-02", "2022-03")
 TRIPS = ("raw_trips", "trips", "quarantined_trips")

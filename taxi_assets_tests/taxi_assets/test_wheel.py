@@ -26,6 +26,8 @@ else:
 from databricks_steps import schemas
 from databricks_steps.settings import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = ("databricks_steps", "taxi_assets")
 STEPS = ("raw_trips", "trips", "pickup_features")
 DAGSTER = (

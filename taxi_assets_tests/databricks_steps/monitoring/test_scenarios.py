@@ -23,6 +23,8 @@ from databricks_steps.trips.scenarios import SCENARIOS
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+pytestmark = pytest.mark.slow
+
 TAUGHT, MONTH = ("2022-01", "2022-02"), "2022-03"
 ROWS = 12_000
 TRAINING = ("training_set", "fare_model", "champion_model")

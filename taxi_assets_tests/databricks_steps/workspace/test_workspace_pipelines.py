@@ -31,6 +31,8 @@ from taxi_assets_tests.databricks_steps.workspace.homes import (
     write_features,
 )
 
+pytestmark = pytest.mark.slow
+
 TABLE = schemas.DROPOFF_FEATURES
 
 

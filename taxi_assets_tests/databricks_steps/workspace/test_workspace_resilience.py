@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 from deltalake import DeltaTable
 
@@ -29,6 +30,8 @@ from taxi_assets_tests.databricks_steps.workspace.homes import (
     serve,
     write_features,
 )
+
+pytestmark = pytest.mark.slow
 
 SECONDS = float(os.environ.get("TAXI_SOAK_SECONDS", "8"))
 CONNECTIONS = 64

@@ -23,6 +23,8 @@ from databricks_steps.workspace.state import State
 from taxi_assets_tests.databricks_steps.workspace.clients import Clients
 from taxi_assets_tests.databricks_steps.workspace.homes import TRIP, Workspace, serve
 
+pytestmark = pytest.mark.slow
+
 WORKERS = 3
 
 
