@@ -185,7 +185,9 @@ def test_a_second_run_adds_no_row_and_says_what_it_skipped(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["trips", "dropoff_features"])
+@pytest.mark.parametrize(
+    "stage", ["trips", pytest.param("dropoff_features", marks=pytest.mark.long)]
+)
 def test_killed_in_the_middle_and_run_again_gives_the_rows_of_a_clean_run(
     homes: Any, first_run: FirstRun, small_source: Path, stage: str
 ) -> None:
