@@ -25,10 +25,12 @@ def rollback(target: Target, to: str | None, why: str, dry_run: bool) -> str:
     client = Workspace(settings).client
     done = back.rollback(client, settings, reports.logs(settings), to, why, dry_run)
     said = f"version {done.before} to version {done.after}"
-    if done.before == done.after:
-        return f"version {done.after} is champion already; endpoint: {done.endpoint}"
+    already = f"version {done.after} is champion already"
     if dry_run:
-        return f"dry run: would move {said}; the online tables hold every feature it needs"
+        moves = already if done.before == done.after else f"would move {said}"
+        return f"dry run: {moves}; the online tables hold every feature it needs"
+    if done.before == done.after:
+        return f"{already}; endpoint {done.endpoint}"
     return f"moved {said}, endpoint {done.endpoint}, in {done.seconds:.1f} s"
 
 

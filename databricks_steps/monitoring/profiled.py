@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from databricks_steps.ports import Tables
 
 METRICS = f"{schemas.ENDPOINT_PAYLOADS.name}_drift_metrics"
-PREDICTION = "predicted_fare"
-# As the reference of the metric tables names them; all of them compare with the window before.
+PREDICTION, VERSION = "predicted_fare", "model_version"  # as the monitor was asked for
+# Those of the metric table that are told, each a comparison with the window before.
 MEASURES = ("population_stability_index", "js_distance", "wasserstein_distance", "avg_delta")
 
 
@@ -31,14 +31,13 @@ def newest(tables: Tables) -> dict[str, Any] | None:
     if metrics is None:
         return None
     told = [name for name in MEASURES if name in metrics.columns]
-    version = "model_version" if "model_version" in metrics.columns else None
     found = (
         metrics.where(F.col("column_name") == PREDICTION)
         .where(F.col("drift_type") == "CONSECUTIVE")
         .where(F.col("slice_key").isNull())
         .withColumn("since", F.col("window.start"))
-        .orderBy(F.col("since").desc(), *([F.col(version).cast("int").desc()] if version else []))
-        .select("since", *([version] if version else []), *told)
+        .orderBy(F.col("since").desc(), F.col(VERSION).cast("int").desc())
+        .select("since", VERSION, *told)
         .first()
     )
     if found is None:

@@ -34,14 +34,14 @@ HERE = {
     "taxi-assets deploy --plan": r"= unchanged +serving endpoint",
     "taxi-assets rollback --dry-run": r"Rollback needs a champion before this one",
     "taxi-assets rollback --why": r"Rollback needs a champion before this one",
-    "taxi-assets rollback --to VERSION --why TEXT --dry-run": r"version 1 is champion already",
+    "taxi-assets rollback --to VERSION --why TEXT --dry-run": r"^dry run: version 1 is champion",
     "taxi-assets approve VERSION": r"version 1",
     "taxi-assets scenario NAME": r"Half the demand",
     "taxi-assets vacuum --keep 30 --dry-run": r"MiB would go$",
     "taxi-assets configure": r"dagster$",
     "taxi-assets completion bash": r"_TAXI_ASSETS_COMPLETE",
     "python -m databricks_steps pickup_features --months 2022-01": r"pickup_features",
-    "python -m databricks_steps.table_docs": r"",
+    "python -m databricks_steps.table_docs": r"\A\Z",  # it writes the page, to the same words
 }
 # There is one version yet: the command runs, and says so.
 REFUSED = ("taxi-assets rollback --dry-run", "taxi-assets rollback --why")
@@ -52,7 +52,7 @@ GIVEN = {
     "FILE": "databricks_steps/serving/config/test_batch_predictions.json",
     "3": "1",  # the version to replay
 }
-# The first words of all others → the test that runs them.
+# The first words of all others → what runs them: the test, if not with each option of a page.
 ELSEWHERE = {
     "run_mlops.sh": "../.ci/run",
     "run_tests.sh": "../.ci/run",
@@ -68,8 +68,10 @@ ELSEWHERE = {
     "databricks bundle validate": "test_bundle_cli.py",
     "docker compose": "taxi_assets/test_postgres.py",
 }
-# An account on Databricks, or an hour of an idle machine, is what these want.
+# An account on Databricks, the city's server, or an hour of an idle machine is what these want.
 NOWHERE = (
+    "run_mlops.sh --target dev",
+    "run_mlops.sh --source tlc:green",
     "python -m benchmarks",
     "databricks bundle deploy",
     "databricks bundle run",
@@ -97,9 +99,11 @@ def test_each_is_run_here_or_where_it_is_said_to_be() -> None:
     lines = documented() - set(HERE)
     assert [line for line in sorted(lines) if not line.startswith(others)] == []
     assert [line for line in HERE if line not in documented()] == []
+    assert [each for each in others if not any(x.startswith(each) for x in documented())] == []
     for start, where in ELSEWHERE.items():
-        assert any(line.startswith(start) for line in documented()), start
-        assert start.split()[-1] in (TESTS / where).read_text(encoding="utf-8"), start
+        program, word = start.split()[0], start.split()[-1]
+        named = word if program == word else f'"{word}"'  # as an argument, not as any word
+        assert named in (TESTS / where).read_text(encoding="utf-8"), start
 
 
 @pytest.fixture(scope="module")

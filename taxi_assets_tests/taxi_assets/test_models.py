@@ -273,7 +273,7 @@ def test_rollback_moves_alias_and_endpoint_without_a_failed_request(trained: Tra
         "a test",
     )
     again = trained.home.call("rollback", "--to", "1")
-    assert "version 1 is champion already; endpoint: unchanged" in again.stdout
+    assert "version 1 is champion already; endpoint unchanged" in again.stdout
     assert len(trained.table("deployments")) == moves + 1
 
 

@@ -19,11 +19,10 @@ from databricks_steps.steps import STEPS
 from databricks_steps.trips import demo, scenarios
 from databricks_steps.trips.files import inspected
 from databricks_steps.trips.scenarios import SCENARIOS
+from taxi_assets_tests.databricks_steps.monitoring.monitor_table import measured, write
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-pytestmark = pytest.mark.slow
 
 TAUGHT, MONTH = ("2022-01", "2022-02"), "2022-03"
 ROWS = 12_000
@@ -49,6 +48,7 @@ def taught(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return home
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_scenario_fires_exactly_its_checks(
     name: str, taught: Path, spark: SparkSession, tmp_path: Path
@@ -74,6 +74,25 @@ def test_a_scenario_fires_exactly_its_checks(
                 kind = outcome.figures["triage"]["kind"]
     assert (kind, sorted(fired)) == (scenario.kind, sorted(scenario.fires))
     assert (home / "reports" / f"drift_report_{MONTH}.html").read_text().count("<img") >= 6
+
+
+@pytest.mark.slow
+def test_what_databricks_monitor_measured_is_told_with_the_report(
+    taught: Path, spark: SparkSession, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(taught, home)
+    platform = EmbeddedPlatform(Settings(home=home), lambda: spark)
+    (alone, _) = STEPS["drift_report"].run(platform, TAUGHT[-1:], False)
+    assert "databricks_monitor" not in alone.figures
+    write(platform.settings, [measured(2, 0.2), measured(3, 0.3)])
+    (found, _) = STEPS["drift_report"].run(platform, TAUGHT[-1:], False)
+    assert found.figures["databricks_monitor"] == {
+        "since": "2022-03-03T00:00:00",
+        "model_version": "1",
+        "population_stability_index": 0.3,
+        "js_distance": 0.25,
+    }
 
 
 def test_the_table_of_the_docs_is_that_of_the_code() -> None:
