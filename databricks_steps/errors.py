@@ -17,6 +17,19 @@ class TaxiError(Exception):
         return type(self), (self.rule, self.value, self.remedy)
 
 
+def reason(error: BaseException) -> str:
+    """The first line of why a request failed.
+
+    Of a request that it asked again in vain Databricks' SDK tells for how long it did; why, the
+    cause does, and of a connection that was never made the innermost of requests' errors.
+    """
+    if isinstance(error, TimeoutError) and error.__cause__ is not None:
+        error = error.__cause__
+    inner = getattr(error.args[0], "reason", None) if error.args else None
+    lines = str(inner or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class SettingsError(TaxiError):
     """A setting, an option or the machine itself is not usable."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from databricks_steps.errors import ModelError, SettingsError, TableError, TaxiError
+from databricks_steps.errors import ModelError, SettingsError, TableError, TaxiError, reason
 from databricks_steps.months import spans
 from databricks_steps.platforms.embedded import session
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
@@ -104,21 +104,11 @@ def _named(target: Target, options: Options) -> tuple[str, ...]:
     Raises:
         SettingsError: no months are named, or the workspace does not know who asks.
     """
-    from databricks.sdk.errors.base import DatabricksError
-
     if options.months is None:
         raise SettingsError(
             "A run on Databricks names its months", target.name, "Say --months 2022-01:2022-03"
         )
-    client = Workspace(target.settings).client
-    try:
-        client.current_user.me()
-    except (DatabricksError, OSError, TimeoutError) as error:
-        raise SettingsError(
-            "The workspace must answer to these credentials",
-            f"{client.config.host}: {str(error).splitlines()[0]}",
-            "Correct DATABRICKS_HOST and the credentials: docs/databricks.md",
-        ) from error
+    Workspace(target.settings).user()
     return options.months
 
 
@@ -197,7 +187,7 @@ def _end_leftovers(target: Target, found: dg.DagsterInstance) -> None:
     except (DatabricksError, OSError, TimeoutError) as error:
         raise PipelineError(
             "Steps that a killed run has left at work must end",
-            str(error).partition("\n")[0],
+            reason(error),
             "Cancel them in the workspace, then run again",
         ) from error
 

@@ -47,6 +47,22 @@ def embedded() -> Target:
     return chosen
 
 
+def answering(name: str | None = None) -> Target:
+    """A target by name, or the environment's; Databricks' workspace has told that it is there.
+
+    Else MLflow and the SDK would wait for it for minutes.
+
+    Raises:
+        SettingsError: Databricks' workspace does not answer, or not to these credentials.
+    """
+    from taxi_assets.resources.workspace import Workspace
+
+    chosen = target(name)
+    if chosen.settings.platform == DATABRICKS:
+        Workspace(chosen.settings).user()
+    return chosen
+
+
 def absolute(source: str) -> str:
     """A path as an absolute one: steps may run in another folder. Other sources as they are."""
     path = Path(source).expanduser()

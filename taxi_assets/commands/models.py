@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from taxi_assets.commands.common import embedded, one_line_errors
-from taxi_assets.resources.targets import TARGETS, target
+from taxi_assets.commands.common import answering, embedded, one_line_errors
+from taxi_assets.resources.targets import TARGETS
 
 
 @click.command()
@@ -30,7 +30,7 @@ def approve(version: str, target_name: str | None) -> None:
     """Approve a version where a person must (TAXI_REQUIRE_APPROVAL, prod)."""
     from taxi_assets import operations
 
-    click.echo(operations.approve(target(target_name), version))
+    click.echo(operations.approve(answering(target_name), version))
 
 
 @click.command()

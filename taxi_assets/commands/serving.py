@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from databricks_steps.errors import SettingsError
-from taxi_assets.commands.common import embedded, one_line_errors
-from taxi_assets.resources.targets import TARGETS, target
+from taxi_assets.commands.common import answering, embedded, one_line_errors
+from taxi_assets.resources.targets import TARGETS
 
 
 @click.command()
@@ -54,7 +54,7 @@ def query(file: Path) -> None:
         raise SettingsError(
             "A request must be a JSON file", f"{file}: {error}", "Correct it"
         ) from (error)
-    settings = target().settings
+    settings = answering().settings
     click.echo(json.dumps(endpoint.answer(Workspace(settings).client, settings, payload)))
 
 
@@ -66,4 +66,4 @@ def deploy(plan: bool, target_name: str | None) -> None:
     """Online store, online tables, endpoint and payload capture, as the champion needs them."""
     from taxi_assets import operations
 
-    click.echo(operations.deploy(target(target_name), plan))
+    click.echo(operations.deploy(answering(target_name), plan))

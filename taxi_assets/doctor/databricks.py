@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from databricks_steps.errors import SettingsError
 from databricks_steps.serving.online import TABLES as PUBLISHED
 from databricks_steps.settings import STAGING_VOLUME
 from taxi_assets.doctor.findings import Check, FaultError
@@ -49,16 +50,30 @@ class _Asked:
 
     def __init__(self, target: Target) -> None:
         self._target, self._settings = target, target.settings
+        self._workspace = Workspace(target.settings)
 
     @cached_property
-    def _client(self) -> WorkspaceClient:
-        return Workspace(self._settings).client
+    def _user(self) -> str | SettingsError:
+        """Who asks, or why nobody is known; asked once, for it can take seconds in vain."""
+        try:
+            return self._workspace.user()
+        except SettingsError as error:
+            return error
 
-    @cached_property
+    @property
     def _me(self) -> str:
-        return self._client.current_user.me().user_name or ""
+        if isinstance(self._user, SettingsError):
+            raise FaultError("cannot be looked at without the workspace", "Mend credentials first")
+        return self._user
+
+    @property
+    def _client(self) -> WorkspaceClient:
+        _ = self._me  # raises where no workspace answers
+        return self._workspace.client
 
     def credentials(self) -> str:
+        if isinstance(self._user, SettingsError):
+            raise self._user
         return f"{self._me} at {self._client.config.host}"
 
     def granted(self, kind: str, name: str) -> str:

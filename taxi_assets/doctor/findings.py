@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from databricks_steps.errors import TaxiError
+from databricks_steps.errors import TaxiError, reason
 
 Level = Literal["ok", "warn", "fail"]
 Check = Callable[[], str]  # answers what it found, or raises `FaultError` or a `TaxiError`
@@ -47,5 +47,5 @@ def _finding(name: str, check: Check) -> Finding:
     except TaxiError as error:
         return Finding(name, "fail", f"{error.rule}: {error.value}", error.remedy)
     except Exception as error:  # the others must be looked at all the same
-        first = (str(error).strip().splitlines() or [""])[0][:300]
-        return Finding(name, "fail", f"{type(error).__name__}: {first}", "See docs/doctor.md")
+        found = f"{type(error).__name__}: {reason(error)[:300]}"
+        return Finding(name, "fail", found, "See docs/doctor.md")

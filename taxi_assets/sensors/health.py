@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from databricks_steps.errors import reason
 from databricks_steps.settings import DATABRICKS, Settings
 from taxi_assets.resources.alerts import Observation, Where, instant
 from taxi_assets.resources.delivery import alert_log
@@ -80,7 +81,7 @@ def endpoint_health(settings: Settings, *, deployed: bool) -> Health:
     except NotFound:
         return Health(False if deployed else None, f"{name} does not exist")
     except (DatabricksError, OSError, TimeoutError) as error:
-        return Health(False, f"{name} does not answer: {str(error).splitlines()[0]}")
+        return Health(False, f"{name} does not answer: {reason(error)}")
     words = state.as_dict() if state else {}
     ready, update = words.get("ready", ""), words.get("config_update", "")
     told = f"{name} is {ready or 'in no state'}, {update or 'no update'}"

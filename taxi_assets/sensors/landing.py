@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from databricks_steps.errors import SourceError
+from databricks_steps.errors import SourceError, reason
 from databricks_steps.settings import DATABRICKS, LANDING
 from databricks_steps.trips.files import TripFile, format_of, inspected, is_hidden, month_in
 from taxi_assets.partitions import MONTHS
@@ -117,7 +117,7 @@ class Volume:
         except (DatabricksError, OSError, TimeoutError) as error:
             raise SourceError(
                 "The landing volume must be readable",
-                f"{self.source}: {str(error).splitlines()[0]}",
+                f"{self.source}: {reason(error)}",
                 "Grant READ VOLUME to who runs Dagster: docs/databricks.md",
             ) from error
 

@@ -17,6 +17,7 @@ import pytest
 
 from databricks_steps.settings import Settings
 from databricks_steps.trips.demo import demo_trips
+from databricks_steps.workspace import process
 
 MONTHS = ("2022-01", "2022-02", "2022-03")
 ROWS = 8_000
@@ -89,7 +90,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     yield make
     for home in made:
-        home.call("stop")
+        process.stop(home.settings)
         shutil.rmtree(home.path, ignore_errors=True)
 
 

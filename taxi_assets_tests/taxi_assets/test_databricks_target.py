@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest_run import Home, free_port
 
+from databricks_steps.serving import endpoint
 from databricks_steps.serving.online import workspace_client
 from databricks_steps.training import recipe
 from databricks_steps.workspace import auth, process
@@ -34,9 +35,10 @@ def run(home: Home, small_source: Path) -> Run:
     return lambda host, token: refused(home, asked, host, token)
 
 
-def refused(home: Home, asked: Sequence[str], host: str, token: str) -> str:
-    known = {"DATABRICKS_HOST": host, "DATABRICKS_TOKEN": token, "NO_PROXY": "127.0.0.1"}
-    done = home.call(*asked, **known)
+def refused(home: Home, asked: Sequence[str | Path], host: str, token: str, **more: str) -> str:
+    """The one line on standard error of a command that must fail."""
+    known = {"DATABRICKS_HOST": host, "DATABRICKS_TOKEN": token, "NO_PROXY": "127.0.0.1", **more}
+    done = home.call(*map(str, asked), **known)
     assert done.returncode == 1, done.stdout
     assert token not in done.stderr + done.stdout
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
@@ -50,6 +52,24 @@ def test_an_expired_token_and_a_wrong_host_are_one_error_each(home: Home, run: R
     assert f"The workspace must answer to these credentials: {elsewhere}: " in absent
     for line in (expired, absent):
         assert "Correct DATABRICKS_HOST and the credentials: docs/databricks.md" in line
+    assert "Connection refused" in absent  # not only for how long it was tried
+
+
+@pytest.mark.parametrize(
+    ("command", "environment"),
+    [
+        (("deploy", "--plan", "--target", "dev"), {}),
+        (("approve", "1", "--target", "prod"), {}),
+        (("query", endpoint.SINGLE_FILE), {"TAXI_TARGET": "dev"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_asks_a_workspace_needs_its_answer_first(
+    home: Home, command: Sequence[str | Path], environment: dict[str, str]
+) -> None:
+    """MLflow would ask a host that is not there for eight minutes, and end with a traceback."""
+    line = refused(home, command, home.settings.host, "dapi-expired", **environment)
+    assert f"The workspace must answer to these credentials: {home.settings.host}: " in line
 
 
 def test_a_step_is_submitted_with_the_targets_cluster_and_names(home: Home, run: Run) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest_run import free_port
 
 from taxi_assets import doctor
 from taxi_assets.doctor import databricks
@@ -78,7 +79,10 @@ def test_a_target_where_all_is_right(workspace: dict[str, Any]) -> None:
 
 
 REMOTE_FAULTS = (
-    ("/api/2.0/preview/scim/v2/Me", {"status": 403}, "credentials", "PermissionDenied", ""),
+    (
+        *("/api/2.0/preview/scim/v2/Me", {"status": 403}, "credentials"),
+        *("/api/2.0/preview/scim/v2/Me PERMISSION_DENIED", "Correct DATABRICKS_HOST"),
+    ),
     (
         *(f"{CATALOG}/effective-permissions/catalog/p03", effective()),
         *("catalog", f"{ME} lacks USE CATALOG on p03", "Grant it: docs/databricks.md"),
@@ -126,8 +130,12 @@ def test_each_fault_of_a_target_is_told_with_its_fix(
     assert found[check].level == "fail"
     assert words in found[check].found, found[check]
     assert fix in found[check].fix
-    if check != "credentials":
-        others = {*databricks.checks(target("dev"))} - {check}
+    others = {*databricks.checks(target("dev"))} - {check}
+    if check == "credentials":
+        blind = ("fail", "cannot be looked at without the workspace", "Mend credentials first")
+        told = {(found[name].level, found[name].found, found[name].fix) for name in others}
+        assert told == {blind}
+    else:
         assert {found[name].level for name in others} == {"ok"}, found
 
 
@@ -149,3 +157,32 @@ def test_without_credentials_there_is_one_sentence(
     assert found.level == "fail"
     assert found.found.startswith("A Databricks target needs a workspace and credentials")
     assert found.fix.startswith("Set DATABRICKS_HOST and DATABRICKS_TOKEN")
+
+
+def test_a_workspace_that_is_not_there_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, workspace: dict[str, Any]
+) -> None:
+    host = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("DATABRICKS_HOST", host)
+    found = examined()
+    told = found["credentials"]
+    assert told.found.startswith(f"The workspace must answer to these credentials: {host}: ")
+    assert told.found.endswith("Connection refused")
+    others = {*databricks.checks(target("dev"))} - {"credentials"}
+    assert {found[name].fix for name in others} == {"Mend credentials first"}
+
+
+def test_who_is_not_known_asks_for_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, workspace: dict[str, Any]
+) -> None:
+    asked: list[str] = []
+
+    class Refusing(Documents):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.answer(403, "the token has expired")
+
+    with answering(Refusing) as host:
+        monkeypatch.setenv("DATABRICKS_HOST", host)
+        assert f"{host}: the token has expired" in examined()["credentials"].found
+    assert [path for path in asked if path.startswith("/api/")] == ["/api/2.0/preview/scim/v2/Me"]
