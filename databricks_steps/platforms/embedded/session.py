@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -67,7 +68,8 @@ def spark_conf(settings: Settings) -> dict[str, str]:
 
 
 def scratch(settings: Settings) -> Path:
-    """Where Spark of this process keeps what it spills: a killed one cannot tidy up itself."""
+    """Where this process keeps temporary files and what Spark spills: once it is killed, the next
+    one of the home removes them."""
     return settings.home / SCRATCH / str(os.getpid())
 
 
@@ -114,6 +116,7 @@ def prepare(settings: Settings) -> None:
         mine = scratch(settings)
         _SCRATCH.append(locked.kept(mine))
         locked.sweep(mine.parent)
+        tempfile.tempdir = str(mine)  # Py4J's and MLflow's files, too, are swept after a kill
         log = settings.home / "logs" / "spark.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         conf = SparkConf().setAll(list(spark_conf(settings).items()))
