@@ -59,8 +59,7 @@ def page(settings: Settings) -> str:
         "Newest materializations": _newest(made),
     }
     body = "".join(f"<section><h2>{n}</h2>{content}</section>" for n, content in sections.items())
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    title = f"{settings.registered_model}, {now}"
+    title = f"{settings.registered_model}, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{escaped(title)}</title><style>{STYLE}</style></head>"
