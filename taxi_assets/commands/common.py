@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -61,6 +62,11 @@ def answering(name: str | None = None) -> Target:
     if chosen.settings.platform == DATABRICKS:
         Workspace(chosen.settings).user()
     return chosen
+
+
+def become(command: list[str]) -> NoReturn:
+    """Go on as another program: who ends this process means the server, not who started it."""
+    os.execv(command[0], command)  # noqa: S606 - no shell is needed
 
 
 def absolute(source: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ import click
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import LOOPBACK, REPOSITORY, inherited
-from taxi_assets.commands.common import absolute, embedded, one_line_errors, root
+from taxi_assets.commands.common import absolute, become, embedded, one_line_errors, root
 from taxi_assets.resources.targets import TARGETS, UI, export, target
 
 SHELLS = ("bash", "fish", "zsh")
@@ -80,7 +80,8 @@ def dev(port: int) -> None:
     workspace = REPOSITORY / "workspace.yaml"
     where = ["-w", str(workspace)] if workspace.exists() else ["-m", "taxi_assets.definitions"]
     command = [sys.executable, "-m", "dagster", "dev", *where, "-h", LOOPBACK, "-p", str(port)]
-    sys.exit(subprocess.run(command, cwd=root(), check=False).returncode)
+    os.chdir(root())
+    become(command)
 
 
 @click.command()
@@ -134,7 +135,7 @@ def mlflow(port: int) -> None:
             "Run taxi-assets run once",
         )
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", settings.mlflow_uri]
-    sys.exit(subprocess.run([*command, "-h", LOOPBACK, "-p", str(port)], check=False).returncode)
+    become([*command, "-h", LOOPBACK, "-p", str(port)])
 
 
 @click.command()

@@ -93,7 +93,7 @@ def ui(homes: Any, small_source: Path) -> Iterator[tuple[Home, Ui, subprocess.Po
             start_new_session=True,
         )
         yield home, Ui(port), server
-        os.killpg(server.pid, signal.SIGINT)
+        server.terminate()
         try:
             server.wait(60)
         except subprocess.TimeoutExpired:

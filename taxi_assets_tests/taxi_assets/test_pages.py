@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-import signal
+import socket
 import subprocess
 import sys
 import time
@@ -89,8 +89,10 @@ def test_mlflows_ui_shows_the_runs_and_the_model_of_the_home(
             )
             page = seen(f"{host}/#/models", tmp_path)
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
+            server.terminate()  # itself, not its session: nothing goes on without it
             server.wait(30)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
     assert name in page
     model = found["registered_model"]
     assert model["aliases"] == [{"alias": "candidate", "version": "1"}, CHAMPION]
