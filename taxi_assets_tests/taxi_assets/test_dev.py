@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,12 @@ def ui(homes: Any, small_source: Path) -> Iterator[tuple[Home, Ui, subprocess.Po
             start_new_session=True,
         )
         yield home, Ui(port), server
-        server.terminate()
+        server.terminate()  # itself, not its session: what it has started ends with it
         try:
             server.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
+        finally:
+            with suppress(ProcessLookupError):  # nothing is left of the session
+                os.killpg(server.pid, signal.SIGKILL)
 
 
 def checks_of(api: Ui, asset: str) -> list[Any]:
