@@ -60,9 +60,10 @@ def server() -> Iterator[Server]:
     found = programs()
     if found is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    # It refuses to be root, and another user cannot look into pytest's folders.
+    # It refuses to be root, and another user cannot look into pytest's folders, where a Spark
+    # session of an earlier test has put temporary files; a socket's name must be short, too.
     as_user = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
-    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+    with tempfile.TemporaryDirectory(prefix="postgres-", dir="/tmp") as folder:
         if as_user:
             shutil.chown(folder, **as_user)
         data, port = Path(folder) / "data", free_port()
