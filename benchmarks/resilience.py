@@ -54,7 +54,7 @@ class Result:
 
     @property
     def line(self) -> str:
-        moment = f"{self.moment.second:6.1f} s  {self.stage:<28}workspace {self.server:<10}"
+        moment = f"{self.moment.second:6.1f} s  {self.stage:<28}workspace {self.server:<12}"
         told = "; ".join(self.differences) or "equal"
         left = f"  LEFT: {'; '.join(self.leftovers)}" if self.leftovers else ""
         return f"{moment}rerun {self.rerun:5.1f} s  {told}{left}"
