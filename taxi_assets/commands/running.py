@@ -79,7 +79,10 @@ def dev(port: int) -> None:
     export({UI: inherited().get(UI) or f"http://{LOOPBACK}:{port}"})
     workspace = REPOSITORY / "workspace.yaml"
     where = ["-w", str(workspace)] if workspace.exists() else ["-m", "taxi_assets.definitions"]
-    command = [sys.executable, "-m", "dagster", "dev", *where, "-h", LOOPBACK, "-p", str(port)]
+    # Dagster would rather have people use `dg dev`, which starts the same and is one more package.
+    quietly = ["-W", "ignore:Function `dev_command` is superseded"]
+    dagster = [sys.executable, *quietly, "-m", "dagster"]
+    command = [*dagster, "dev", *where, "-h", LOOPBACK, "-p", str(port)]
     os.chdir(root())
     become(command)
 

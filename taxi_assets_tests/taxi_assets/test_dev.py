@@ -102,6 +102,13 @@ def ui(homes: Any, small_source: Path) -> Iterator[tuple[Home, Ui, subprocess.Po
                 os.killpg(server.pid, signal.SIGKILL)
 
 
+def warnings_of(home: Home) -> list[str]:
+    """What the servers, and the run that they launched, warned of."""
+    said = [home.path / "dev.log", *home.path.rglob("*.err")]
+    assert len(said) > 1  # the run's own
+    return [line for log in said for line in log.read_text().splitlines() if "Warning: " in line]
+
+
 def checks_of(api: Ui, asset: str) -> list[Any]:
     node = api.ask(CHECKS, key={"path": [asset]})["assetNodeOrError"]
     found: list[Any] = node["assetChecksOrError"]["checks"]
@@ -163,3 +170,4 @@ def test_a_month_launched_in_the_ui_is_served(
         assert (honest["trips_compared"], honest["values_that_differ"]) == (200, 0)
     assert table_rows(home, "batch_predictions")
     assert "READY" in home.call("status").stdout
+    assert warnings_of(home) == []
