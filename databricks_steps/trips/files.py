@@ -1,6 +1,6 @@
 """One file of trips: what it is, what it holds, and why it cannot be read, if so.
 
-Only headers and footers are looked at here; rows are Spark's to read (normalize.py).
+Only headers and footers are looked at here; reading.py reads the rows.
 """
 
 from __future__ import annotations
@@ -9,43 +9,53 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import re
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from databricks_steps.months import FIRST
+from databricks_steps.trips import reading
 from databricks_steps.trips.columns import matched, missing, unmatched
 
 Format = Literal["parquet", "csv", "table"]
 SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv"}
 HASH_DIGITS = 16
-_MONTH = re.compile(r"(?<!\d)(20\d\d-(?:0[1-9]|1[0-2]))(?!\d)")
+_MONTH = re.compile(r"(?<!\d)(20\d\d-(?:0[1-9]|1[0-2]))(?!\d)", re.ASCII)
 _CHUNK = 1 << 20
 _HEADER_BYTES = 1 << 16
+_OTHERS = {
+    b"PAR1": "a parquet file that is named as text",
+    b"PK\x03\x04": "a zip archive (or spreadsheet), not text",
+    b"<": "a page of HTML or XML, not text of trips",
+}
 
 
 @dataclass(frozen=True)
 class SourceColumn:
-    """A column of the source: its place, name, Spark type, and the column of ours that it is."""
+    """A column of the source: its place, name, and the column of ours that it is.
+
+    The place is that of a leaf of a parquet file, a field of text, or a column of a table.
+    """
 
     position: int
     name: str
-    type: str
     target: str
-    zone: str = ""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How to read a file: its known columns, the names of the others, how text is written."""
+    """How to read a file: its known columns, the names of the others, how text is written.
+
+    `width` is the number of fields of a text's header.
+    """
 
     columns: tuple[SourceColumn, ...]
     width: int = 0
     unknown: tuple[str, ...] = ()
     delimiter: str = ","
-    encoding: str = "UTF-8"
+    encoding: str = "utf-8-sig"
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ def format_of(name: str) -> Format | None:
 
 
 def is_hidden(name: str) -> bool:
-    """Spark's own rule: it would read such a file as empty."""
+    """Files of systems and engines, such as `._x.parquet` and `_SUCCESS`."""
     return name.startswith((".", "_"))
 
 
@@ -94,7 +104,7 @@ def inspected(path: Path) -> TripFile:
         named=month is not None,
     )
     try:
-        problem = _not_data(path)
+        problem = _too_early(month) or _not_data(path)
         if problem:
             return replace(file, problem=problem)
         digest = _hash(path)
@@ -108,13 +118,17 @@ def inspected(path: Path) -> TripFile:
     return replace(file, hash=digest, layout=layout, problem=missing(found))
 
 
+def _too_early(month: str | None) -> str:
+    return f"its month, {month}, is before {FIRST}" if month and month < FIRST else ""
+
+
 def _not_data(path: Path) -> str:
     """What a file that holds no trips at all is, told from its first and last bytes."""
-    if not path.is_file():
-        return "it is not a file"
-    size = path.stat().st_size
-    if size == 0:
-        return "it is empty (0 bytes)"
+    size = path.stat().st_size if path.is_file() else None
+    if not size:
+        return "it is not a file" if size is None else "it is empty (0 bytes)"
+    if not _is_utf8(str(path)):
+        return "its name, or its folder's, is not UTF-8"
     with path.open("rb") as stream:
         head = stream.read(64)
         stream.seek(-min(4, size), io.SEEK_END)
@@ -122,18 +136,29 @@ def _not_data(path: Path) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer, not the data (git lfs pull fetches it)"
     if format_of(path.name) == "csv":
-        return _not_text(path.name, zipped=head.startswith(b"\x1f\x8b"))
+        return _not_text(path.name, head)
     if head[:4] != b"PAR1":
         return "it is not a parquet file (it does not begin with PAR1)"
     return "" if tail == b"PAR1" else "it is truncated: the parquet footer is missing"
 
 
-def _not_text(name: str, *, zipped: bool) -> str:
-    if zipped and not name.endswith(".gz"):
+def _is_utf8(name: str) -> bool:
+    return name.encode(errors="replace").decode() == name
+
+
+def _not_text(name: str, head: bytes) -> str:
+    zipped, named = head.startswith(b"\x1f\x8b"), name.lower().endswith(".gz")
+    if zipped and not named:
         return "it is compressed with gzip but not named .csv.gz"
-    if name.endswith(".gz") and not zipped:
+    if named and not zipped:
         return "it is named .csv.gz but not compressed with gzip"
-    return ""
+    return _other_format(head)
+
+
+def _other_format(head: bytes) -> str:
+    """What begins so and is no text of trips; empty for what may be."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next((f"it is {what}" for magic, what in _OTHERS.items() if start.startswith(magic)), "")
 
 
 def _hash(path: Path) -> str:
@@ -145,60 +170,38 @@ def _hash(path: Path) -> str:
 
 
 def _parquet(path: Path) -> tuple[Layout, dict[str, list[int]]]:
-    import pyarrow.parquet as pq
+    """The layout by the footer. Leaves that lie inside others are no columns of trips."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    with pq.ParquetFile(path) as file:
-        schema, arrow = file.schema, file.schema_arrow
-        leaves = [schema.column(i) for i in range(len(schema))]
-    flat = [leaf for leaf in leaves if leaf.path == leaf.name]
-    found = matched([leaf.name for leaf in flat])
-    columns = []
-    for target, positions in found.items():
-        for position in positions:
-            leaf = flat[position]
-            zone = getattr(arrow.field(leaf.name).type, "tz", None) or ""
-            columns.append(SourceColumn(position, leaf.name, _spark_type(leaf), target, zone))
-    unknown = unmatched([leaf.name for leaf in flat], found)
-    return Layout(tuple(columns), len(flat), unknown), found
-
-
-def _spark_type(leaf: Any) -> str:
-    """The Spark type that reads the column; `void` for all null, `nanos` for nanoseconds."""
-    logical: dict[str, Any] = json.loads(leaf.logical_type.to_json())
-    kind = logical["Type"]
-    if kind == "Null":
-        return "void"
-    if kind == "Timestamp":
-        return "nanos" if logical["timeUnit"] == "nanoseconds" else "timestamp"
-    if kind == "Decimal":
-        return f"decimal({leaf.precision},{leaf.scale})"
-    if kind == "Date":
-        return "date"
-    if kind == "Int" and not logical["isSigned"] and logical["bitWidth"] >= 32:
-        return "bigint" if logical["bitWidth"] == 32 else "decimal(20,0)"
-    return {
-        "BOOLEAN": "boolean",
-        "INT32": "int",
-        "INT64": "bigint",
-        "INT96": "timestamp",
-        "FLOAT": "float",
-        "DOUBLE": "double",
-    }.get(leaf.physical_type, "string")
+    with reading.parquet(str(path)) as file:
+        leaves = [file.schema.column(i) for i in range(len(file.schema))]
+        arrow = file.schema_arrow
+    for field in arrow:
+        if pa.types.is_timestamp(field.type) and field.type.tz:
+            pc.local_timestamp(pa.array([0], field.type))  # raises for a zone that there is not
+    places = [i for i, leaf in enumerate(leaves) if leaf.path == leaf.name]
+    names = [leaves[i].name for i in places]
+    found = matched(names)
+    columns = tuple(
+        SourceColumn(places[position], names[position], target)
+        for target, positions in found.items()
+        for position in positions
+    )
+    return Layout(columns, unknown=unmatched(names, found)), found
 
 
 def _csv(path: Path) -> tuple[Layout, dict[str, list[int]]]:
     """The layout by the header line; a gzip is read to its end, so that damage shows."""
     start = _start(path)
-    encoding = "UTF-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "UTF-8"
-    text = start.decode("utf-16" if encoding == "UTF-16" else "utf-8-sig", errors="replace")
-    header = next((line for line in text.splitlines() if line.strip()), "")
-    names, delimiter = max(
-        ((next(csv.reader([header], delimiter=d), []), d) for d in ",;\t|"),
-        key=lambda split: len(matched(split[0])),
-    )
+    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    text = start.decode(encoding, errors="replace")
+    headers = {d: next(reading.records(io.StringIO(text, newline=""), d), []) for d in ",;\t|"}
+    delimiter = max(headers, key=lambda d: len(matched(headers[d])))
+    names = headers[delimiter]
     found = matched(names)
     columns = tuple(
-        SourceColumn(position, f"c{position}", "string", target)
+        SourceColumn(position, names[position], target)
         for target, positions in found.items()
         for position in positions
     )
@@ -206,11 +209,13 @@ def _csv(path: Path) -> tuple[Layout, dict[str, list[int]]]:
 
 
 def _start(path: Path) -> bytes:
-    if not path.name.endswith(".gz"):
+    if not path.name.lower().endswith(".gz"):
         with path.open("rb") as plain:
             return plain.read(_HEADER_BYTES)
     with gzip.open(path, "rb") as stream:
         start = stream.read(_HEADER_BYTES)
         while stream.read(_CHUNK):
             pass
+    if start.startswith(b"\x1f\x8b"):
+        raise ValueError("it is compressed with gzip twice")
     return start

@@ -175,7 +175,7 @@ def _ingested(tables: Tables, months: Sequence[str] | None) -> list[str]:
 
 def _digests(found: sources.Source) -> dict[str, int]:
     """Month → digest of what it is made from: its files, and the code that reads them."""
-    code = digests.code(columns, files, normalize, values)
+    code = digests.code(columns, files, normalize, reading, values)
     return {
         month: digests.digest(code, *sorted((f.name, f.hash) for f in found.of(month)))
         for month in found.months
@@ -205,7 +205,7 @@ def _replaced(
         frame = normalize.raw_trips(platform.spark, read, stale)
         commit = platform.tables.replace(RAW, frame, months, made_from)
     except reading.failures():
-        problems = {file: reading.problem(platform.spark, file) for file in read}
+        problems = {file: normalize.problem(file) for file in read}
         damaged = [replace(file, problem=text) for file, text in problems.items() if text]
         if not damaged:
             raise

@@ -1,78 +1,132 @@
 """From files as published to rows of `raw_trips`: one set of names and types, nothing dropped.
 
-Spark reads the rows; a value that cannot be read as its column's type becomes null and the
-column's name goes to `unreadable`. Times stay New York wall clock, as published.
+Rows are read and normalized as Arrow batches inside the engine's Python workers; a value that
+cannot be read as its column's type becomes null and the column's name goes to `unreadable`. Times
+stay New York wall clock, as published.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
 from databricks_steps.months import FIRST
-from databricks_steps.trips import values
-from databricks_steps.trips.files import HASH_DIGITS, SourceColumn, TripFile
+from databricks_steps.trips import reading, values
+from databricks_steps.trips.files import HASH_DIGITS, TripFile
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
     from pyspark.sql import Column, DataFrame, SparkSession
 
 ID_LENGTH = len("2022-01-0123456789abcdef")
 LEAST_SHARE = 0.001  # of a file's rows that a month must hold to be one of its months
+_LAST = "9999-12"
 _ROW = "__row"
 _HASH = "__hash"
-_ROW_BITS = 33  # of monotonically_increasing_id; the bits above number the partition
 
 
 def raw_trips(spark: SparkSession, files: Sequence[TripFile], months: Sequence[str]) -> DataFrame:
     """Rows of the months in these files, each with its stable id."""
-    frames = [file_rows(spark, file) for file in files]
+    tables = [file for file in files if file.format == "table"]
+    parts = [(f, part) for f in files if f.format != "table" for part in reading.parts(f)]
+    frames = [_table_rows(spark, table, months) for table in tables]
+    if parts:
+        # One task each, without a shuffle: the number of a task is all that the engine knows.
+        tasks = spark.range(0, len(parts), 1, len(parts))
+        frames.append(tasks.mapInArrow(_parts_reader(parts, months), _row_schema()))
     if not frames:
         return spark.createDataFrame([], schemas.RAW_TRIPS.spark())
-    rows = reduce(lambda one, other: one.unionByName(other), frames)
-    return with_trip_ids(rows.where(rows["trip_month"].isin(*months)))
+    return with_trip_ids(reduce(lambda one, other: one.unionByName(other), frames))
 
 
-def file_rows(spark: SparkSession, file: TripFile) -> DataFrame:
-    """Every row of one file in the columns of `raw_trips`, but for the id."""
-    from pyspark.sql import functions as F  # noqa: N812
+def file_rows(file: TripFile, groups: range | None = None) -> Iterator[pa.RecordBatch]:
+    """Every row of a file, or of some of its row groups, normalized by `published`."""
+    import pyarrow as pa
 
-    published = _published(_scan(spark, file), file)
-    return published.select(
-        *(column.name for column in schemas.PUBLISHED),
-        F.lit(file.name).alias("source_file"),
-        F.col(_ROW).cast("long").alias("source_row"),
-        F.lit(file.hash).alias("source_hash"),
-        "unreadable",
-        _trip_month(file).alias("trip_month"),
-    )
+    for first, batch in reading.batches(file, groups):
+        numbers = pa.array(range(first, first + batch.num_rows), pa.int64())
+        yield published(batch, file, numbers)
 
 
-def pickup_months(spark: SparkSession, file: TripFile) -> tuple[str, ...]:
-    """Months that hold at least a thousandth of the file's rows by pickup; the fullest first."""
+def published(batch: pa.RecordBatch, file: TripFile, numbers: pa.Array) -> pa.RecordBatch:
+    """A file's known columns, in the order of its layout, as `raw_trips` but for the id.
+
+    `numbers` (rows,) are the positions of the rows in their file.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = batch.num_rows
+    columns, unread = {}, {}
+    for column in schemas.PUBLISHED:
+        columns[column.name], unread[column.name] = _column(batch, file, column)
+    columns |= {
+        "source_file": pa.repeat(file.name, rows),
+        "source_row": numbers,
+        "source_hash": pa.repeat(file.hash, rows),
+        "unreadable": _names(unread),
+        "trip_month": _trip_month(columns["pickup_datetime"], file),
+    }
+    for name, array in columns.items():
+        if pa.types.is_timestamp(array.type):
+            columns[name] = pc.cast(array, pa.timestamp("us", "UTC"))
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def pickup_months(file: TripFile) -> tuple[str, ...]:
+    """Months that hold at least a thousandth of the file's rows by pickup; the fullest first.
+
+    Raises:
+        Exception: one of `reading.failures()`; the file is damaged.
+    """
+    import numpy as np
+
+    pickup = next(column for column in schemas.PUBLISHED if column.name == "pickup_datetime")
+    columns = tuple(c for c in file.layout.columns if c.target == pickup.name)
+    slim = replace(file, layout=replace(file.layout, columns=columns))
+    counts: Counter[str] = Counter()
+    for _, batch in reading.batches(slim):
+        times, _ = _column(batch, slim, pickup)
+        months, rows = np.unique(_months(times), return_counts=True)
+        counts.update(dict(zip(map(str, months), map(int, rows), strict=True)))
+    return _fullest(counts)
+
+
+def table_months(spark: SparkSession, table: TripFile) -> tuple[str, ...]:
+    """The same of a table in the catalog."""
     from pyspark.sql import functions as F  # noqa: N812
 
     month = F.date_format("pickup_datetime", "yyyy-MM").alias("month")
-    published = _published(_scan(spark, file), file)
-    counted = published.groupBy(month).agg(F.count(F.lit(1)).alias("rows")).collect()
-    total = sum(row["rows"] for row in counted)
-    least = max(total * LEAST_SHARE, 1)
-    found = [r for r in counted if (r["month"] or "") >= FIRST and r["rows"] >= least]
-    return tuple(r["month"] for r in sorted(found, key=lambda r: (-r["rows"], r["month"])))
+    counted = _table_rows(spark, table).groupBy(month).agg(F.count(F.lit(1)).alias("rows"))
+    return _fullest({row["month"] or "": row["rows"] for row in counted.collect()})
 
 
-def rows_hash(spark: SparkSession, file: TripFile) -> str:
+def rows_hash(spark: SparkSession, table: TripFile) -> str:
     """16 digits that change when a row of the table does; the order of rows does not matter."""
     from pyspark.sql import functions as F  # noqa: N812
 
     # A sum, not an exclusive or: two copies of a row must count.
     total = F.sum(F.pmod(_HASH, F.lit((1 << 40) - 87))).alias("total")
-    hashed = _published(_scan(spark, file), file).select(_hash().alias(_HASH))
+    hashed = _table_rows(spark, table).select(_hash().alias(_HASH))
     row = hashed.agg(F.count(F.lit(1)).alias("rows"), total).collect()[0]
     return hashlib.sha256(f"{row['rows']} {row['total']}".encode()).hexdigest()[:HASH_DIGITS]
+
+
+def problem(file: TripFile) -> str:
+    """Why reading every row of the file fails, or an empty text; a table is not read here."""
+    if file.format != "table":
+        try:
+            for _ in file_rows(file):
+                pass
+        except reading.failures() as error:
+            return reading.reason(error)
+    return ""
 
 
 def with_trip_ids(rows: DataFrame) -> DataFrame:
@@ -102,137 +156,121 @@ def _hash() -> Column:
     return F.xxhash64(*names, reduce(lambda one, other: one + other, nulls))
 
 
-def _scan(spark: SparkSession, file: TripFile) -> DataFrame:
-    """The file's known columns as `s` and their place, in their types; with each row's number."""
+def _parts_reader(
+    parts: Sequence[tuple[TripFile, range]], months: Sequence[str]
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """From numbers of parts to the rows of the months in these parts."""
+
+    def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                for rows in file_rows(*parts[number]):
+                    yield of_months(rows, months)
+
+    return read
+
+
+def of_months(rows: pa.RecordBatch, months: Sequence[str]) -> pa.RecordBatch:
+    """Those of the rows, as `published` gives them, whose month is one of these."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return rows.filter(pc.is_in(rows["trip_month"], value_set=pa.array(months, pa.string())))
+
+
+def _table_rows(
+    spark: SparkSession, table: TripFile, months: Sequence[str] | None = None
+) -> DataFrame:
+    """Rows of a table (of some months), normalized; numbered as the engine comes upon them."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    names = {column.name.lower() for column in file.layout.columns}
-    if file.format == "parquet" and len(names) < len(file.layout.columns):
-        return _by_place(spark, file)
-    if file.format == "table":
-        frame = spark.read.table(file.path).withColumn(_ROW, F.monotonically_increasing_id())
-    else:
-        frame = _csv(spark, file) if file.format == "csv" else _parquet(spark, file)
-    known = (F.col(_quoted(c.name)).alias(f"s{c.position}") for c in _read(file))
-    return frame.select(_ROW, *known)
+    def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            *_, numbers = batch.columns
+            rows = published(batch, table, numbers)
+            yield rows if months is None else of_months(rows, months)
+
+    frame = spark.read.table(table.path)
+    known = [
+        F.col(_quoted(column.name)).alias(f"s{place}")
+        for place, column in enumerate(table.layout.columns)
+    ]
+    numbered = frame.select(*known, F.monotonically_increasing_id().alias(_ROW))
+    return numbered.mapInArrow(read, _row_schema())
 
 
-def _read(file: TripFile) -> list[SourceColumn]:
-    """The columns that hold values at all."""
-    return [column for column in file.layout.columns if column.type != "void"]
+def _row_schema() -> Any:
+    """Spark's schema of what `published` gives."""
+    from pyspark.sql.types import StructType
+
+    fields = schemas.RAW_TRIPS.spark().fields
+    return StructType([field for field in fields if field.name != schemas.TRIP_ID.name])
 
 
-def _by_place(spark: SparkSession, file: TripFile) -> DataFrame:
-    """A file with names that differ in case alone, such as `airport_fee` and `Airport_fee`.
+def _column(
+    batch: pa.RecordBatch, file: TripFile, column: schemas.Column
+) -> tuple[pa.Array, pa.Array]:
+    """Its values (rows,), and where there is one that cannot be read.
 
-    Spark cannot tell them apart but for a setting that serverless compute refuses. No publisher
-    does this, joined files do: they are read here, whole.
+    Of several columns of the source the first that holds a value counts.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow.compute as pc
 
-    read = _read(file)
-    with pq.ParquetFile(file.path, coerce_int96_timestamp_unit="us") as opened:
-        table = opened.read([column.name for column in read])
-    values = {f"s{c.position}": table[c.name] for c in read}
-    values[_ROW] = pa.array(range(len(table)), pa.int64())
-    types = (*(f"s{c.position} {_read_as(c)}" for c in read), f"{_ROW} bigint")
-    return spark.createDataFrame(pa.table(values), ", ".join(types))
-
-
-def _parquet(spark: SparkSession, file: TripFile) -> DataFrame:
-    from pyspark.sql import functions as F  # noqa: N812
-
-    schema = ", ".join(f"{_quoted(c.name)} {_read_as(c)}" for c in _read(file))
-    reader = spark.read.schema(schema)
-    for mode in ("datetimeRebaseMode", "int96RebaseMode"):
-        reader = reader.option(mode, "CORRECTED")
-    frame = reader.parquet(_literal(file.path))
-    return frame.select("*", F.col("_metadata.row_index").alias(_ROW))
+    given = [
+        values.present(batch.column(place))
+        for place, source in enumerate(file.layout.columns)
+        if source.target == column.name
+    ]
+    if not given:
+        nothing = pa.nulls(batch.num_rows)
+        return values.typed(nothing, column.type), nothing.is_valid()
+    array = pc.coalesce(*(values.typed(each, column.type) for each in given))
+    there = reduce(pc.or_, (each.is_valid() for each in given))
+    return array, pc.and_(there, array.is_null())
 
 
-def _csv(spark: SparkSession, file: TripFile) -> DataFrame:
-    """Text, one task a file, so that the running number of a row is its place in the file."""
-    from pyspark.sql import functions as F  # noqa: N812
+def _names(unread: Mapping[str, pa.Array]) -> pa.Array:
+    """Column → where it cannot be read (rows,), as the names for each row, in the same order."""
+    import numpy as np
+    import pyarrow as pa
 
-    width = file.layout.width
-    frame = spark.read.csv(
-        _literal(file.path),
-        schema=", ".join(f"c{position} string" for position in range(width)),
-        sep=file.layout.delimiter,
-        encoding=file.layout.encoding,
-        header=True,
-        multiLine=True,
-        quote='"',
-        escape='"',
-        ignoreLeadingWhiteSpace=True,
-        ignoreTrailingWhiteSpace=True,
-        mode="PERMISSIVE",
-    )
-    number = F.monotonically_increasing_id().bitwiseAND(F.lit((1 << _ROW_BITS) - 1))
-    some = F.coalesce(*(F.col(f"c{position}") for position in range(width))).isNotNull()
-    return frame.withColumn(_ROW, number).where(some)
+    marks = np.stack([mask.to_numpy(zero_copy_only=False) for mask in unread.values()], axis=1)
+    ends = np.concatenate([[0], marks.sum(axis=1).cumsum()])
+    names = pa.array(list(unread)).take(pa.array(np.nonzero(marks)[1]))
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), names)
 
 
-def _published(scan: DataFrame, file: TripFile) -> DataFrame:
-    """The scan's columns as ours: `PUBLISHED`, `unreadable` and the row's number.
+def _months(times: pa.Array) -> np.ndarray[Any, Any]:
+    """The month of each time (rows,); not-a-time for null."""
+    found: np.ndarray[Any, Any] = times.to_numpy(zero_copy_only=False).astype("datetime64[M]")
+    return found
 
-    In stages, each naming the columns of the one before, so that no expression is repeated.
+
+def _trip_month(pickups: pa.Array, file: TripFile) -> pa.Array:
+    """The month in the file's name; else that of the pickup, if it is one of the file's months.
+
+    Rows of other months go with the fullest.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    import numpy as np
+    import pyarrow as pa
 
-    kinds = {column.name: column.type for column in schemas.PUBLISHED}
-    read = _read(file)
-    present = scan.select(
-        _ROW,
-        *(values.present(F.col(f"s{c.position}"), c.type).alias(f"p{c.position}") for c in read),
-    )
-    typed = present.select(
-        "*",
-        *(
-            values.typed(F.col(f"p{c.position}"), c.type, kinds[c.target], c.zone).alias(
-                f"v{c.position}"
-            )
-            for c in read
-        ),
-    )
-    published, unreadable = [], []
-    for column in schemas.PUBLISHED:
-        sources = [c for c in read if c.target == column.name]
-        published.append(_first(sources, "v", column.type).alias(column.name))
-        if sources:
-            bad = _first(sources, "p", "").isNotNull() & _first(sources, "v", "").isNull()
-            unreadable.append(F.when(bad, F.lit(column.name)))
-    return typed.select(*published, F.array_compact(F.array(*unreadable)).alias("unreadable"), _ROW)
+    if not file.months:
+        return pa.nulls(len(pickups), pa.string())
+    place = np.zeros(len(pickups), np.int32)
+    if not file.named:
+        months = _months(pickups)
+        for number, month in enumerate(file.months):
+            place[months == np.datetime64(month)] = number
+    return pa.array(file.months).take(pa.array(place))
 
 
-def _first(sources: Sequence[SourceColumn], prefix: str, kind: str) -> Column:
-    """The first of the columns that holds a value; nulls of the type when there is no column."""
-    from pyspark.sql import functions as F  # noqa: N812
-
-    if not sources:
-        return F.lit(None).cast(kind)
-    return F.coalesce(*(F.col(f"{prefix}{c.position}") for c in sources))
-
-
-def _trip_month(file: TripFile) -> Column:
-    from pyspark.sql import functions as F  # noqa: N812
-
-    most = F.lit(file.months[0] if file.months else None).cast("string")
-    if file.named:
-        return most
-    month = F.date_format("pickup_datetime", "yyyy-MM")
-    return F.when(month.isin(*file.months), month).otherwise(most)
-
-
-def _read_as(column: SourceColumn) -> str:
-    return "bigint" if column.type == "nanos" else column.type
+def _fullest(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Those of the months (text → rows) that a file is said to hold."""
+    least = max(sum(counts.values()) * LEAST_SHARE, 1)
+    found = [m for m, rows in counts.items() if FIRST <= m <= _LAST and rows >= least]
+    return tuple(sorted(found, key=lambda month: (-counts[month], month)))
 
 
 def _quoted(name: str) -> str:
     return f"`{name.replace('`', '``')}`"
-
-
-def _literal(path: str) -> str:
-    """Spark takes a path for a pattern; here it is a name."""
-    return re.sub(r"([\\*?\[\]{},])", r"\\\1", path)

@@ -119,7 +119,10 @@ def _with_months(file: TripFile, spark: Callable[[], SparkSession]) -> TripFile:
     if file.problem or file.named:
         return file
     try:
-        months = normalize.pickup_months(spark(), file)
+        if file.format == "table":
+            months = normalize.table_months(spark(), file)
+        else:
+            months = normalize.pickup_months(file)
     except reading.failures() as error:
         return replace(file, problem=reading.reason(error))
     problem = "" if months else f"no pickup from {FIRST} on, and no month in its name"
@@ -143,12 +146,12 @@ def _table(name: str, spark: Callable[[], SparkSession]) -> TripFile:
             name,
             "Tables such as samples.nyctaxi.trips are on Databricks; here use demo or files",
         )
-    types = session.read.table(name).dtypes
-    found = matched([column for column, _ in types])
+    names = session.read.table(name).columns
+    found = matched(names)
     if problem := missing(found):
         raise SourceError("A table must hold trips", f"{name}: {problem}", _REMEDY)
     columns = tuple(
-        SourceColumn(position, types[position][0], types[position][1], target)
+        SourceColumn(position, names[position], target)
         for target, positions in found.items()
         for position in positions
     )

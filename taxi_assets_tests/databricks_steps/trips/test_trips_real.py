@@ -23,7 +23,7 @@ def counts(spark: SparkSession, path: Path) -> tuple[int, int, dict[str, int]]:
     """Valid rows, quarantined rows, and rows by rule."""
     file = inspected(path)
     if not file.named:
-        file = replace(file, months=normalize.pickup_months(spark, file))
+        file = replace(file, months=normalize.pickup_months(file))
     checked = with_broken_rules(normalize.raw_trips(spark, [file], file.months))
     found: dict[str, int] = {}
     valid = quarantined = 0
@@ -88,7 +88,7 @@ def test_other_real_files(
 
 def test_zip_codes_stand_in_for_locations(spark: SparkSession, real_data: Path) -> None:
     file = inspected(real_data / "other" / "nyctaxi_with_zipcodes_sample.parquet")
-    months = normalize.pickup_months(spark, file)
+    months = normalize.pickup_months(file)
     assert months == ("2016-02", "2016-01")
     rows = normalize.raw_trips(spark, [replace(file, months=months)], months)
     first = collected(rows.where("source_row = 0"))[0]

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
-from trip_samples import at, green_file, green_table
+from trip_samples import at, collected, green_file, green_table
 
 from databricks_steps.errors import SourceError
 from databricks_steps.settings import Settings
-from databricks_steps.trips import demo, downloads, sources
+from databricks_steps.trips import demo, downloads, normalize, sources
 from databricks_steps.trips.files import inspected, month_in
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ LINES = "2,9.5,2.0,74,75,2022-01-01 00:00:00,2022-01-01 00:10:00\n" * 2000
 
 
 def no_spark() -> SparkSession:
-    raise AssertionError("a month in the name needs no Spark")
+    raise AssertionError("a file needs no Spark")
 
 
 def found(
@@ -54,6 +54,7 @@ def found(
         ("trips_2022-011.parquet", None),
         ("trips_2022-13.parquet", None),
         ("trips.parquet", None),
+        ("trips_20２２-01.parquet", None),
     ],
 )
 def test_month_in_a_name(name: str, month: str | None) -> None:
@@ -81,7 +82,11 @@ def damaged_files(folder: Path) -> dict[str, str]:
         "i.parquet": (b"PAR1" + bytes(90) + b"PAR1", "it cannot be read: "),
         "j.parquet": (b"<html>not found</html>", "it is not a parquet file"),
         "k.csv": (b"\n\n \n", "it has no column for pickup_datetime"),
-        "l.csv": (b"PK\x03\x04\x00\x00\xff\xfe\x00", "it has no column for pickup_datetime"),
+        "l.csv": (b"PK\x03\x04\x00\x00\xff\xfe\x00", "it is a zip archive"),
+        "n.csv": (whole, "it is a parquet file"),
+        "o.csv": (b"\xef\xbb\xbf\n <html>not found</html>", "it is a page of HTML or XML"),
+        "p.csv.gz": (gzip.compress(packed), "it cannot be read: it is compressed with gzip twice"),
+        "q.csv": (b"\x00\x01\x02" * 99, "it has no column for pickup_datetime"),
     }
     for name, (content, _) in contents.items():
         (folder / name).write_bytes(content)
@@ -94,6 +99,8 @@ def test_files_that_cannot_be_read_are_refused_by_name_and_the_others_load(
     reasons = damaged_files(tmp_path)
     pq.write_table(green_table([{}]).drop(["PULocationID"]), tmp_path / "m.parquet")
     reasons["m.parquet"] = "it has no column for pickup_location_id"
+    green_file(tmp_path, name="green_2008-12.parquet")
+    reasons["green_2008-12.parquet"] = "its month, 2008-12, is before 2009-01"
     for ignored in (".hidden_2022-01.parquet", "_odd_2022-01.csv", "readme.txt", "archive.zip"):
         (tmp_path / ignored).write_text("x")
     green_file(tmp_path / "inside", name="green_tripdata_2022-02.parquet")
@@ -115,7 +122,7 @@ def test_when_every_file_is_refused_the_error_names_them(
     message = str(caught.value)
     assert "At least one file of trips must be readable" in message
     assert "a.parquet: it is truncated" in message
-    assert "l.csv: it has no column" in message
+    assert "q.csv: it has no column" in message
 
 
 def test_a_month_that_no_file_holds(tmp_path: Path, settings: Settings) -> None:
@@ -180,20 +187,18 @@ def test_a_folder_without_permission(tmp_path: Path, settings: Settings) -> None
         found(folder, None, settings)
 
 
-def test_months_by_pickup_where_the_name_does_not_say(
-    spark: SparkSession, tmp_path: Path, settings: Settings
-) -> None:
+def test_months_by_pickup_where_the_name_does_not_say(tmp_path: Path, settings: Settings) -> None:
     later = {"lpep_pickup_datetime": at("2022-02-03")}
     green_file(tmp_path, [{}, later, later], "trips.parquet")
     (tmp_path / "header.csv").write_text(CSV)
-    source = found(tmp_path, None, settings, spark=lambda: spark)
+    source = found(tmp_path, None, settings)
     assert [(file.name, file.months) for file in source.files] == [
         ("trips.parquet", ("2022-02", "2022-01"))
     ]
     assert source.months == ("2022-01", "2022-02")
     (header,) = source.refused
     assert header.problem == "no pickup from 2009-01 on, and no month in its name"
-    assert found(tmp_path, ["2022-02"], settings, spark=lambda: spark).months == ("2022-02",)
+    assert found(tmp_path, ["2022-02"], settings).months == ("2022-02",)
 
 
 def test_a_table_in_the_catalog(spark: SparkSession, tmp_path: Path, settings: Settings) -> None:
@@ -205,6 +210,10 @@ def test_a_table_in_the_catalog(spark: SparkSession, tmp_path: Path, settings: S
         (file,) = found(name, None, settings, spark=lambda: spark).files
         assert (file.name, file.format, file.months) == (name, "table", ("2022-01",))
         assert len(file.hash) == 16
+        (row,) = normalize.raw_trips(spark, [file], file.months).collect()
+        assert (row["fare_amount"], row["source_file"], row["source_row"]) == (10.0, name, 0)
+        assert collected(normalize.raw_trips(spark, [file], ["2022-02"])) == []
+        assert normalize.problem(file) == ""
     finally:
         spark.sql("DROP TABLE spark_catalog.default.some_trips")
 

@@ -111,7 +111,11 @@ def read(path: Path, *months: str) -> TripFile:
 
 def collected(frame: DataFrame) -> list[dict[str, Any]]:
     """The rows with times as stored, whatever timezone the machine is in."""
-    rows: list[dict[str, Any]] = frame.toArrow().to_pylist()
+    return without_zones(frame.toArrow().to_pylist())
+
+
+def without_zones(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Times as the clock on the wall."""
     return [
         {k: v.replace(tzinfo=None) if isinstance(v, datetime) else v for k, v in row.items()}
         for row in rows
