@@ -1,9 +1,6 @@
 # The orchestrator: webserver, daemon and code location run from this one image (compose.yaml).
 FROM python:3.11-slim-bookworm
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends default-jre-headless \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --uid 10001 taxi
+RUN useradd --create-home --uid 10001 taxi
 WORKDIR /opt/taxi-assets
 COPY requirements.lock pyproject.toml README.md LICENSE ./
 RUN pip install --no-cache-dir -r requirements.lock

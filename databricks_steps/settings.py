@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from databricks_steps.errors import SettingsError
 
+_LOG = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 EMBEDDED, DATABRICKS = "embedded", "databricks"
 PLATFORMS = (EMBEDDED, DATABRICKS)
+SAIL = "sail"
+JVM = "local[*]"  # Spark in a JVM of this machine
+CONNECT = "sc://"  # a Spark Connect server, of Spark or of Sail
+ENGINES = (SAIL, "local", "spark://", CONNECT, "yarn", "k8s://")  # how TAXI_SPARK may begin
 RUNTIME = "DATABRICKS_RUNTIME_VERSION"  # Databricks sets it on every cluster
 STAGING_VOLUME = "dagster_staging"  # the volume of launched steps and of what a step keeps in files
 LANDING = "landing"  # the volume that trips arrive in
+_SPEAKS_CONNECT = "SPARK_CONNECT_MODE_ENABLED"  # PySpark's, once a session of Connect was made
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -121,9 +130,10 @@ NAMES = {  # setting → variable, where the text is the value
     "git_commit": "TAXI_GIT_COMMIT",
     "zones": "TAXI_ZONES",
     "tracking": "TAXI_TRACKING_URI",
-    "spark_master": "TAXI_SPARK_MASTER",
+    "spark": "TAXI_SPARK",
     "driver_memory": "TAXI_DRIVER_MEMORY",
 }
+_OLD_SPARK = "TAXI_SPARK_MASTER"  # the name of TAXI_SPARK up to version 0.1
 
 
 @dataclass(frozen=True)
@@ -145,8 +155,8 @@ class Settings:
     source: str = "demo"
     zones: str = ""  # a GeoJSON of taxi zones, for the maps of reports
     git_commit: str = ""  # of the code, where it runs without its repository
-    spark_master: str = "local[*]"
-    driver_memory: str = "3g"
+    spark: str = SAIL  # the engine: Sail, a master of Spark, or a Spark Connect server
+    driver_memory: str = "3g"  # of Sail, or of Spark's driver
     lookback_days: int = 7
     trailing_months: int = 3
     holdout_share: float = 0.2
@@ -175,6 +185,9 @@ class Settings:
         """
         env = os.environ if environment is None else environment
         changes: dict[str, Any] = {key: env[name] for key, name in NAMES.items() if env.get(name)}
+        if env.get(_OLD_SPARK) and not env.get(NAMES["spark"]):
+            changes["spark"] = env[_OLD_SPARK]
+        changes["spark"] = _engine(changes.get("spark", SAIL))
         if env.get("TAXI_HOME"):
             changes["home"] = Path(env["TAXI_HOME"]).expanduser().resolve()
         elif not (REPOSITORY / "pyproject.toml").exists():  # installed as a wheel
@@ -202,6 +215,11 @@ class Settings:
             "TAXI_REQUIRE_APPROVAL": str(self.require_approval).lower(),
             "TAXI_CANARY": str(self.canary.enabled).lower(),
         }
+
+    @property
+    def in_jvm(self) -> bool:
+        """Whether this process drives a JVM: neither Sail nor a Spark Connect server."""
+        return self.spark != SAIL and not self.spark.startswith(CONNECT)
 
     def table(self, name: str) -> str:
         """Three-level name of a table: `pickup_features` → `p03.e2e_demo_simon.pickup_features`."""
@@ -266,6 +284,25 @@ def _platform(env: Mapping[str, str]) -> str:
     return found
 
 
+def _engine(text: str) -> str:
+    """The engine that the environment names, or Spark in a JVM where Sail has no wheel."""
+    if not text.startswith(ENGINES):
+        raise SettingsError(
+            "TAXI_SPARK must be an engine",
+            repr(text),
+            f"Use {SAIL}, {JVM} (Spark in a JVM), spark://HOST:PORT or {CONNECT}HOST:PORT",
+        )
+    if text == SAIL and find_spec("pysail") is None:
+        _tell_of_no_sail()
+        return JVM
+    return text
+
+
+@cache
+def _tell_of_no_sail() -> None:
+    _LOG.warning("pysail has no wheel for this machine: Spark in a JVM is used, which needs Java")
+
+
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1024 <= int(text) <= 65535:
         raise SettingsError(
@@ -291,8 +328,8 @@ def _flag(name: str, env: Mapping[str, str]) -> bool:
 
 
 def inherited() -> dict[str, str]:
-    """This process's environment, for a process it starts."""
-    return dict(os.environ)
+    """This process's environment, for a process it starts: whose engine may be another."""
+    return {name: text for name, text in os.environ.items() if name != _SPEAKS_CONNECT}
 
 
 def java_home() -> str | None:
@@ -300,11 +337,17 @@ def java_home() -> str | None:
     return os.environ.get("JAVA_HOME") or None
 
 
+def speak_connect() -> None:
+    """From now on PySpark's functions are those of Spark Connect."""
+    os.environ[_SPEAKS_CONNECT] = "1"
+
+
 def spark_environment(python: str, address: str | None) -> None:
     """Where Spark's launcher and workers look: this Python, and the driver's own address.
 
     Workers would otherwise run whichever `python3` is first on PATH.
     """
+    os.environ.pop(_SPEAKS_CONNECT, None)
     os.environ["PYSPARK_PYTHON"] = python
     os.environ["PYSPARK_DRIVER_PYTHON"] = python
     if address is not None:

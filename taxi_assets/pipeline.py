@@ -120,7 +120,8 @@ def _serve(settings: Settings) -> None:
 
 def _preflight(settings: Settings, options: Options) -> None:
     """Everything that can be known to be missing before a minute of work."""
-    session.require_java()
+    if settings.in_jvm:
+        session.require_java()
     tables = reports.logs(settings)
     if options.skip_features:
         empty = [name for name in ("trips", *FEATURES) if not tables.rows(name)]

@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: one Spark session, a home of one's own, the real data."""
+"""Fixtures that many tests share: a session of each engine, a home of one's own, the real data."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from databricks_steps.errors import SettingsError
 from databricks_steps.platforms.embedded import session
-from databricks_steps.settings import REPOSITORY, Settings
+from databricks_steps.settings import JVM, REPOSITORY, Settings
+from taxi_assets_tests.engines import classic
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -26,15 +28,44 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    """One local Spark session for the whole run, configured as the product's own."""
+    """One session for the whole run, of the default engine: Sail."""
     # PySpark turns naive datetimes of tests into instants by the timezone of the process.
     os.environ["TZ"] = "UTC"
     time.tzset()
-    home = tmp_path_factory.mktemp("spark")
-    running = session.start(Settings(home=home, driver_memory="2g"))
-    running.conf.set("spark.sql.shuffle.partitions", "2")  # small frames: fewer, larger tasks
+    running = session.start(Settings(home=tmp_path_factory.mktemp("sail"), driver_memory="2g"))
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def jvm_session(
+    spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SparkSession]:
+    """Spark in a JVM of this process, beside Sail, and after it: PySpark wants this order."""
+    try:
+        session.require_java()
+    except SettingsError as error:
+        pytest.skip(f"Spark in a JVM: {error}")
+    home = tmp_path_factory.mktemp("spark")
+    with classic():
+        running = session.start(Settings(home=home, spark=JVM, driver_memory="2g"))
+        running.conf.set("spark.sql.shuffle.partitions", "2")  # small frames: fewer, larger tasks
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def jvm(jvm_session: SparkSession) -> Iterator[SparkSession]:
+    """The session of Spark in a JVM, in a test of its own: functions are of one kind at a time."""
+    with classic():
+        yield jvm_session
+
+
+@pytest.fixture(params=["sail", "jvm"])
+def engine(request: pytest.FixtureRequest) -> SparkSession:
+    """The session of either engine, one after the other."""
+    found: SparkSession = request.getfixturevalue("spark" if request.param == "sail" else "jvm")
+    return found
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from databricks_steps.months import end, spans, start
@@ -152,10 +153,15 @@ def running_sums(frames: Sequence[DataFrame], months: Sequence[str]) -> DataFram
     from pyspark.sql import Window
     from pyspark.sql import functions as F  # noqa: N812
 
-    changed = frames[0]
-    for frame in frames[1:]:
-        changed = changed.unionByName(frame, allowMissingColumns=True)
-    names = [n for n in changed.columns if n not in ("location_id", "at")]
+    keys = ("location_id", "at")
+    names = list(dict.fromkeys(n for f in frames for n in f.columns if n not in keys))
+    # Nulls with a type: those of unionByName(allowMissingColumns) have none in Sail.
+    nothing = F.lit(None).cast("long")
+    filled = [
+        f.select(*keys, *(F.col(n) if n in f.columns else nothing.alias(n) for n in names))
+        for f in frames
+    ]
+    changed = reduce(lambda one, other: one.unionAll(other), filled)
     moments = changed.groupBy("location_id", "at").agg(
         *(F.coalesce(F.sum(n), F.lit(0)).alias(n) for n in names)
     )

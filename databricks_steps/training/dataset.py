@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ from databricks_steps.schemas import BETWEEN, HOLDOUT, TRAIN
 
 if TYPE_CHECKING:
     import pandas as pd
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 INPUTS = tuple(column.name for column in schemas.MODEL_INPUTS)
+_HOUR = 3_600_000_000  # microseconds
 LEAST_ROWS = 100  # in each part; fewer tell nothing
 
 
@@ -36,13 +38,37 @@ def training_rows(
 
 
 def holdout_start(trips: DataFrame, holdout_share: float) -> int | None:
-    """The pickup time from which on the last share of the trips lies; microseconds since 1970."""
+    """The pickup time from which on the last share of the trips lies; microseconds since 1970.
+
+    Exact, and the same on every engine (`percentile_approx` is not): the first time by which at
+    least the other share has been picked up. Hours are counted first, then that hour's times.
+    """
     from pyspark.sql import functions as F  # noqa: N812
 
     micros = F.unix_micros("pickup_datetime")
-    found = trips.select(F.percentile_approx(micros, 1 - holdout_share, 1_000_000).alias("at"))
-    row = found.first()
-    return None if row is None else row["at"]
+    hour = F.floor(micros / _HOUR).cast("long")
+    hours = _counts(trips, hour)
+    rank = max(math.ceil(sum(hours.values()) * (1 - holdout_share)), 1)
+    found, before = _at_rank(hours, rank)
+    if found is None:
+        return None
+    return _at_rank(_counts(trips.where(hour == found), micros), rank - before)[0]
+
+
+def _counts(trips: DataFrame, value: Column) -> dict[int, int]:
+    """Value → rows, ascending; nulls count for nothing."""
+    counted = trips.groupBy(value.alias("value")).count().where("value IS NOT NULL")
+    return {row["value"]: row["count"] for row in sorted(counted.collect())}
+
+
+def _at_rank(counts: Mapping[int, int], rank: int) -> tuple[int | None, int]:
+    """The value whose rows, in order, hold the `rank`th (from 1), and the rows before it."""
+    before = 0
+    for value, rows in counts.items():
+        if before + rows >= rank:
+            return value, before
+        before += rows
+    return None, before
 
 
 def with_split(trips: DataFrame, start: int | None) -> DataFrame:

@@ -60,6 +60,15 @@ def _names(columns: tuple[str, ...], what: str) -> str:
     return f"concat(concat_ws(' and ', {named}), ' {what}')"
 
 
+def _shown(value: str, pattern: str) -> str:
+    """SQL: the number as people read it. Beyond 15 digits engines write different ones."""
+    return (
+        f"CASE WHEN abs({value}) < 1e9D THEN format_number({value}, '{pattern}') "
+        f"WHEN abs({value}) < 1e15D THEN format_number({value}, '0') "
+        f"WHEN {value} < 0 THEN 'below -1e15' ELSE 'above 1e15' END"
+    )
+
+
 _MICROS = "(unix_micros(dropoff_datetime) - unix_micros(pickup_datetime))"
 _SPEED = f"(trip_distance * 3600e6 / nullif({_MICROS}, 0))"
 _TIMES = ("pickup_datetime", "dropoff_datetime")
@@ -87,7 +96,7 @@ RULES = (
     Rule(
         "duration",
         f"NOT {_MICROS} BETWEEN {SHORTEST_SECONDS}000000 AND {LONGEST_SECONDS}000000",
-        f"concat('trip took ', regexp_replace(format_number({_MICROS} / 1e6, '0.######'), "
+        f"concat('trip took ', regexp_replace({_shown(f'{_MICROS} / 1e6D', '0.######')}, "
         f"'^-0$', '0'), ' seconds; valid is {SHORTEST_SECONDS} seconds to {_LONGEST_HOURS} hours')",
     ),
     Rule(
@@ -95,20 +104,20 @@ RULES = (
         f"{_missing('trip_distance')} OR "
         f"NOT trip_distance BETWEEN {LEAST_MILES}D AND {MOST_MILES}D",
         "if(trip_distance IS NULL, 'distance not given', "
-        "concat('distance is ', format_number(trip_distance, '0.00####'), "
+        f"concat('distance is ', {_shown('trip_distance', '0.00####')}, "
         f"' miles; valid is {LEAST_MILES} to {MOST_MILES}'))",
     ),
     Rule(
         "fare",
         f"{_missing('fare_amount')} OR NOT fare_amount BETWEEN {LEAST_FARE}D AND {MOST_FARE}D",
         "if(fare_amount IS NULL, 'fare not given', "
-        "concat('fare is ', format_number(fare_amount, '0.00##'), "
+        f"concat('fare is ', {_shown('fare_amount', '0.00##')}, "
         f"' dollars; valid is {LEAST_FARE:.2f} to {MOST_FARE:.2f}'))",
     ),
     Rule(
         "speed",
         f"{_MICROS} > 0 AND {_SPEED} > {FASTEST_MPH}",
-        f"concat('speed is ', format_number({_SPEED}, '0.0'), "
+        f"concat('speed is ', {_shown(_SPEED, '0.0')}, "
         f"' miles per hour; valid is at most {FASTEST_MPH}')",
     ),
     Rule(

@@ -5,7 +5,6 @@ Only headers and footers are looked at here; reading.py reads the rows.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import io
@@ -113,8 +112,8 @@ def inspected(path: Path) -> TripFile:
         return replace(file, problem=f"it cannot be read: {error.strerror or error}")
     except (EOFError, zlib.error) as error:
         return replace(file, problem=f"its compression is damaged: {error}")
-    except (ValueError, csv.Error) as error:
-        return replace(file, problem=f"it cannot be read: {str(error).splitlines()[0]}")
+    except reading.damages() as error:
+        return replace(file, problem=f"it cannot be read: {reading.first_line(error)}")
     return replace(file, hash=digest, layout=layout, problem=missing(found))
 
 

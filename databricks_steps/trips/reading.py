@@ -30,7 +30,7 @@ def batches(file: TripFile, groups: range | None = None) -> Iterator[tuple[int, 
     of a parquet file, as `parts` gives them; a text file is read whole.
 
     Raises:
-        OSError, EOFError, ValueError, zlib.error, csv.Error, ArrowException: the file is damaged.
+        Exception: one of `damages()`.
     """
     return _text_batches(file) if file.format == "csv" else _parquet_batches(file, groups)
 
@@ -80,20 +80,30 @@ def records(lines: Iterable[str], delimiter: str, width: int | None = None) -> I
             first = False
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """What reading rows raises, here or inside an engine."""
+def damages() -> tuple[type[Exception], ...]:
+    """What reading a damaged file raises."""
     from pyarrow import ArrowException
+
+    return (ArrowException, OSError, EOFError, zlib.error, ValueError, OverflowError, csv.Error)
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """The same, and what an engine raises that reads one."""
     from pyspark.errors import PySparkException
 
-    found = [PySparkException, ArrowException, OSError, EOFError, zlib.error, UnicodeError]
-    return (*found, csv.Error, *_engine_failures())
+    return (*damages(), PySparkException, *_engine_failures())
 
 
 def reason(error: Exception) -> str:
     """In one line, for people."""
+    return f"its rows cannot be read: {first_line(error)}"
+
+
+def first_line(error: Exception) -> str:
+    """Of what the error says; its name, if nothing."""
     said = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
-    plain = "".join(letter if letter.isprintable() else "?" for letter in said[:200])
-    return f"its rows cannot be read: {plain}"
+    said = said or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in said[:200])
 
 
 def _engine_failures() -> Iterator[type[Exception]]:

@@ -1,9 +1,8 @@
-"""Checks of this machine: Python, Java, memory, disk, ports, packages, timezone."""
+"""Checks of this machine: Python, the engine, memory, disk, ports, packages, timezone."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import sys
@@ -12,15 +11,15 @@ from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from databricks_steps.platforms.embedded import sail
 from databricks_steps.platforms.embedded.session import OLDEST_JAVA, require_java
-from databricks_steps.settings import LOOPBACK, REPOSITORY, Settings, inherited
+from databricks_steps.settings import LOOPBACK, REPOSITORY, SAIL, Settings, inherited
 from databricks_steps.workspace import process
 from taxi_assets.doctor.findings import Check, FaultError
 
 GIB = 2**30
 BESIDE_SPARK_GIB = 2.0  # for Python's workers, the endpoint and Dagster
 LEAST_DISK_GIB = 2.0
-UNITS = {"k": 2**10, "m": 2**20, "g": GIB, "t": 2**40}
 LOCK = REPOSITORY / "requirements.lock"
 MEMORY = Path("/proc/meminfo")
 
@@ -28,7 +27,7 @@ MEMORY = Path("/proc/meminfo")
 def checks(settings: Settings) -> Mapping[str, Check]:
     return {
         "python": python,
-        "java": java,
+        "engine": lambda: engine(settings),
         "memory": lambda: memory(settings),
         "disk": lambda: disk(settings),
         "port": lambda: port(settings),
@@ -48,29 +47,31 @@ def python() -> str:
     return found
 
 
-def java() -> str:
-    require_java()
-    return f"{OLDEST_JAVA} or newer"
+def engine(settings: Settings) -> str:
+    """The engine can start: of Sail the wheel, of Spark in a JVM its Java."""
+    if settings.in_jvm:
+        require_java()
+        return f"{settings.spark} in a JVM; Java {OLDEST_JAVA} or newer"
+    if settings.spark == SAIL:
+        return f"Sail {version('pysail')}, no JVM"
+    return settings.spark
 
 
 def memory(settings: Settings) -> str:
-    """Available memory against what Spark's driver may take, and the rest beside it."""
-    text = settings.driver_memory.lower()
-    if not re.fullmatch(r"\d+[kmgt]b?", text):
-        raise FaultError(f"TAXI_DRIVER_MEMORY is {text!r}", "Write it like 3g or 3072m")
-    driver = int(text.rstrip("bkmgt")) * UNITS[text.rstrip("b")[-1]] / GIB
+    """Available memory against what the engine may take, and the rest beside it."""
+    most = sail.size(settings.driver_memory) / GIB
     if not MEMORY.exists():
-        return f"Spark takes {driver:.1f} GiB; this system does not tell what is available"
+        return f"the engine takes {most:.1f} GiB; this system does not tell what is available"
     lines = dict(line.split(":", 1) for line in MEMORY.read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024 / GIB
-    if free < driver + BESIDE_SPARK_GIB:
+    if free < most + BESIDE_SPARK_GIB:
         raise FaultError(
-            f"{free:.1f} GiB available, Spark's driver may take {driver:.1f} and the rest needs "
+            f"{free:.1f} GiB available, the engine may take {most:.1f} and the rest needs "
             f"{BESIDE_SPARK_GIB:.0f}",
             "Set TAXI_DRIVER_MEMORY lower, or end other programs",
             "warn",
         )
-    return f"{free:.1f} GiB available, Spark's driver may take {driver:.1f}"
+    return f"{free:.1f} GiB available, the engine may take {most:.1f}"
 
 
 def disk(settings: Settings) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -31,9 +32,6 @@ def platform(settings: Settings) -> dg.ResourceDefinition:
         from databricks_steps.platforms import chosen
 
         def start() -> SparkSession:
-            from databricks_steps.platforms.embedded import session
-
-            session.prepare(settings)
             running: SparkSession = context.resources.pyspark.spark_session
             return running
 
@@ -46,12 +44,33 @@ def platform(settings: Settings) -> dg.ResourceDefinition:
     return chosen
 
 
-def pyspark(settings: Settings) -> object:
+def pyspark(settings: Settings) -> dg.ResourceDefinition:
     """dagster-pyspark's lazy resource, configured as the steps want their session."""
     if settings.platform == DATABRICKS:
         return dg.ResourceDefinition.none_resource()
+
+    @dg.resource(description=f"The session of dagster-pyspark on {settings.spark}, made when asked")
+    def lazily(context: dg.InitResourceContext) -> PySpark:
+        return PySpark(settings)
+
+    return lazily
+
+
+class PySpark:
+    """A session of dagster-pyspark; its engine starts when the session is first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def spark_session(self) -> SparkSession:
+        from databricks_steps.platforms.embedded import session
+
+        return session.start(self._settings, _by_dagster)
+
+
+def _by_dagster(conf: dict[str, Any]) -> SparkSession:
     from dagster_pyspark import LazyPySparkResource
 
-    from databricks_steps.platforms.embedded.session import spark_conf
-
-    return LazyPySparkResource(spark_config=spark_conf(settings))
+    made: SparkSession = LazyPySparkResource(spark_config=conf).spark_session
+    return made

@@ -64,7 +64,7 @@ DataFrame.cache = DataFrame.persist = refusing("PERSIST TABLE")
 RuntimeConf.set = refusing("SET")
 gate = Gate(resamples=50)
 settings = Settings(home=Path(sys.argv[1]), source=sys.argv[2], gate=gate)
-platform = EmbeddedPlatform(settings, lambda: spark)
+platform = EmbeddedPlatform(settings, lambda: jvm)
 for name, step in STEPS.items():
     for outcome in step.run(platform, ["2022-01"], False):
         print(name, outcome.name, outcome.rows, [v.check for v in outcome.verdicts if not v.passed])
@@ -90,9 +90,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 def test_every_step_runs_on_connect_to_the_rows_of_a_classic_session(
-    spark: SparkSession, source: Path, tmp_path: Path
+    jvm: SparkSession, source: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("grpc_status", reason="Spark Connect needs grpcio-status")
     done = subprocess.run(
         [sys.executable, "-c", STEPS, str(tmp_path / "connect"), str(source)],
         capture_output=True,
@@ -105,8 +104,8 @@ def test_every_step_runs_on_connect_to_the_rows_of_a_classic_session(
 
     gate = Gate(resamples=50)
     settings = Settings(home=tmp_path / "classic", source=str(source), gate=gate)
-    classic = EmbeddedPlatform(settings, lambda: spark)
-    connect = EmbeddedPlatform(Settings(home=tmp_path / "connect"), lambda: spark)
+    classic = EmbeddedPlatform(settings, lambda: jvm)
+    connect = EmbeddedPlatform(Settings(home=tmp_path / "connect"), lambda: jvm)
     expected = [
         f"{name} {outcome.name} {outcome.rows} {failed(outcome.verdicts)}"
         for name, step in ALL.items()
@@ -168,11 +167,11 @@ def test_what_a_session_refuses_is_done_without() -> None:
     assert shared(refusing, b"graph")() == b"graph"
 
 
-def test_what_a_session_gives_is_used_and_let_go(spark: SparkSession) -> None:
-    with kept(spark.range(3)) as frame:
+def test_what_a_session_gives_is_used_and_let_go(jvm: SparkSession) -> None:
+    with kept(jvm.range(3)) as frame:
         assert frame.is_cached
     assert not frame.is_cached
-    assert shared(spark, b"graph")() == b"graph"
+    assert shared(jvm, b"graph")() == b"graph"
 
 
 def test_an_error_inside_is_not_taken_for_a_refusal(spark: SparkSession) -> None:

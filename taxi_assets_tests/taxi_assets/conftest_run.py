@@ -95,10 +95,21 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def first_run(homes: Any, small_source: Path) -> tuple[Home, subprocess.CompletedProcess[str]]:
-    """The pipeline on the small source, run once for all tests that only look."""
+def no_java(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables of a machine without Java: whoever asks for one leaves the file `asked` behind."""
+    folder = tmp_path_factory.mktemp("no_java")
+    (folder / "java").write_text('#!/bin/sh\ntouch "$(dirname "$0")/asked"\nexit 127\n')
+    (folder / "java").chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "JAVA_HOME": ""}
+
+
+@pytest.fixture(scope="session")
+def first_run(
+    homes: Any, small_source: Path, no_java: dict[str, str]
+) -> tuple[Home, subprocess.CompletedProcess[str]]:
+    """The pipeline on the small source, without Java, run once for all tests that only look."""
     home = homes("first")
-    done = home.call("run", "--source", str(small_source))
+    done = home.call("run", "--source", str(small_source), **no_java)
     assert done.returncode == 0, done.stderr + done.stdout
     return home, done
 

@@ -151,13 +151,12 @@ def test_the_workspace_file_names_the_definitions() -> None:
     assert found["load_from"][0]["python_module"]["module_name"] == "taxi_assets.definitions"
 
 
-def test_every_module_opens_with_its_charter_and_stays_small() -> None:
+def test_every_module_opens_with_its_charter() -> None:
     for root in ("databricks_steps", "taxi_assets", "taxi_assets_tests", "benchmarks"):
         for path in sorted(Path(REPOSITORY / root).rglob("*.py")):
             lines = path.read_text().splitlines()
             assert lines, path
             assert lines[0].startswith('"""'), path
-            assert len(lines) <= 330, f"{path}: {len(lines)} lines"
 
 
 def test_a_clusters_libraries_are_pinned_as_the_project_pins_them() -> None:

@@ -17,7 +17,7 @@ import pytest
 from conftest_run import Home, free_port
 from deltalake import DeltaTable
 
-from databricks_steps.settings import REPOSITORY, Settings
+from databricks_steps.settings import JVM, REPOSITORY, Settings
 from taxi_assets import doctor
 from taxi_assets.doctor import machine
 from taxi_assets.resources.targets import target
@@ -56,6 +56,7 @@ def test_a_healthy_home_is_ok_in_every_line(healthy: Home) -> None:
     assert found["online tables"]["found"] == "2 published, as new as their tables"
     assert "is READY, version 1" in found["endpoint"]["found"]
     assert "this home's workspace" in found["port"]["found"]
+    assert re.fullmatch(r"Sail [\d.]+, no JVM", found["engine"]["found"])
     text = healthy.call("doctor")
     assert text.returncode == 0
     assert text.stdout.count("\nok ") >= 9
@@ -66,11 +67,12 @@ def old_java(folder: Path, home: Home) -> dict[str, str]:
     program = folder / "java"
     program.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\" 2019-01-15' >&2\n")
     program.chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}", "JAVA_HOME": ""}
+    path = f"{folder}:{os.environ['PATH']}"
+    return {"PATH": path, "JAVA_HOME": "", "TAXI_SPARK": JVM}
 
 
 def no_java(folder: Path, home: Home) -> dict[str, str]:
-    return {"JAVA_HOME": str(folder / "nowhere")}
+    return {"JAVA_HOME": str(folder / "nowhere"), "TAXI_SPARK": JVM}
 
 
 def much_memory(folder: Path, home: Home) -> dict[str, str]:
@@ -157,10 +159,10 @@ def copied(folder: Path, home: Home) -> Settings:
 
 
 FAULTS: tuple[tuple[Callable[[Path, Home], dict[str, str]], str, str, str, str], ...] = (
-    (old_java, "java", "fail", 'Spark needs Java 17 or newer: .*"11.0.2"', "Install Java 17"),
-    (no_java, "java", "fail", "Spark needs Java: none found at", "Install Java 17"),
+    (old_java, "engine", "fail", 'Spark needs Java 17 or newer: .*"11.0.2"', "Install Java 17"),
+    (no_java, "engine", "fail", "Spark needs Java: none found at", "Install Java 17"),
     (much_memory, "memory", "warn", "may take 9000.0", "Set TAXI_DRIVER_MEMORY lower"),
-    (odd_memory, "memory", "fail", "TAXI_DRIVER_MEMORY is 'much'", "Write it like 3g"),
+    (odd_memory, "memory", "fail", "TAXI_DRIVER_MEMORY must be a size: 'much'", "Write 3g"),
     (a_zone_of_mars, "timezone", "fail", "TZ names no zone: 'Mars/Olympus'", "Unset TZ"),
     (a_table_without_a_file, "tables", "fail", "trips lacks 1 files: /", "restore a backup"),
     (a_table_without_a_log, "tables", "fail", "trips does not open: ", "restore a backup"),

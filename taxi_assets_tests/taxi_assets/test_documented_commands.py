@@ -23,7 +23,7 @@ FIRST_RUN = "taxi_assets/conftest_run.py"
 # As a page has it, but for its folder → what it prints. In this order, on one home.
 HERE = {
     "taxi-assets status": r"champion +version 1",
-    "taxi-assets doctor": r"(?s)ok +java.*ok +endpoint",
+    "taxi-assets doctor": r"(?s)ok +engine.*ok +endpoint",
     "taxi-assets report": r"report\.html",
     "taxi-assets query databricks_steps/serving/config/test_single_prediction.json": r"predictions",
     "taxi-assets query FILE": r"predictions",

@@ -16,6 +16,7 @@ from conftest_run import MONTHS, ROWS, Home, table_rows
 
 from databricks_steps import schemas
 from databricks_steps.serving import endpoint
+from databricks_steps.settings import JVM
 
 if TYPE_CHECKING:
     pass
@@ -293,17 +294,43 @@ def _java(folder: Path, version: str) -> str:
     return str(folder)
 
 
-def test_no_java_and_an_old_java_are_named(homes: Any, small_source: Path, tmp_path: Path) -> None:
+def test_no_java_and_an_old_java_are_named_where_the_engine_needs_one(
+    homes: Any, small_source: Path, tmp_path: Path
+) -> None:
     home = homes("java")
     arguments = ("run", "--source", str(small_source))
-    old = home.call(*arguments, JAVA_HOME=_java(tmp_path / "java11", "11.0.2"))
+    in_jvm = {"TAXI_SPARK": JVM}
+    old = home.call(*arguments, JAVA_HOME=_java(tmp_path / "java11", "11.0.2"), **in_jvm)
     assert old.returncode == 1
     assert "Spark needs Java 17 or newer: " in old.stderr
     assert "11.0.2" in old.stderr
-    none = home.call(*arguments, JAVA_HOME=str(tmp_path / "nothing"))
+    none = home.call(*arguments, JAVA_HOME=str(tmp_path / "nothing"), **in_jvm)
     assert none.returncode == 1
     assert "Spark needs Java: none found at " in none.stderr
     assert none.stderr.count("\n") == 1
+
+
+def test_a_run_asks_for_no_java(first_run: Any, no_java: dict[str, str]) -> None:
+    home, done = first_run
+    assert done.returncode == 0
+    assert home.last_run()["checks"]["failed"] == 0
+    folder = Path(no_java["PATH"].partition(":")[0])
+    assert [path.name for path in folder.iterdir()] == ["java"]  # nobody asked for it
+
+
+@pytest.mark.long
+def test_three_real_months_without_java(
+    homes: Any, real_data: Path, no_java: dict[str, str]
+) -> None:
+    home = homes("real")
+    source, months = str(real_data / "tlc" / "green"), "2022-01:2022-03"
+    done = home.call("run", "--source", source, "--months", months, **no_java)
+    assert done.returncode == 0, done.stderr + done.stdout
+    report = home.last_run()
+    assert report["tables"]["raw_trips"] == 210_431
+    assert report["checks"] == {"passed": 32, "warned": 0, "failed": 0}
+    folder = Path(no_java["PATH"].partition(":")[0])
+    assert [path.name for path in folder.iterdir()] == ["java"]
 
 
 def test_a_home_that_cannot_be_written_is_named(

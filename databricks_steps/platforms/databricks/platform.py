@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -15,8 +14,6 @@ from databricks_steps.training import registry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-LOG = logging.getLogger(__name__)
 
 
 class DatabricksPlatform:
@@ -44,15 +41,9 @@ class DatabricksPlatform:
 
     @cached_property
     def spark(self) -> SparkSession:
-        from pyspark.errors import PySparkException
-
         running = self._start()
         # Times are New York wall clock as published and must never be shifted.
         running.conf.set("spark.sql.session.timeZone", "UTC")
-        try:  # some publishers write nanoseconds, which Spark else does not read
-            running.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
-        except PySparkException as error:
-            LOG.warning("files with nanoseconds cannot be read here: %s", error)
         return running
 
 

@@ -1,4 +1,4 @@
-"""Data files and Delta's actions: staged files put in place, differences, one merge commit."""
+"""Data files and Delta's actions: scans, staged files put in place, differences, one merge."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -18,10 +19,12 @@ from databricks_steps.platforms.embedded.delta_schema import delta_schema
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable
     from deltalake.transaction import AddAction
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 STALE_SECONDS = 24 * 3600
 CHANGE = "_change"
+Partitions = dict[tuple[Any, ...], list[Path]]  # values of the partition columns → files
 SOURCES = "sources"  # of a commit: table → the version it was read at
 
 
@@ -33,6 +36,74 @@ def sweep(staging: Path) -> None:
         held = folder.with_name(folder.name + locked.SUFFIX)
         if folder.is_dir() and not held.exists() and folder.stat().st_mtime < oldest:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def by_partition(opened: DeltaTable) -> tuple[Partitions, list[str]]:
+    """The table's data files by the values of its partition columns, and those columns."""
+    import pyarrow as pa
+
+    columns: list[str] = opened.metadata().partition_columns
+    root = Path(unquote(opened.table_uri.removeprefix("file://")))
+    actions = pa.table(opened.get_add_actions(flatten=True))
+    values = [actions.column(f"partition.{name}").to_pylist() for name in columns]
+    found: Partitions = {}
+    for path, *own in zip(actions.column("path").to_pylist(), *values, strict=True):
+        found.setdefault(tuple(own), []).append(root / unquote(path))
+    return found, columns
+
+
+def scan(
+    spark: SparkSession, schema: StructType, partitions: Partitions, columns: Sequence[str]
+) -> DataFrame:
+    """The rows of these files, by `schema`; `columns` are those of the partitions.
+
+    Each partition is a scan of its own with its values as constants: Sail takes none from the
+    names of folders, and as all files are named no folder is listed.
+    """
+    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql.types import ArrayType, MapType, StructType
+
+    if not partitions:
+        return spark.createDataFrame([], schema)
+    inside = StructType([field for field in schema if field.name not in columns])
+    kinds = (ArrayType, MapType, StructType)
+    nested = [field.name for field in inside if isinstance(field.dataType, kinds)]
+    scans = []
+    for values, paths in _alike(partitions, nested):
+        constants = {
+            name: F.lit(value).cast(schema[name].dataType).alias(name)
+            for name, value in zip(columns, values, strict=True)
+        }
+        rows = spark.read.schema(inside).parquet(*map(str, paths))
+        scans.append(rows.select(*(constants.get(n, F.col(n)) for n in schema.names)))
+    return reduce(lambda one, other: one.unionAll(other), scans)
+
+
+def _alike(
+    partitions: Partitions, nested: Sequence[str]
+) -> Iterator[tuple[tuple[Any, ...], list[Path]]]:
+    """The partitions, each in parts whose files have the nested columns in the same Arrow types.
+
+    Sail reads no two files at once whose arrays are of Utf8 here and Utf8View there, as engines
+    and delta-rs write them.
+    """
+    import pyarrow.parquet as pq
+
+    for values, paths in partitions.items():
+        parts: dict[str, list[Path]] = {}
+        for path in paths:
+            kinds = [str(pq.read_schema(path).field(n).type) for n in nested] if nested else []
+            parts.setdefault(" ".join(kinds), []).append(path)
+        yield from ((values, part) for part in parts.values())
+
+
+def partitioned_by(table: schemas.Table) -> list[str]:
+    return [table.month] if table.month else []
+
+
+def data_files(folder: Path) -> list[Path]:
+    """What an engine has written below the folder, but for what it left unfinished."""
+    return sorted(p for p in folder.rglob("*.parquet") if not p.name.startswith((".", "_")))
 
 
 def month_of(path: Path, table: schemas.Table) -> str:
@@ -80,13 +151,11 @@ def changed_rows(table: schemas.Table, old: DataFrame, new: DataFrame, delete: b
 
     keys = list(table.primary_key)
     compared = [n for n in table.names if n not in (*keys, *table.computed)]
-
-    def values(side: str) -> Any:
-        return F.struct(*(F.col(f"{side}.{name}") for name in compared))
-
+    # Column by column: in Sail two structs of equal values, one read and one made, do not compare.
+    equal = [F.col(f"old.{name}").eqNullSafe(F.col(f"new.{name}")) for name in compared]
     joined = old.alias("old").join(new.alias("new"), keys, "full_outer")
     is_old, is_new = (F.col(f"{side}.{table.names[-1]}").isNotNull() for side in ("old", "new"))
-    kept = is_new & (~is_old | ~values("old").eqNullSafe(values("new")))
+    kept = is_new & (~is_old | ~reduce(lambda one, other: one & other, equal, F.lit(True)))
     gone = is_old & ~is_new if delete else F.lit(False)
     picked = [
         F.col(name)
@@ -142,7 +211,7 @@ def commit(
     """One transaction that makes the files visible; makes the table when it is not `opened`."""
     from deltalake.transaction import create_table_with_add_actions
 
-    partition_by = [table.month] if table.month else None
+    partition_by = partitioned_by(table) or None
     if opened is not None:
         opened.create_write_transaction(
             list(adds), mode, delta_schema(table), partition_by, filters, commit_properties=kept

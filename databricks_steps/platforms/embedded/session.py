@@ -1,7 +1,11 @@
-"""The Spark session of the embedded platform: its configuration, and what must hold before."""
+"""The Spark session of the embedded platform: its engine, its configuration, what must hold before.
+
+`TAXI_SPARK` names the engine: Sail (sail.py), Spark in a JVM of this process, or a cluster.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
@@ -9,13 +13,21 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from databricks_steps.errors import SettingsError
-from databricks_steps.platforms.embedded import locked
-from databricks_steps.settings import LOOPBACK, Settings, java_home, spark_environment
+from databricks_steps.platforms.embedded import locked, sail
+from databricks_steps.settings import (
+    LOOPBACK,
+    SAIL,
+    Settings,
+    java_home,
+    spark_environment,
+    speak_connect,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -23,23 +35,34 @@ if TYPE_CHECKING:
 OLDEST_JAVA = 17
 SCRATCH = "scratch"
 _LAUNCHING = threading.Lock()
+_SAIL: list[sail.Server] = []  # of this process, one at most
 _SCRATCH: list[IO[str]] = []  # its lock, held to the end of this process
 LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
 def spark_conf(settings: Settings) -> dict[str, str]:
-    """Spark's configuration; the one source for the asset resource, the steps and the tests."""
+    """The session's configuration; the one source for the asset resource, the steps and the tests.
+
+    Of Sail it waits until the server that `prepare` started listens.
+    """
+    if settings.in_jvm:
+        return _jvm_conf(settings)
+    sails = settings.spark == SAIL
+    remote = _sail(settings).address if sails else settings.spark
+    # Times are New York wall clock as published and must never be shifted.
+    return {"spark.remote": remote, "spark.sql.session.timeZone": "UTC"}
+
+
+def _jvm_conf(settings: Settings) -> dict[str, str]:
     conf = {
         "spark.app.name": "taxi-assets",
-        "spark.master": settings.spark_master,
+        "spark.master": settings.spark,
         "spark.driver.memory": settings.driver_memory,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         # Times are New York wall clock as published and must never be shifted.
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-        # Some publishers write nanoseconds, which Spark reads as whole numbers or not at all.
-        "spark.sql.legacy.parquet.nanosAsLong": "true",
         "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
         "spark.sql.sources.commitProtocolClass": (
             "org.apache.spark.sql.execution.datasources.SQLHadoopMapReduceCommitProtocol"
@@ -57,12 +80,12 @@ def spark_conf(settings: Settings) -> dict[str, str]:
             f"-Duser.timezone=UTC -XX:+UseParallelGC -Dlog4j2.configurationFile={LOG4J.as_uri()}"
         ),
     }
-    if settings.spark_master.startswith("local"):
+    if settings.spark.startswith("local"):
         # Quoted: a home's path may hold a space.
         conf["spark.driver.extraJavaOptions"] += f' "-Djava.io.tmpdir={scratch(settings)}"'
     else:
         conf["spark.executor.extraJavaOptions"] = "-Duser.timezone=UTC"
-    if on_this_machine(settings.spark_master):
+    if on_this_machine(settings.spark):
         conf |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
     return conf
 
@@ -79,31 +102,62 @@ def on_this_machine(master: str) -> bool:
     return master.startswith("local") or urlsplit(master).hostname in (LOOPBACK, "localhost")
 
 
-def start(settings: Settings) -> SparkSession:
-    """The running session, or a new one.
+def start(
+    settings: Settings, make: Callable[[dict[str, Any]], SparkSession] | None = None
+) -> SparkSession:
+    """The running session, or a new one; `make` makes it of a configuration in PySpark's stead.
 
     Raises:
-        SettingsError: no Java, a Java too old, or a session with another timezone is running.
+        SettingsError: the engine cannot start, or a session with another timezone is running.
     """
-    from pyspark.sql import SparkSession
-
-    builder = SparkSession.builder
-    for key, value in spark_conf(settings).items():
-        builder = builder.config(key, value)
     prepare(settings)
-    session = builder.getOrCreate()
+    session = (make or _built)(spark_conf(settings))
     require_utc(session)
+    if not settings.in_jvm:
+        # Before PySpark's own end, which asks for models that Sail keeps none of, and logs that.
+        atexit.register(session.stop)
     return session
 
 
-def prepare(settings: Settings) -> None:
-    """What a session needs before it is made, whoever makes it: this Python, and a quiet JVM.
+def _built(conf: dict[str, Any]) -> SparkSession:
+    from pyspark.sql import SparkSession
 
-    The JVM is launched here, so that what it says goes to `logs/spark.log` of the home.
+    session: Any
+    if "spark.remote" in conf:
+        from pyspark.sql.connect.session import SparkSession as Remote
+
+        speak_connect()  # as PySpark's builder does, but also beside a session in a JVM
+        session = Remote.builder.config(map=conf).getOrCreate()
+    else:
+        session = SparkSession.builder.config(map=conf).getOrCreate()
+    made: SparkSession = session
+    return made
+
+
+def prepare(settings: Settings) -> None:
+    """What a session needs before it is made, whoever makes it: the engine, launched.
+
+    What the engine says goes to `logs/spark.log` of the home.
 
     Raises:
-        SettingsError: no Java, or a Java too old.
+        SettingsError: no Java for Spark in a JVM, or a Java too old.
     """
+    if settings.in_jvm:
+        _launch_jvm(settings)
+    elif settings.spark == SAIL:
+        _sail(settings)
+
+
+def _sail(settings: Settings) -> sail.Server:
+    """The one server of this process, started when it does not run."""
+    with _LAUNCHING:
+        if not _SAIL or not _SAIL[0].running:
+            with _log(settings).open("ab") as log:
+                _SAIL[:] = [sail.Server(settings, _keep_scratch(settings), log)]
+        return _SAIL[0]
+
+
+def _launch_jvm(settings: Settings) -> None:
     from pyspark import SparkConf, SparkContext
     from pyspark.java_gateway import launch_gateway
 
@@ -111,18 +165,29 @@ def prepare(settings: Settings) -> None:
         if SparkContext._gateway is not None:
             return
         require_java()
-        loopback = LOOPBACK if on_this_machine(settings.spark_master) else None
+        loopback = LOOPBACK if on_this_machine(settings.spark) else None
         spark_environment(sys.executable, loopback)
-        mine = scratch(settings)
-        _SCRATCH.append(locked.kept(mine))
-        locked.sweep(mine.parent)
-        tempfile.tempdir = str(mine)  # Py4J's and MLflow's files, too, are swept after a kill
-        log = settings.home / "logs" / "spark.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        conf = SparkConf().setAll(list(spark_conf(settings).items()))
-        with log.open("ab") as file:
-            gateway = launch_gateway(conf, {"stderr": file})  # type: ignore[no-untyped-call]
+        _keep_scratch(settings)
+        conf = SparkConf().setAll(list(_jvm_conf(settings).items()))
+        with _log(settings).open("ab") as log:
+            gateway = launch_gateway(conf, {"stderr": log})  # type: ignore[no-untyped-call]
         SparkContext._ensure_initialized(gateway=gateway)
+
+
+def _keep_scratch(settings: Settings) -> Path:
+    """This process's folder for temporary files: those of Py4J and MLflow, too, so that they
+    are swept after a kill."""
+    mine = scratch(settings)
+    _SCRATCH.append(locked.kept(mine))
+    locked.sweep(mine.parent)
+    tempfile.tempdir = str(mine)
+    return mine
+
+
+def _log(settings: Settings) -> Path:
+    log = settings.home / "logs" / "spark.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log
 
 
 def require_utc(session: SparkSession) -> None:

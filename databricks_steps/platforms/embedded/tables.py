@@ -1,6 +1,6 @@
-"""The Tables port over Delta (delta-rs): Spark writes data files, each write is one commit.
+"""The Tables port over Delta (delta-rs): the engine writes data files, each write is one commit.
 
-Spark writes parquet files into a staging folder inside the table, they are renamed to their
+The engine writes parquet files into a staging folder inside the table, they are renamed to their
 place, and one Delta transaction makes them visible: rows pass neither the driver nor Python. Only
 the rows that a merge finds changed do, streamed into delta-rs.
 Killed before the commit, nothing has happened; what is left behind no reader ever sees.
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from databricks_steps import schemas
 from databricks_steps.errors import SettingsError, TableError
@@ -51,13 +50,12 @@ class DeltaTables:
     def read(
         self, name: str, months: Sequence[str] | None = None, version: int | None = None
     ) -> DataFrame:
-        """The rows as Spark reads the files themselves; an empty frame for no files."""
+        """The rows as the engine reads the files themselves; an empty frame for no files."""
         table = described(name)
-        uris = self._files(table, months, version) if self.exists(name) else []
-        if not uris:
-            return self._spark().createDataFrame([], table.spark())
-        reader = self._spark().read.schema(table.spark()).option("basePath", self.uri(name))
-        return reader.parquet(*uris).select(*table.names)
+        files = self._files(table, months, version) if self.exists(name) else {}
+        return delta_files.scan(
+            self._spark(), table.spark(), files, delta_files.partitioned_by(table)
+        )
 
     def months(self, name: str) -> list[str]:
         return sorted(month for month, rows in self._rows_by_month(name).items() if rows)
@@ -70,8 +68,8 @@ class DeltaTables:
     def contents(self, name: str, months: Sequence[str] | None = None) -> str:
         """The names of the data files: they are never rewritten in place."""
         table = described(name)
-        files = self._files(table, months, None) if self.exists(name) else []
-        return " ".join(sorted(Path(uri).name for uri in files))
+        files = self._files(table, months, None) if self.exists(name) else {}
+        return " ".join(sorted(path.name for paths in files.values() for path in paths))
 
     def made_from(self, name: str, month: str = "") -> int | None:
         if not self.exists(name):
@@ -185,10 +183,9 @@ class DeltaTables:
             return None
         opened = DeltaTable(path)
         schema = StructType.fromJson(json.loads(opened.schema().to_json()))
-        uris = [unquote(uri.removeprefix("file://")) for uri in opened.file_uris()]
-        if not uris:
-            return self._spark().createDataFrame([], schema)
-        return self._spark().read.schema(schema).option("basePath", path).parquet(*uris)
+        for field in schema.fields:
+            field.nullable = True  # a promise of others, which an engine would believe
+        return delta_files.scan(self._spark(), schema, *delta_files.by_partition(opened))
 
     def _open(self, name: str, version: int | None = None) -> DeltaTable:
         from deltalake import DeltaTable
@@ -203,12 +200,13 @@ class DeltaTables:
 
     def _files(
         self, table: schemas.Table, months: Sequence[str] | None, version: int | None
-    ) -> list[str]:
-        filters = [(table.month, "in", list(months))] if table.month and months else None
+    ) -> delta_files.Partitions:
         if months is not None and not months:
-            return []
-        opened = self._open(table.name, version)
-        return [unquote(uri.removeprefix("file://")) for uri in opened.file_uris(filters)]
+            return {}
+        found, _ = delta_files.by_partition(self._open(table.name, version))
+        if table.month is None or months is None:
+            return found
+        return {values: paths for values, paths in found.items() if values[0] in months}
 
     def _rows_by_month(self, name: str) -> dict[str, int]:
         """Month → rows; an unpartitioned table counts under the empty month."""
@@ -248,7 +246,13 @@ class DeltaTables:
             yield stage
 
     def _staged_frame(self, table: schemas.Table, stage: Path) -> DataFrame:
-        return self._spark().read.schema(table.spark()).parquet(str(stage)).select(*table.names)
+        found: delta_files.Partitions = {}
+        for path in delta_files.data_files(stage):
+            month = delta_files.month_of(path, table)
+            found.setdefault((month,) if table.month else (), []).append(path)
+        return delta_files.scan(
+            self._spark(), table.spark(), found, delta_files.partitioned_by(table)
+        )
 
     def _move(
         self,
@@ -263,7 +267,7 @@ class DeltaTables:
         months stay where they are.
         """
         root = Path(self.uri(table.name))
-        files = sorted(p for p in stage.rglob("*.parquet") if not p.name.startswith((".", "_")))
+        files = delta_files.data_files(stage)
         found = {path: delta_files.month_of(path, table) for path in files}
         strays = {m for m in found.values() if table.month and months and m not in months}
         if strays:

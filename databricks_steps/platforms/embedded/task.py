@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.platforms.embedded import session
-from databricks_steps.settings import Settings
+from databricks_steps.settings import JVM, Settings
 
 
 class Secrets:
@@ -40,6 +40,8 @@ def main(arguments: list[str]) -> int:
     threading.Thread(target=_end_with_the_workspace, name="workspace", daemon=True).start()
     home, file, *parameters = arguments
     settings = replace(Settings.from_environment(), home=Path(home))
+    if not settings.in_jvm:  # a cluster of Databricks has a SparkContext
+        settings = replace(settings, spark=JVM)
     spark = session.start(settings)
     sys.argv = [file, *parameters]
     given = {"spark": spark, "sc": spark.sparkContext, "dbutils": DbUtils()}

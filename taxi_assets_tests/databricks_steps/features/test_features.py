@@ -136,8 +136,8 @@ def test_the_timezone_of_the_machine_changes_nothing(
 
     def first_known() -> list[str]:
         rows = pickup_features(trips, ["2022-02", "2022-03"]).where("pickup_trip_count_1h = 1")
-        texts = rows.selectExpr("string(known_at) AS at").orderBy("at").collect()
-        return [row["at"] for row in texts]
+        texts = rows.selectExpr("date_format(known_at, 'yyyy-MM-dd HH:mm:ss') AS at")
+        return [row["at"] for row in texts.orderBy("at").collect()]
 
     for zone in ("America/New_York", "Asia/Tokyo"):
         monkeypatch.setenv("TZ", zone)

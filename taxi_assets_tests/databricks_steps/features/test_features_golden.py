@@ -36,12 +36,12 @@ def values(rows: DataFrame) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("lookup", LOOKUPS, ids=lambda x: x.table.name)
-def test_every_row_of_the_day(spark: SparkSession, lookup: Lookup) -> None:
+def test_every_row_of_the_day(engine: SparkSession, lookup: Lookup) -> None:
     table = lookup.table
     kinds = {c.name: c.type for c in table.columns}
     names = ("location_id", "known_at", *lookup.features)
-    expected = golden(spark, table.name, ", ".join(f"{n} {kinds[n]}" for n in names))
-    made = MADE[table.name](golden(spark, "trips", TRIPS), ["2022-02"])
+    expected = golden(engine, table.name, ", ".join(f"{n} {kinds[n]}" for n in names))
+    made = MADE[table.name](golden(engine, "trips", TRIPS), ["2022-02"])
     ordered = made.select(*names).orderBy("location_id", "known_at")
     assert values(ordered) == [
         tuple(pytest.approx(v, rel=1e-12) if isinstance(v, float) else v for v in row)
@@ -49,8 +49,8 @@ def test_every_row_of_the_day(spark: SparkSession, lookup: Lookup) -> None:
     ]
 
 
-def test_every_lookup_of_the_day(spark: SparkSession) -> None:
-    trips, expected = golden(spark, "trips", TRIPS), golden(spark, "lookups", ASKED)
+def test_every_lookup_of_the_day(engine: SparkSession) -> None:
+    trips, expected = golden(engine, "trips", TRIPS), golden(engine, "lookups", ASKED)
     found = expected.select(
         "trip_id", "pickup_datetime", "pickup_location_id", "dropoff_location_id"
     )

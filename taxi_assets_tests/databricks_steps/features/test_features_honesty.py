@@ -103,7 +103,7 @@ def assert_caught(verdict: Verdict, trips: DataFrame) -> None:
 
 def test_a_key_twice_or_null_is_named(trips: DataFrame) -> None:
     table = schemas.PICKUP_FEATURES
-    rows = MADE[table.name](trips, ["2022-02"]).limit(3).cache()
+    rows = MADE[table.name](trips, ["2022-02"]).orderBy("location_id", "known_at").limit(3)
     first = rows.orderBy("location_id", "known_at").first()
     assert first is not None
     twice = honesty.key_unique(rows.unionAll(rows), table)

@@ -30,9 +30,9 @@ def tried() -> list[World]:
     return found
 
 
-@pytest.fixture(scope="module")
-def trips(spark: SparkSession, tried: list[World]) -> DataFrame:
-    return frame(spark, [t for world in tried for t in world]).cache()
+@pytest.fixture
+def trips(engine: SparkSession, tried: list[World]) -> DataFrame:
+    return frame(engine, [t for world in tried for t in world]).cache()
 
 
 def in_order(rows: DataFrame, names: tuple[str, ...]) -> dict[tuple[int, datetime], dict[str, Any]]:
@@ -101,7 +101,7 @@ _lookbacks = (timedelta(days=7), timedelta(days=1), timedelta(minutes=15), timed
 
 @pytest.mark.parametrize("lookback", _lookbacks, ids=str)
 def test_the_latest_row_known_at_the_pickup_within_the_lookback(
-    spark: SparkSession, lookback: timedelta
+    engine: SparkSession, lookback: timedelta
 ) -> None:
     """Feature rows and trips at random, nulls and unknown keys among them, against a plain loop."""
     lookup, name = LOOKUPS[0], "pickup_mean_fare_7d"
@@ -126,11 +126,11 @@ def test_the_latest_row_known_at_the_pickup_within_the_lookback(
                 )
             )
     features = [c for c in lookup.table.features if c.name != name]
-    table = spark.createDataFrame(
+    table = engine.createDataFrame(
         [(key, at, None if v is None else float(v)) for key, at, v in kept],
         f"location_id int, known_at timestamp, {name} double",
     ).selectExpr("*", *(f"CAST(NULL AS {c.type}) AS {c.name}" for c in features))
-    trips = spark.createDataFrame(
+    trips = engine.createDataFrame(
         asked, "trip_id int, pickup_location_id int, pickup_datetime timestamp"
     )
     found = with_features(trips, table, lookup, lookback).orderBy("trip_id").collect()

@@ -27,19 +27,23 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
-@pytest.fixture(scope="session")
-def running(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SparkSession]:
-    """The suite's session; in the process with Delta's jars one that has them."""
-    if not delta_spark.RUNNING:
-        yield request.getfixturevalue("spark")
-        return
-    os.environ["TZ"] = "UTC"
-    time.tzset()
-    started = delta_spark.session(tmp_path_factory.mktemp("delta"))
-    yield started
-    started.stop()
+if delta_spark.RUNNING:
+
+    @pytest.fixture(scope="session")
+    def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+        """The session with Delta's jars, in the process that has them."""
+        os.environ["TZ"] = "UTC"
+        time.tzset()
+        started = delta_spark.session(tmp_path_factory.mktemp("delta"))
+        yield started
+        started.stop()
+
+else:
+
+    @pytest.fixture
+    def running(engine: SparkSession) -> SparkSession:
+        """The session of either engine."""
+        return engine
 
 
 @pytest.fixture

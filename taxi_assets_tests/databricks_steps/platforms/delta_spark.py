@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 
 from databricks_steps.platforms.embedded import session as embedded
-from databricks_steps.settings import REPOSITORY, Settings
+from databricks_steps.settings import REPOSITORY, Settings, inherited
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -37,7 +37,7 @@ def session(home: Path) -> SparkSession:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
-    settings = Settings(home=home, spark_master="local[2]", driver_memory="2g")
+    settings = Settings(home=home, spark="local[2]", driver_memory="2g")
     conf = embedded.spark_conf(settings) | {
         "spark.jars.packages": DELTA,
         "spark.jars.ivy": str(CACHE),
@@ -77,7 +77,7 @@ def verdicts(folder: Path) -> dict[str, ElementTree.Element]:
     ran = subprocess.run(
         command,
         check=False,
-        env={**os.environ, VARIABLE: "databricks", "SPARK_USER": IDENTITY},
+        env={**inherited(), VARIABLE: "databricks", "SPARK_USER": IDENTITY},
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

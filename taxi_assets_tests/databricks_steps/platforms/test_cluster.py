@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 from databricks_steps import schemas
 from databricks_steps.platforms.embedded import session
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.settings import Settings
+from databricks_steps.settings import Settings, inherited
 from databricks_steps.steps import STEPS
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Daemon:
                 [str(home / "bin" / "spark-class"), *arguments],
                 stdout=file,
                 stderr=file,
-                env={**os.environ, "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1"},
+                env={**inherited(), "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1"},
                 start_new_session=True,
             )
 
@@ -118,16 +117,16 @@ def test_two_workers_make_the_rows_of_one_machine(
     for name in STEPS_RUN:
         STEPS[name].run(platform, [MONTH], False)
 
-    shared = Settings(home=tmp_path / "shared", source=source, spark_master=cluster)
+    shared = Settings(home=tmp_path / "shared", source=source, spark=cluster)
     variables = {
         "TAXI_HOME": str(shared.home),
         "TAXI_SOURCE": source,
-        "TAXI_SPARK_MASTER": cluster,
+        "TAXI_SPARK": cluster,
         "TAXI_DRIVER_MEMORY": "1g",
     }
     done = subprocess.run(
         [sys.executable, "-c", DRIVER],
-        env={**os.environ, **variables},
+        env={**inherited(), **variables},
         capture_output=True,
         text=True,
         timeout=300,
@@ -156,7 +155,7 @@ def test_two_workers_make_the_rows_of_one_machine(
 def test_the_driver_listens_on_loopback_unless_executors_are_elsewhere(
     master: str, loopback: bool
 ) -> None:
-    conf = session.spark_conf(Settings(spark_master=master))
+    conf = session.spark_conf(Settings(spark=master))
     assert conf["spark.sql.session.timeZone"] == "UTC"
     assert ("spark.driver.bindAddress" in conf) is loopback
     assert conf.get("spark.driver.host", "127.0.0.1") == "127.0.0.1"

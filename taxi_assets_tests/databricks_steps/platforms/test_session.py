@@ -1,44 +1,166 @@
-"""What a session leaves in a home: its log, and nothing temporary once its process is gone."""
+"""Engines: which one the environment names, and what a session leaves on disk and running."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from databricks_steps.platforms.embedded import session
-from databricks_steps.settings import Settings
+import pytest
+
+from databricks_steps.cost import Cost
+from databricks_steps.errors import SettingsError
+from databricks_steps.platforms.embedded import sail, session
+from databricks_steps.settings import JVM, SAIL, Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 PREPARED = """
 import os, signal, sys, tempfile
 from pathlib import Path
 from databricks_steps.platforms.embedded import session
 from databricks_steps.settings import Settings
-session.prepare(Settings(home=Path(sys.argv[1])))
+settings = Settings(home=Path(sys.argv[1]), spark=sys.argv[3])
+session.prepare(settings)
 print(tempfile.mkdtemp(prefix="model-"), os.getpid(), sep="\\n", flush=True)
 if sys.argv[2] == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def prepared(home: Path, end: str) -> tuple[int, Path, int]:
+def prepared(home: Path, end: str, spark: str) -> tuple[int, Path, int]:
     """Exit code, temporary folder and process of a Python that prepared a session."""
-    words = [sys.executable, "-c", PREPARED, str(home), end]
+    words = [sys.executable, "-c", PREPARED, str(home), end, spark]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False, timeout=120)
     folder, process = done.stdout.splitlines()
     return done.returncode, Path(folder), int(process)
 
 
-def test_what_a_killed_process_kept_for_a_while_is_gone_with_the_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spark", [SAIL, JVM])
+def test_what_a_killed_process_kept_for_a_while_is_gone_with_the_next(
+    tmp_path: Path, spark: str
+) -> None:
+    if spark == JVM:
+        require_java()
     home = tmp_path / "my hömé"
     parent = session.scratch(Settings(home=home)).parent
-    code, kept, killed = prepared(home, "killed")
+    code, kept, killed = prepared(home, "killed", spark)
     assert code == -signal.SIGKILL
     assert kept.parent == parent / str(killed)
     assert kept.is_dir()
-    code, later, next_one = prepared(home, "ended")
+    code, later, next_one = prepared(home, "ended", spark)
     assert code == 0
     assert later.parent == parent / str(next_one)
     assert not kept.parent.exists()
     assert (home / "logs" / "spark.log").is_file()
+
+
+def require_java() -> None:
+    try:
+        session.require_java()
+    except SettingsError as error:
+        pytest.skip(f"Spark in a JVM: {error}")
+
+
+@pytest.mark.parametrize(
+    ("variables", "engine"),
+    [
+        ({}, SAIL),
+        ({"TAXI_SPARK": "local[2]"}, "local[2]"),
+        ({"TAXI_SPARK": "sc://10.0.0.7:15002"}, "sc://10.0.0.7:15002"),
+        ({"TAXI_SPARK_MASTER": "spark://10.0.0.7:7077"}, "spark://10.0.0.7:7077"),  # its old name
+        ({"TAXI_SPARK": "sail", "TAXI_SPARK_MASTER": "local[2]"}, SAIL),
+    ],
+)
+def test_the_engine_is_the_one_that_the_environment_names(
+    variables: dict[str, str], engine: str
+) -> None:
+    settings = Settings.from_environment(variables)
+    assert settings.spark == engine
+    assert settings.in_jvm is engine.startswith(("local", "spark:"))
+    assert Settings.from_environment(settings.to_environment()).spark == engine
+
+
+@pytest.mark.parametrize("text", ["duckdb", "Sail", "http://10.0.0.7:7077"])
+def test_an_engine_that_there_is_not_is_named(text: str) -> None:
+    with pytest.raises(SettingsError, match="TAXI_SPARK") as told:
+        Settings.from_environment({"TAXI_SPARK": text})
+    assert repr(text) in str(told.value)
+
+
+def test_without_a_wheel_of_sail_spark_in_a_jvm_takes_its_place(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "pysail", None)  # as where it is not installed
+    assert [Settings.from_environment({}).spark for _ in range(3)] == [JVM] * 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # once
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("3g", 3 * 2**30), ("512m", 2**29), ("2GB", 2**31), ("64k", 2**16)]
+)
+def test_the_size_of_the_engines_memory(text: str, size: int) -> None:
+    assert sail.size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "3", "g", "-1g", "3 g", "3p"])
+def test_a_size_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(SettingsError, match="TAXI_DRIVER_MEMORY") as told:
+        sail.size(text)
+    assert repr(text) in str(told.value)
+
+
+QUERIED = """
+import os, signal, sys
+from pathlib import Path
+from databricks_steps import cost
+from databricks_steps.platforms.embedded import session
+from databricks_steps.settings import Settings
+settings = Settings(home=Path(sys.argv[1]))
+one = session.start(settings)
+assert session.start(settings) is one
+assert one.range(5).count() == 5
+print(*cost.PROCESSES, flush=True)
+if sys.argv[2] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "ended"])
+def test_sails_server_ends_with_the_process_that_started_it(tmp_path: Path, end: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", QUERIED, str(tmp_path), end],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == (-signal.SIGKILL if end == "killed" else 0), done.stderr
+    assert done.stderr == ""  # what the server says, and PySpark's client at the end, is no news
+    (server,) = map(int, done.stdout.split())
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{server}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{server}").exists()
+
+
+def test_a_server_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:
+    log = (tmp_path / "spark.log").open("wb")
+    settings = Settings(home=tmp_path, driver_memory="1g")
+    with log, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAIL_MODE", "nonsense")
+        server = sail.Server(settings, tmp_path, log)
+        with pytest.raises(SettingsError, match=r"logs/spark\.log.*TAXI_SPARK=local"):
+            _ = server.address
+    assert not server.running
+    assert (tmp_path / "spark.log").stat().st_size > 0
+
+
+def test_the_memory_that_a_step_took_is_that_of_sails_server(spark: SparkSession) -> None:
+    cost = Cost()
+    spark.range(500_000).selectExpr("uuid() AS text").orderBy("text").toArrow()
+    assert 0.05 < cost.figures()["spark_peak_gib"] < 4

@@ -224,3 +224,22 @@ def test_every_column_of_a_row_comes_from_its_own_place(tmp_path: Path) -> None:
     ):
         assert {k for k in row if row[k] != other[k]} <= ours
     assert len(again.layout.columns) == len(GREEN_ROW)
+
+
+@pytest.mark.parametrize("part", ["footer", "pages"])
+def test_bytes_that_are_flipped_anywhere_raise_nothing(tmp_path: Path, part: str) -> None:
+    """A damaged file is refused, or gives what can still be read of it; never a traceback."""
+    path = green_file(tmp_path, [{"fare_amount": 3.0 + n} for n in range(100)])
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    first, end = (footer, len(whole) - 8) if part == "footer" else (4, footer)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(200):
+        content = bytearray(whole)
+        for place in rng.integers(first, end, rng.choice([1, 3, 20])):
+            content[place] = rng.integers(256)
+        path.write_bytes(content)
+        file = inspected(path)
+        refused += bool(file.problem or normalize.problem(file))
+    assert refused > 50

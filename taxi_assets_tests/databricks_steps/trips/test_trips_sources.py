@@ -201,21 +201,21 @@ def test_months_by_pickup_where_the_name_does_not_say(tmp_path: Path, settings: 
     assert found(tmp_path, ["2022-02"], settings).months == ("2022-02",)
 
 
-def test_a_table_in_the_catalog(spark: SparkSession, tmp_path: Path, settings: Settings) -> None:
+def test_a_table_in_the_catalog(jvm: SparkSession, tmp_path: Path, settings: Settings) -> None:
     green_file(tmp_path)
-    frame = spark.read.parquet(str(tmp_path)).drop("ehail_fee")
+    frame = jvm.read.parquet(str(tmp_path)).drop("ehail_fee")
     frame.writeTo("spark_catalog.default.some_trips").using("parquet").create()
     try:
         name = "spark_catalog.default.some_trips"
-        (file,) = found(name, None, settings, spark=lambda: spark).files
+        (file,) = found(name, None, settings, spark=lambda: jvm).files
         assert (file.name, file.format, file.months) == (name, "table", ("2022-01",))
         assert len(file.hash) == 16
-        (row,) = normalize.raw_trips(spark, [file], file.months).collect()
+        (row,) = normalize.raw_trips(jvm, [file], file.months).collect()
         assert (row["fare_amount"], row["source_file"], row["source_row"]) == (10.0, name, 0)
-        assert collected(normalize.raw_trips(spark, [file], ["2022-02"])) == []
+        assert collected(normalize.raw_trips(jvm, [file], ["2022-02"])) == []
         assert normalize.problem(file) == ""
     finally:
-        spark.sql("DROP TABLE spark_catalog.default.some_trips")
+        jvm.sql("DROP TABLE spark_catalog.default.some_trips")
 
 
 @pytest.mark.parametrize("name", ["samples.nyctaxi.trips", "spark_catalog.default.nothing"])
