@@ -7,14 +7,12 @@ import json
 import sqlite3
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import _machine, _served
+from benchmarks import _environments, _machine, _served
 from databricks_steps.serving.feature_spec import FeatureSpec
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import online_tables
@@ -108,15 +106,7 @@ def _feast(
         file = Path(folder) / "rows.json"
         file.write_text(json.dumps(rows))
         script = Path(__file__).parent / "_feast_lookup.py"
-        command = [python or _python_with_feast(Path(folder)), str(script), str(file), str(seconds)]
+        python = python or _environments.python_with("feast", Path(folder))
+        command = [python, str(script), str(file), str(seconds)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(json.loads(done.stdout.splitlines()[-1])["p50_us"])
-
-
-def _python_with_feast(folder: Path) -> str:
-    """Feast needs other versions than the lock's, so it gets an environment of its own."""
-    print("installing Feast for this run", file=sys.stderr)
-    venv.create(folder / "feast", with_pip=True)
-    python = str(folder / "feast" / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "-q", "feast"], check=True)
-    return python
