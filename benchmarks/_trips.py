@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.settings import Settings
+from databricks_steps.settings import JVM, Settings
 from databricks_steps.trips import demo
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ RENAMED = {
 }
 
 
-def platform(home: Path, driver_memory: str = "3g") -> EmbeddedPlatform:
+def platform(home: Path, driver_memory: str = "3g", spark: str = JVM) -> EmbeddedPlatform:
     """An embedded platform on a home of its own."""
-    return EmbeddedPlatform(Settings(home=home, driver_memory=driver_memory))
+    return EmbeddedPlatform(Settings(home=home, driver_memory=driver_memory, spark=spark))
 
 
 def store(on: EmbeddedPlatform, months: Sequence[str], rows: int) -> int:

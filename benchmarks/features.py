@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -17,9 +21,8 @@ from databricks_steps import schemas
 from databricks_steps.features import windows
 from databricks_steps.features.dropoff import dropoff_features
 from databricks_steps.features.pickup import pickup_features
-from databricks_steps.months import between, shift
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.steps import STEPS
+from databricks_steps.settings import JVM, SAIL, Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -46,15 +49,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--part", choices=choices, action="append", help="default: all")
     given = parser.parse_args(arguments)
     print(_machine.described())
+    chosen = given.part or choices
     with tempfile.TemporaryDirectory() as folder:
-        on = _trips.platform(Path(folder), DRIVER_MEMORY)
-        trips = _trips.store(on, [FIRST], given.rows)
-        print(f"{trips:,} trips of a month, {given.rows:,} as published")
-        for part in given.part or choices:
-            if part in parts:
-                parts[part](on)
-            else:
-                by_size(on, given.rows, given.months)
+        if set(chosen) & set(parts):
+            on = _trips.platform(Path(folder), DRIVER_MEMORY)
+            trips = _trips.store(on, [FIRST], given.rows)
+            print(f"{trips:,} trips of a month, {given.rows:,} as published")
+            for part in chosen:
+                if part in parts:
+                    parts[part](on)
+        if "size" in chosen:
+            by_size(Path(folder), given.rows, given.months)
     return 0
 
 
@@ -103,27 +108,57 @@ def by_skew(on: EmbeddedPlatform) -> None:
     print(f"both tables {even:.1f} s; nine trips of ten in one zone {skewed:.1f} s")
 
 
-def by_size(on: EmbeddedPlatform, rows: int, count: int) -> None:
-    """Both steps, with their Delta tables and checks, on one month and on a year."""
-    per_million: dict[int, float] = {}
-    peak = _machine.Peak(os.getpid())
-    for months in (between(FIRST, FIRST), between(FIRST, shift(FIRST, count - 1))):
-        held = on.tables.months("trips")
-        _trips.store(on, [m for m in months if m not in held], rows)
-        trips = on.tables.rows("trips", months)
-        taken: dict[str, float] = {}
-        for name in MAKERS:
-            with peak:
-                taken[name] = timed(partial(STEPS[name].run, on, months, True))
-            made = on.tables.rows(name, months)
-            print(f"{trips:>12,} trips → {made:>10,} rows of {name:<17}{taken[name]:7.1f} s")
-        per_million[len(months)] = sum(taken.values()) / trips * 1e6
-    small, large = per_million[1], per_million[count]
-    print(
-        f"seconds for a million trips: {small:.2f}, and {large:.2f} of {count} months, "
-        f"{large / small:.2f} times; at most {MOST_BY_SIZE:g} wanted"
-    )
-    print(f"driver, Python and JVM, at most {peak.gib:.2f} GiB; limit {DRIVER_LIMIT_GIB} GiB")
+def by_size(folder: Path, rows: int, count: int) -> None:
+    """Both steps, with their Delta tables and checks, on a month and on a year, by each engine."""
+    homes = {SAIL: folder / "sail", JVM: folder / "jvm"}
+    seconds = {}
+    for engine, home in homes.items():
+        if engine != SAIL:  # the same trips: their files are linked, not made again
+            shutil.copytree(homes[SAIL], home, copy_function=os.link, ignore=_features_and_logs)
+        script = Path(__file__).with_name("_feature_sizes.py").stem
+        words = [sys.executable, "-m", f"benchmarks.{script}", str(home), engine, DRIVER_MEMORY]
+        done = subprocess.run(
+            [*words, FIRST, str(rows), str(count)], check=True, stdout=subprocess.PIPE, text=True
+        )
+        found = json.loads(done.stdout.splitlines()[-1])
+        seconds[engine] = found["seconds"]
+        trips, per_million = (
+            found["trips"],
+            [s / t * 1e6 for s, t in zip(found["seconds"], found["trips"], strict=True)],
+        )
+        print(
+            f"{engine}: {trips[0]:,} and {trips[1]:,} trips in {found['seconds'][0]:.1f} and "
+            f"{found['seconds'][1]:.1f} s"
+        )
+        print(
+            f"  seconds for a million trips: {per_million[0]:.2f}, and {per_million[1]:.2f} of "
+            f"{count} months, {per_million[1] / per_million[0]:.2f} times; at most "
+            f"{MOST_BY_SIZE:g} wanted"
+        )
+        print(f"  all processes at most {found['gib']:.2f} GiB; limit {DRIVER_LIMIT_GIB} GiB")
+    ratios = [s / j for s, j in zip(seconds[SAIL], seconds[JVM], strict=True)]
+    print(f"Sail takes {ratios[0]:.2f} and {ratios[1]:.2f} of the time of Spark in a JVM")
+    for name in MAKERS:
+        one, other = (_of_files(home, name) for home in homes.values())
+        print(f"{name}: {one[0]:,} rows, {'equal' if one == other else f'NOT EQUAL: {other}'}")
+
+
+def _features_and_logs(folder: str, names: list[str]) -> set[str]:
+    return {*MAKERS, "logs", "scratch"} & set(names)
+
+
+def _of_files(home: Path, name: str) -> tuple[int, str]:
+    """Rows of a table and a sum over their hashes, by DuckDB: neither engine judges itself."""
+    import duckdb
+    from deltalake import DeltaTable
+
+    table = schemas.TABLES[name]
+    uris = DeltaTable(str(Settings(home=home).table_path(name))).file_uris()
+    columns = ", ".join(c for c in table.names if c not in (*table.computed, table.month))
+    ((rows, total),) = duckdb.sql(
+        f"SELECT count(*), sum(hash({columns})::HUGEINT)::VARCHAR FROM read_parquet({uris})"
+    ).fetchall()
+    return int(rows), str(total)
 
 
 def against_template(on: EmbeddedPlatform) -> None:

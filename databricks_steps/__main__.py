@@ -66,7 +66,9 @@ def run(settings: Settings, step: str, months: str | None, force: bool) -> tuple
     from databricks_steps.platforms.chosen import platform
 
     chosen = parse(months) if months else None
-    return STEPS[step].run(platform(settings), chosen, force)
+    on = platform(settings)
+    with on.at_work():
+        return STEPS[step].run(on, chosen, force)
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:

@@ -214,6 +214,10 @@ class Platform(Protocol):
         """Whom a step acts for: what the ledger names."""
         ...
 
+    def at_work(self) -> AbstractContextManager[None]:
+        """What a step runs inside of: it says in people's words what the engine runs out of."""
+        ...
+
     def with_settings(self, settings: Settings) -> Platform:
         """The same tables and session under other settings."""
         ...

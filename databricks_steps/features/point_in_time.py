@@ -51,11 +51,12 @@ def with_features(
     pickup = F.col(lookup.at)
     keyed = trips.withColumn("_cell", grid_cell(pickup))
     latest = _latest_rows(rows, lookup, lookback)
-    joined = keyed.join(
-        # Hashing the rows of a partition spares the sort of all trips that a merge would need.
-        latest.hint("shuffle_hash"),
+    # The side whose rows are hashed is that of the features, first as Sail takes the first: it is
+    # small beside all trips, and hashing it spares the sort of them that a merge would need.
+    joined = latest.hint("shuffle_hash").join(
+        keyed,
         (keyed[lookup.key] == latest["_location_id"]) & (keyed["_cell"] == latest["_at"]),
-        "left",
+        "right",
     )
     age = F.unix_micros(pickup) - F.unix_micros(F.col("_row.known_at"))
     fresh = F.coalesce(age <= F.lit(lookback // timedelta(microseconds=1)), F.lit(False))

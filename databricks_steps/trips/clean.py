@@ -153,7 +153,8 @@ def with_broken_rules(raw: DataFrame) -> DataFrame:
             )
         )
     )
-    marked = raw.join(F.broadcast(_voided(raw)), "trip_id", "left").withColumn("__broken", broken)
+    # The few first: Sail hashes what stands there, whatever the hint.
+    marked = F.broadcast(_voided(raw)).join(raw, "trip_id", "right").withColumn("__broken", broken)
     return marked.select(
         *schemas.RAW_TRIPS.names,
         F.col("__broken.rule").alias("rules"),
@@ -187,8 +188,8 @@ def _voided(raw: DataFrame) -> DataFrame:
         F.abs("fare_amount").alias("fare"),
         (F.col("fare_amount") < 0).alias("negative"),
     ).where("fare > 0 AND pickup_datetime IS NOT NULL AND dropoff_datetime IS NOT NULL")
-    negatives = slim.where("negative").select("pickup_datetime", "fare")
-    candidates = slim.join(F.broadcast(negatives), ["pickup_datetime", "fare"], "left_semi")
+    negatives = slim.where("negative").select("pickup_datetime", "fare").distinct()
+    candidates = F.broadcast(negatives).join(slim, ["pickup_datetime", "fare"])
     key = [*VOID_KEY, "fare"]
     in_order = Window.partitionBy(*key, "negative").orderBy("source_file", "source_row")
     group = Window.partitionBy(*key)

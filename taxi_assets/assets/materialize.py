@@ -39,7 +39,8 @@ def materialized(
     if months is None:
         months = run_months(dict(context.run.tags))
     cost = Cost()
-    outcomes = STEPS[step].run(platform, months, force)
+    with platform.at_work():
+        outcomes = STEPS[step].run(platform, months, force)
     took = cost.figures()
     for outcome in outcomes:
         _log(context, outcome)

@@ -318,6 +318,13 @@ def test_a_run_asks_for_no_java(first_run: Any, no_java: dict[str, str]) -> None
     assert [path.name for path in folder.iterdir()] == ["java"]  # nobody asked for it
 
 
+def test_too_little_memory_for_the_engine_is_named(homes: Any, small_source: Path) -> None:
+    done = homes("memory").call("run", "--source", str(small_source), TAXI_DRIVER_MEMORY="1m")
+    assert done.returncode == 1
+    assert "TAXI_DRIVER_MEMORY is 1m" in done.stderr
+    assert "TAXI_SPARK=local" in done.stderr
+
+
 @pytest.mark.long
 def test_three_real_months_without_java(
     homes: Any, real_data: Path, no_java: dict[str, str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,10 @@ class DatabricksPlatform:
     def user(self) -> str:
         """The identity of the run: the cluster's own user is nobody in particular."""
         return str(self.spark.sql("SELECT current_user()").collect()[0][0])
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """A cluster tells by itself."""
+        return nullcontext()
 
     def with_settings(self, settings: Settings) -> DatabricksPlatform:
         """The same session under other settings."""

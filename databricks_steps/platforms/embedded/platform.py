@@ -40,6 +40,10 @@ class EmbeddedPlatform:
         """The user of this machine."""
         return ledger.who()
 
+    def at_work(self) -> AbstractContextManager[None]:
+        """A query that needs more memory than the engine has is told as such."""
+        return session.told_of_memory(self.settings)
+
     def with_settings(self, settings: Settings) -> EmbeddedPlatform:
         """The same session under other settings."""
         return EmbeddedPlatform(settings, lambda: self.spark, self.tracked_run)

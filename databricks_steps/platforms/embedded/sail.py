@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +21,9 @@ from databricks_steps.errors import SettingsError
 from databricks_steps.settings import CONNECT, LOOPBACK, Settings, inherited
 
 IDLE_SECONDS = 30 * 86_400  # else Sail forgets a session while a long fit asks nothing
+# What functions of queries import.
+_WARM = ("pyarrow.compute", "pyarrow.parquet", "databricks_steps.trips.normalize", "pyspark.worker")
+OUT_OF_MEMORY = "Failed to allocate additional"  # how DataFusion says it
 _UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -100,6 +104,8 @@ def serve() -> None:
     if found is None:
         raise SystemExit("Sail does not listen")
     print(found[1], flush=True)
+    for name in _WARM:  # while the caller still imports its own
+        import_module(name)
     sys.stdin.read()
     os._exit(0)  # queries may be at work for a caller who is gone
 

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -188,6 +189,25 @@ def _log(settings: Settings) -> Path:
     log = settings.home / "logs" / "spark.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     return log
+
+
+@contextmanager
+def told_of_memory(settings: Settings) -> Iterator[None]:
+    """Inside, a query that needs more memory than Sail may take says what to do about it.
+
+    Raises:
+        SettingsError: one did.
+    """
+    try:
+        yield
+    except Exception as error:
+        if sail.OUT_OF_MEMORY not in str(error):
+            raise
+        raise SettingsError(
+            "Sail has no memory left for a query",
+            f"TAXI_DRIVER_MEMORY is {settings.driver_memory}",
+            "Set it higher, or TAXI_SPARK=local[*], which spills what Sail cannot",
+        ) from error
 
 
 def require_utc(session: SparkSession) -> None:
