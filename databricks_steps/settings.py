@@ -185,14 +185,13 @@ class Settings:
         """
         env = os.environ if environment is None else environment
         changes: dict[str, Any] = {key: env[name] for key, name in NAMES.items() if env.get(name)}
-        if env.get(_OLD_SPARK) and not env.get(NAMES["spark"]):
-            changes["spark"] = env[_OLD_SPARK]
-        changes["spark"] = _engine(changes.get("spark", SAIL))
         if env.get("TAXI_HOME"):
             changes["home"] = Path(env["TAXI_HOME"]).expanduser().resolve()
         elif not (REPOSITORY / "pyproject.toml").exists():  # installed as a wheel
             changes["home"] = Path.cwd() / ".taxi"
         changes["platform"] = _platform(env)
+        if changes["platform"] == EMBEDDED:
+            changes["spark"] = _engine(env.get(NAMES["spark"]) or env.get(_OLD_SPARK) or SAIL)
         if env.get(RUNTIME) and changes["platform"] == DATABRICKS and not env.get("TAXI_HOME"):
             changes["home"] = replace(cls(), **changes).volume_home
         if env.get("TAXI_PORT"):
@@ -208,6 +207,8 @@ class Settings:
     def to_environment(self) -> dict[str, str]:
         """The variables from which another process makes these settings."""
         named = {variable: str(getattr(self, name)) for name, variable in NAMES.items()}
+        if self.platform == DATABRICKS:
+            del named[NAMES["spark"]]  # a cluster brings its own
         return {name: text for name, text in named.items() if text} | {
             "TAXI_HOME": str(self.home),
             "TAXI_PLATFORM": self.platform,
@@ -220,6 +221,11 @@ class Settings:
     def in_jvm(self) -> bool:
         """Whether this process drives a JVM: neither Sail nor a Spark Connect server."""
         return self.spark != SAIL and not self.spark.startswith(CONNECT)
+
+    @property
+    def engine(self) -> str:
+        """The engine as people read it: without the token that a Spark Connect address may hold."""
+        return self.spark.partition("/;")[0]
 
     def table(self, name: str) -> str:
         """Three-level name of a table: `pickup_features` → `p03.e2e_demo_simon.pickup_features`."""

@@ -51,10 +51,10 @@ def engine(settings: Settings) -> str:
     """The engine can start: of Sail the wheel, of Spark in a JVM its Java."""
     if settings.in_jvm:
         require_java()
-        return f"{settings.spark} in a JVM; Java {OLDEST_JAVA} or newer"
+        return f"{settings.engine} in a JVM; Java {OLDEST_JAVA} or newer"
     if settings.spark == SAIL:
         return f"Sail {version('pysail')}, no JVM"
-    return settings.spark
+    return settings.engine
 
 
 def memory(settings: Settings) -> str:

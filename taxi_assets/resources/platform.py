@@ -49,7 +49,7 @@ def pyspark(settings: Settings) -> dg.ResourceDefinition:
     if settings.platform == DATABRICKS:
         return dg.ResourceDefinition.none_resource()
 
-    @dg.resource(description=f"The session of dagster-pyspark on {settings.spark}, made when asked")
+    @dg.resource(description=f"dagster-pyspark's session on {settings.engine}, made when asked for")
     def lazily(context: dg.InitResourceContext) -> PySpark:
         return PySpark(settings)
 

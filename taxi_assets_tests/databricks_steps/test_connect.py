@@ -20,7 +20,7 @@ import pytest
 
 from databricks_steps.kept import kept, shared
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.settings import REPOSITORY, Gate, Settings
+from databricks_steps.settings import REPOSITORY, Gate, Settings, inherited
 from databricks_steps.trips import demo
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ DataFrame.cache = DataFrame.persist = refusing("PERSIST TABLE")
 RuntimeConf.set = refusing("SET")
 gate = Gate(resamples=50)
 settings = Settings(home=Path(sys.argv[1]), source=sys.argv[2], gate=gate)
-platform = EmbeddedPlatform(settings, lambda: jvm)
+platform = EmbeddedPlatform(settings, lambda: spark)
 for name, step in STEPS.items():
     for outcome in step.run(platform, ["2022-01"], False):
         print(name, outcome.name, outcome.rows, [v.check for v in outcome.verdicts if not v.passed])
@@ -98,6 +98,7 @@ def test_every_step_runs_on_connect_to_the_rows_of_a_classic_session(
         text=True,
         check=False,
         timeout=300,
+        env=inherited() | {"PYSPARK_PYTHON": sys.executable},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     from databricks_steps.steps import STEPS as ALL

@@ -41,8 +41,8 @@ class EmbeddedPlatform:
         return ledger.who()
 
     def at_work(self) -> AbstractContextManager[None]:
-        """A query that needs more memory than the engine has is told as such."""
-        return session.told_of_memory(self.settings)
+        """What the engine runs out of is told in people's words."""
+        return session.at_work(self.settings)
 
     def with_settings(self, settings: Settings) -> EmbeddedPlatform:
         """The same session under other settings."""

@@ -16,7 +16,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO
 
-from databricks_steps import cost
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import CONNECT, LOOPBACK, Settings, inherited
 
@@ -37,16 +36,20 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=inherited() | variables(settings, scratch),
+            env={"RUST_LOG": "error"} | inherited() | variables(settings, scratch),
             start_new_session=True,  # Ctrl-C is for the run to answer, with the server there
         )
         self._asking = threading.Lock()
         self._port = ""
-        cost.PROCESSES[:] = [self._process.pid]
 
     @property
-    def running(self) -> bool:
-        return self._process.poll() is None
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
 
     @property
     def address(self) -> str:
@@ -72,7 +75,6 @@ def variables(settings: Settings, scratch: Path) -> dict[str, str]:
     return {
         # Functions of a query are pickled by name: the server imports what this process can.
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "RUST_LOG": "error",
         "SAIL_RUNTIME__MEMORY_POOL__TYPE": "fair",
         "SAIL_RUNTIME__MEMORY_POOL__FAIR__MAX_SIZE": str(size(settings.driver_memory)),
         "SAIL_RUNTIME__TEMPORARY_FILES__PATHS": json.dumps([str(scratch)]),

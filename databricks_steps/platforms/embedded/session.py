@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from databricks_steps import cost
 from databricks_steps.errors import SettingsError
 from databricks_steps.platforms.embedded import locked, sail
 from databricks_steps.settings import (
@@ -114,6 +115,12 @@ def start(
     prepare(settings)
     session = (make or _built)(spark_conf(settings))
     require_utc(session)
+    if settings.spark == SAIL:
+        from pyspark.sql.connect.client.retries import DefaultPolicy
+
+        # PySpark would wait ten minutes for a server on this machine that has ended.
+        remote: Any = session
+        remote.client.set_retry_policies([DefaultPolicy(max_retries=3)])
     if not settings.in_jvm:
         # Before PySpark's own end, which asks for models that Sail keeps none of, and logs that.
         atexit.register(session.stop)
@@ -152,9 +159,10 @@ def prepare(settings: Settings) -> None:
 def _sail(settings: Settings) -> sail.Server:
     """The one server of this process, started when it does not run."""
     with _LAUNCHING:
-        if not _SAIL or not _SAIL[0].running:
+        if not _SAIL or _SAIL[0].exit_code is not None:
             with _log(settings).open("ab") as log:
                 _SAIL[:] = [sail.Server(settings, _keep_scratch(settings), log)]
+            cost.PROCESSES[:] = [_SAIL[0].pid]
         return _SAIL[0]
 
 
@@ -192,22 +200,27 @@ def _log(settings: Settings) -> Path:
 
 
 @contextmanager
-def told_of_memory(settings: Settings) -> Iterator[None]:
-    """Inside, a query that needs more memory than Sail may take says what to do about it.
+def at_work(settings: Settings) -> Iterator[None]:
+    """Inside, what Sail ran out of is told in people's words.
 
     Raises:
-        SettingsError: one did.
+        SettingsError: a query needed more memory than Sail may take, or the server ended.
     """
     try:
         yield
     except Exception as error:
-        if sail.OUT_OF_MEMORY not in str(error):
-            raise
-        raise SettingsError(
-            "Sail has no memory left for a query",
-            f"TAXI_DRIVER_MEMORY is {settings.driver_memory}",
-            "Set it higher, or TAXI_SPARK=local[*], which spills what Sail cannot",
-        ) from error
+        remedy = "Set TAXI_DRIVER_MEMORY to what the machine has, or TAXI_SPARK=local[*]"
+        if sail.OUT_OF_MEMORY in str(error):
+            raise SettingsError(
+                "Sail has no memory left for a query",
+                f"TAXI_DRIVER_MEMORY is {settings.driver_memory}",
+                remedy,
+            ) from error
+        if _SAIL and (code := _SAIL[0].exit_code) is not None:
+            raise SettingsError(
+                "Sail's server ended while it worked", f"exit code {code}", remedy
+            ) from error
+        raise
 
 
 def require_utc(session: SparkSession) -> None:

@@ -71,7 +71,7 @@ def require_java() -> None:
     [
         ({}, SAIL),
         ({"TAXI_SPARK": "local[2]"}, "local[2]"),
-        ({"TAXI_SPARK": "sc://10.0.0.7:15002"}, "sc://10.0.0.7:15002"),
+        ({"TAXI_SPARK": "sc://10.0.0.7:15002/;token=t"}, "sc://10.0.0.7:15002/;token=t"),
         ({"TAXI_SPARK_MASTER": "spark://10.0.0.7:7077"}, "spark://10.0.0.7:7077"),  # its old name
         ({"TAXI_SPARK": "sail", "TAXI_SPARK_MASTER": "local[2]"}, SAIL),
     ],
@@ -80,7 +80,7 @@ def test_the_engine_is_the_one_that_the_environment_names(
     variables: dict[str, str], engine: str
 ) -> None:
     settings = Settings.from_environment(variables)
-    assert settings.spark == engine
+    assert (settings.spark, settings.engine) == (engine, engine.partition("/;")[0])
     assert settings.in_jvm is engine.startswith(("local", "spark:"))
     assert Settings.from_environment(settings.to_environment()).spark == engine
 
@@ -156,7 +156,7 @@ def test_a_server_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> No
         server = sail.Server(settings, tmp_path, log)
         with pytest.raises(SettingsError, match=r"logs/spark\.log.*TAXI_SPARK=local"):
             _ = server.address
-    assert not server.running
+    assert server.exit_code == 1
     assert (tmp_path / "spark.log").stat().st_size > 0
 
 
@@ -164,3 +164,37 @@ def test_the_memory_that_a_step_took_is_that_of_sails_server(spark: SparkSession
     cost = Cost()
     spark.range(500_000).selectExpr("uuid() AS text").orderBy("text").toArrow()
     assert 0.05 < cost.figures()["spark_peak_gib"] < 4
+
+
+KILLED = """
+import os, signal, sys, threading
+from pathlib import Path
+from databricks_steps import cost
+from databricks_steps.errors import SettingsError
+from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
+from databricks_steps.settings import Settings
+on = EmbeddedPlatform(Settings(home=Path(sys.argv[1])))
+on.spark
+threading.Timer(1, os.kill, (cost.PROCESSES[0], signal.SIGKILL)).start()
+try:
+    with on.at_work():
+        on.spark.range(10**13).selectExpr("sum(id * id % 7)").collect()
+except SettingsError as error:
+    print(error.value)
+"""
+
+
+def test_a_server_that_is_killed_during_a_query_is_told_at_once(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,  # PySpark by itself would ask again for ten minutes
+    )
+    assert done.stdout == "exit code -9\n", done.stderr[-2000:]
+
+
+def test_a_cluster_of_databricks_is_told_no_engine() -> None:
+    settings = Settings.from_environment({"TAXI_PLATFORM": "databricks", "TAXI_SPARK": "local[2]"})
+    assert "TAXI_SPARK" not in settings.to_environment()
