@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from databricks_steps.errors import SettingsError
-from taxi_assets.partitions import RANGE_TAGS
 
 SPARK_VERSION = "17.3.x-cpu-ml-scala2.13"
 NODE_TYPE = "n2-highmem-4"
@@ -65,6 +64,8 @@ class Cluster:
         self, step: str, run: str, tags: Mapping[str, str], variables: Mapping[str, str]
     ) -> dict[str, Any]:
         """What is submitted for a step: its cluster, cost tags, libraries and limit of time."""
+        from taxi_assets.partitions import RANGE_TAGS  # brings Dagster, for commands without
+
         months = ":".join(sorted({tags[tag] for tag in RANGE_TAGS if tag in tags}))
         costs = {**self.tags, "asset": step, "run": run, "month": months}
         own = {"existing": self.existing} if self.existing else {"new": self._new(costs, variables)}

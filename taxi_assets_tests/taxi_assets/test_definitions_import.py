@@ -110,3 +110,28 @@ def test_a_package_that_is_needed_is_missed(tmp_path: Path, needed: str) -> None
     done = load(tmp_path, (needed,))
     assert done.returncode == 1
     assert f"No module named '{needed}'" in done.stderr
+
+
+LIGHT = """
+import sys
+from click.testing import CliRunner
+from taxi_assets.cli import main
+done = CliRunner().invoke(main, sys.argv[1:])
+assert done.exit_code == 0, done.output
+print(*sorted({name.partition(".")[0] for name in sys.modules} & {"dagster", "mlflow", "pyspark"}))
+"""
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "run --help", "query --help", "alerts", "stop", "completion bash"]
+)
+def test_a_light_command_imports_nothing_heavy(tmp_path: Path, words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, *words.split()],
+        env={**os.environ, "TAXI_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr[-2000:]
