@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import dagster as dg
-
 from databricks_steps.errors import SettingsError, reason
 from databricks_steps.settings import DATABRICKS, Settings
 
 if TYPE_CHECKING:
+    import dagster as dg
     from databricks.sdk import WorkspaceClient
 
 PATIENCE = 30  # seconds in which a workspace that is busy or restarts is asked again
@@ -77,6 +76,7 @@ def _of_the_environment(patience: int) -> WorkspaceClient:
 
 def workspace(settings: Settings) -> dg.ResourceDefinition:
     """The resource `workspace`."""
+    import dagster as dg  # not for commands that only ask the workspace
 
     @dg.resource(description="Online tables and the serving endpoint, by the Databricks SDK")
     def client(_: dg.InitResourceContext) -> Workspace:
