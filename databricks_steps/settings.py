@@ -20,7 +20,7 @@ PLATFORMS = (EMBEDDED, DATABRICKS)
 SAIL = "sail"
 JVM = "local[*]"  # Spark in a JVM of this machine
 CONNECT = "sc://"  # a Spark Connect server, of Spark or of Sail
-ENGINES = (SAIL, "local", "spark://", CONNECT, "yarn", "k8s://")  # how TAXI_SPARK may begin
+ENGINES = ("local", "spark://", CONNECT, "yarn", "k8s://")  # how TAXI_SPARK begins but for Sail
 RUNTIME = "DATABRICKS_RUNTIME_VERSION"  # Databricks sets it on every cluster
 STAGING_VOLUME = "dagster_staging"  # the volume of launched steps and of what a step keeps in files
 LANDING = "landing"  # the volume that trips arrive in
@@ -186,7 +186,7 @@ class Settings:
         env = os.environ if environment is None else environment
         changes: dict[str, Any] = {key: env[name] for key, name in NAMES.items() if env.get(name)}
         if env.get("TAXI_HOME"):
-            changes["home"] = Path(env["TAXI_HOME"]).expanduser().resolve()
+            changes["home"] = _home(Path(env["TAXI_HOME"]).expanduser().resolve())
         elif not (REPOSITORY / "pyproject.toml").exists():  # installed as a wheel
             changes["home"] = Path.cwd() / ".taxi"
         changes["platform"] = _platform(env)
@@ -290,9 +290,20 @@ def _platform(env: Mapping[str, str]) -> str:
     return found
 
 
+def _home(path: Path) -> Path:
+    """Sail takes a folder with one of these for a pattern and writes nothing there."""
+    if set("*?[]{}") & set(str(path)):
+        raise SettingsError(
+            "TAXI_HOME must have none of * ? [ ] { } in its path",
+            str(path),
+            "Choose another folder",
+        )
+    return path
+
+
 def _engine(text: str) -> str:
     """The engine that the environment names, or Spark in a JVM where Sail has no wheel."""
-    if not text.startswith(ENGINES):
+    if text != SAIL and not text.startswith(ENGINES):
         raise SettingsError(
             "TAXI_SPARK must be an engine",
             repr(text),

@@ -48,18 +48,23 @@ make_venv() {
   fi
 }
 
-# In a sixth of pip's time. Where uv does not get on (a mirror, a proxy), pip does the same.
-install_by_uv() {
-  local python="$VENV/bin/python" index="${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-}}"
+# In a sixth of pip's time. Where uv does not get on (a proxy, an index of one's own), pip does the
+# same. In a shell of its own: what uv is told of the index is for uv alone.
+install_by_uv() (
+  python="$VENV/bin/python" index="${UV_DEFAULT_INDEX:-}"
+  if "$python" -m pip config list 2>/dev/null | grep -qE '[.](no-index|extra-index-url)='; then
+    return 1
+  fi
   "$python" -m pip install --disable-pip-version-check --no-warn-script-location -q \
     "$(grep '^uv==' "$ROOT/requirements.lock")" || return 1
+  [ -n "$index" ] || index="${PIP_INDEX_URL:-}"
   [ -n "$index" ] || index="$("$python" -m pip config get global.index-url 2>/dev/null || true)"
   [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
   [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$PIP_CERT}"
   # The lock is complete, so nothing is resolved; PySpark's jars are compressed already.
   "$VENV/bin/uv" pip install --python "$python" -q --no-deps -r "$ROOT/requirements.lock" \
     --config-settings-package "pyspark:--build-option=--compression=stored" 2>"$VENV/uv.log"
-}
+)
 
 install_by_pip() {
   "$VENV/bin/python" -m pip install --disable-pip-version-check --no-warn-script-location \

@@ -15,9 +15,9 @@ import dagster as dg
 
 from databricks_steps.errors import ModelError, SettingsError, TableError, TaxiError, reason
 from databricks_steps.months import spans
-from databricks_steps.platforms.embedded import session
+from databricks_steps.platforms.embedded import sail, session
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.settings import DATABRICKS, Settings
+from databricks_steps.settings import DATABRICKS, SAIL, Settings
 from databricks_steps.training import registry
 from databricks_steps.trips.sources import source
 from databricks_steps.workspace import process
@@ -122,6 +122,8 @@ def _preflight(settings: Settings, options: Options) -> None:
     """Everything that can be known to be missing before a minute of work."""
     if settings.in_jvm:
         session.require_java()
+    elif settings.spark == SAIL:
+        sail.size(settings.driver_memory)
     tables = reports.logs(settings)
     if options.skip_features:
         empty = [name for name in ("trips", *FEATURES) if not tables.rows(name)]

@@ -6,8 +6,10 @@ the cluster.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -25,3 +27,6 @@ class RemoteSetup:
         export(self.variables)
         for name, scope, key in self.secrets:
             export({name: dbutils.secrets.get(scope=scope, key=key)})
+        # Unpacked on the driver alone: functions that workers run are pickled by name.
+        *_, code = sys.argv
+        sc.addPyFile(Path(code).as_uri())

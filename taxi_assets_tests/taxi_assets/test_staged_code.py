@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from conftest_run import MONTHS
@@ -23,7 +24,12 @@ from faults import SUBMIT, AnsweredError, FaultyProxy, Request, behind_proxy, or
 from test_wheel import packaged
 
 from databricks_steps.settings import REPOSITORY
+from taxi_assets.resources.remote_setup import RemoteSetup
 from taxi_assets.resources.staging import PACKAGES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.slow
 
@@ -263,3 +269,23 @@ def test_the_search_for_secrets_finds_what_is_there(tmp_path: Path) -> None:
         "index.db:snapshots:inflated: a Databricks token",
         "index.db:snapshots: SMTP_PASSWORD",
     }
+
+
+def test_workers_find_what_is_in_the_code_alone(
+    jvm: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code is unpacked on the driver; functions that workers run are pickled by name."""
+    code = tmp_path / "code.zip"
+    with zipfile.ZipFile(code, "w") as file:
+        file.writestr("only_in_the_code.py", "SAID = 7")
+
+    def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import only_in_the_code
+        import pyarrow as pa
+
+        for batch in batches:
+            yield pa.record_batch([pa.array([only_in_the_code.SAID] * len(batch))], ["said"])
+
+    monkeypatch.setattr(sys, "argv", ["main.py", "ref", "setup", str(code)])
+    RemoteSetup({}).setup(None, jvm.sparkContext)
+    assert [row["said"] for row in jvm.range(2).mapInArrow(read, "said long").collect()] == [7, 7]

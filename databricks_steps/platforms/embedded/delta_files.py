@@ -92,7 +92,10 @@ def _alike(
     for values, paths in partitions.items():
         parts: dict[str, list[Path]] = {}
         for path in paths:
-            kinds = [str(pq.read_schema(path).field(n).type) for n in nested] if nested else []
+            kinds = []
+            if nested:
+                types = {field.name: str(field.type) for field in pq.read_schema(path)}
+                kinds = [types.get(name, "") for name in nested]  # "": a column that came later
             parts.setdefault(" ".join(kinds), []).append(path)
         yield from ((values, part) for part in parts.values())
 

@@ -106,6 +106,7 @@ def serve() -> None:
     if found is None:
         raise SystemExit("Sail does not listen")
     print(found[1], flush=True)
+    os.dup2(2, 1)  # what a function of a query prints belongs to the log; nobody reads on here
     for name in _WARM:  # while the caller still imports its own
         import_module(name)
     sys.stdin.read()

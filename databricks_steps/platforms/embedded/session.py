@@ -38,6 +38,7 @@ OLDEST_JAVA = 17
 SCRATCH = "scratch"
 _LAUNCHING = threading.Lock()
 _SAIL: list[sail.Server] = []  # of this process, one at most
+_SESSIONS: list[SparkSession] = []  # those of its clients
 _SCRATCH: list[IO[str]] = []  # its lock, held to the end of this process
 LOG4J = Path(__file__).with_name("log4j2.properties")
 
@@ -121,6 +122,7 @@ def start(
         # PySpark would wait ten minutes for a server on this machine that has ended.
         remote: Any = session
         remote.client.set_retry_policies([DefaultPolicy(max_retries=3)])
+        _SESSIONS[:] = [session]
     if not settings.in_jvm:
         # Before PySpark's own end, which asks for models that Sail keeps none of, and logs that.
         atexit.register(session.stop)
@@ -160,6 +162,9 @@ def _sail(settings: Settings) -> sail.Server:
     """The one server of this process, started when it does not run."""
     with _LAUNCHING:
         if not _SAIL or _SAIL[0].exit_code is not None:
+            for session in _SESSIONS:
+                session.stop()  # PySpark would give it out again, though its server is gone
+            _SESSIONS.clear()
             with _log(settings).open("ab") as log:
                 _SAIL[:] = [sail.Server(settings, _keep_scratch(settings), log)]
             cost.PROCESSES[:] = [_SAIL[0].pid]

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pytest
 
 from databricks_steps.cost import Cost
@@ -85,7 +87,7 @@ def test_the_engine_is_the_one_that_the_environment_names(
     assert Settings.from_environment(settings.to_environment()).spark == engine
 
 
-@pytest.mark.parametrize("text", ["duckdb", "Sail", "http://10.0.0.7:7077"])
+@pytest.mark.parametrize("text", ["duckdb", "Sail", "sail[*]", "http://10.0.0.7:7077"])
 def test_an_engine_that_there_is_not_is_named(text: str) -> None:
     with pytest.raises(SettingsError, match="TAXI_SPARK") as told:
         Settings.from_environment({"TAXI_SPARK": text})
@@ -181,10 +183,11 @@ try:
         on.spark.range(10**13).selectExpr("sum(id * id % 7)").collect()
 except SettingsError as error:
     print(error.value)
+print(EmbeddedPlatform(on.settings).spark.range(3).count())
 """
 
 
-def test_a_server_that_is_killed_during_a_query_is_told_at_once(tmp_path: Path) -> None:
+def test_a_server_that_is_killed_is_told_at_once_and_replaced(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)],
         capture_output=True,
@@ -192,9 +195,26 @@ def test_a_server_that_is_killed_during_a_query_is_told_at_once(tmp_path: Path) 
         check=False,
         timeout=60,  # PySpark by itself would ask again for ten minutes
     )
-    assert done.stdout == "exit code -9\n", done.stderr[-2000:]
+    assert done.stdout == "exit code -9\n3\n", done.stderr[-2000:]
 
 
 def test_a_cluster_of_databricks_is_told_no_engine() -> None:
     settings = Settings.from_environment({"TAXI_PLATFORM": "databricks", "TAXI_SPARK": "local[2]"})
     assert "TAXI_SPARK" not in settings.to_environment()
+
+
+def test_what_a_function_of_a_query_prints_stops_nothing(spark: SparkSession) -> None:
+    def loud(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import os
+
+        os.write(1, b"more than a pipe holds that nobody reads\n" * 10_000)
+        yield from batches
+
+    assert spark.range(3).mapInArrow(loud, "id long").count() == 3
+
+
+@pytest.mark.parametrize("name", ["a*", "b[1]", "c?", "{d}"])
+def test_a_home_that_sail_would_take_for_a_pattern_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match="TAXI_HOME") as told:
+        Settings.from_environment({"TAXI_HOME": str(tmp_path / name)})
+    assert name in str(told.value)
