@@ -194,17 +194,17 @@ def _updating(found: ServingEndpointDetailed) -> bool:
 
 def _settled(client: WorkspaceClient, name: str, timeout: float) -> ServingEndpointDetailed:
     """The endpoint once no update is under way, whatever became of it."""
-    deadline, pause = time.monotonic() + timeout, 0.1
+    started = time.monotonic()
     found = client.serving_endpoints.get(name)
     while _updating(found):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - started
+        if waited > timeout:
             raise ServingError(
                 f"The endpoint must be ready within {timeout:g} seconds",
                 f"{name} is still updating",
                 "Look at its state, then materialize serving_endpoint again",
             )
-        time.sleep(pause)
-        pause = min(pause * 1.5, 10.0)
+        time.sleep(min(max(waited / 10, 0.05), 10.0))  # so that a tenth of the wait is ours at most
         found = client.serving_endpoints.get(name)
     return found
 
