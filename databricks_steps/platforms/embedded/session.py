@@ -114,6 +114,8 @@ def start(
         SettingsError: the engine cannot start, or a session with another timezone is running.
     """
     prepare(settings)
+    if settings.spark == SAIL and (running := _running()) is not None:
+        return running
     session = (make or _built)(spark_conf(settings))
     require_utc(session)
     if settings.spark == SAIL:
@@ -127,6 +129,16 @@ def start(
         # Before PySpark's own end, which asks for models that Sail keeps none of, and logs that.
         atexit.register(session.stop)
     return session
+
+
+def _running() -> SparkSession | None:
+    """The session of this process on Sail's server, unless somebody stopped it."""
+    found: list[Any] = [s for s in list[Any](_SESSIONS) if not s.is_stopped]
+    if not found:
+        return None
+    speak_connect()
+    one: SparkSession = found[0]
+    return one
 
 
 def _built(conf: dict[str, Any]) -> SparkSession:
