@@ -48,3 +48,9 @@ class ModelError(TaxiError):
 
 class ServingError(TaxiError):
     """The endpoint, the online tables or the embedded workspace do not answer as they must."""
+
+
+class RefusedError(ServingError):
+    """A workspace refused a request with the HTTP status `status`."""
+
+    status = 0

@@ -139,14 +139,22 @@ class Tables(Protocol):
         """Append a few rows (column → value) of an uncut table in one commit, without Spark."""
         ...
 
-    def records(self, name: str) -> list[dict[str, Any]]:
-        """All rows of a small table, column → value, without Spark; none when it is missing."""
+    def records(self, name: str, months: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Rows of a small table, column → value, without Spark; none when it is missing."""
         ...
 
     def foreign(self, name: str) -> DataFrame | None:
         """A table that others write, with whatever columns they gave it; None when it is missing.
 
         `name` may be one of the settings' schema, or a full one.
+        """
+        ...
+
+    def foreign_contents(self, name: str, without: tuple[str, str] = ("", "")) -> str | None:
+        """A text that changes whenever rows of a table of others are written; None without it.
+
+        Rows whose column `without[0]` begins with `without[1]` may come without changing it,
+        where the table's log tells them apart.
         """
         ...
 

@@ -78,15 +78,30 @@ def rows_conserved(trips: int, predicted: int) -> Verdict:
     )
 
 
-def no_null_predictions(rows: DataFrame) -> Verdict:
-    """No prediction is null, NaN or negative."""
+def month_figures(predicted: DataFrame, months: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Month → `rows`, and `bad`: some predictions that are null, NaN or negative, as text."""
     from pyspark.sql import functions as F  # noqa: N812
 
     fare = F.col("predicted_fare")
-    bad = rows.where(fare.isNull() | F.isnan(fare) | (fare < 0)).limit(3).collect()
-    shown = ", ".join(f"{row['trip_id']}={row['predicted_fare']}" for row in bad)
-    reason = f"null, NaN or negative: {shown}" if bad else "every prediction is a fare"
-    return Verdict("no_null_predictions", not bad, reason)
+    shown = F.concat_ws("=", "trip_id", F.coalesce(fare.cast("string"), F.lit("null")))
+    is_bad = fare.isNull() | F.isnan(fare) | (fare < 0)
+    counted = predicted.groupBy("trip_month").agg(
+        F.count(F.lit(1)).alias("rows"), F.min(F.when(is_bad, shown)).alias("bad")
+    )
+    found = {row["trip_month"]: row for row in counted.collect()}
+    return {
+        month: {"rows": row["rows"], "bad": [row["bad"]] if row["bad"] else []}
+        if (row := found.get(month))
+        else {"rows": 0, "bad": []}
+        for month in months
+    }
+
+
+def no_null_predictions(bad: Iterable[str]) -> Verdict:
+    """No prediction is null, NaN or negative."""
+    shown = ", ".join(bad)
+    reason = f"null, NaN or negative: {shown}" if shown else "every prediction is a fare"
+    return Verdict("no_null_predictions", not shown, reason)
 
 
 def _scorer(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from databricks_steps import digests, distributions, schemas, scoring
+from databricks_steps.check_cache import CheckCache
 from databricks_steps.errors import TableError
 from databricks_steps.features import dropoff, honesty, lookups, pickup, point_in_time, windows
 from databricks_steps.features import request as request_features
+from databricks_steps.features.lookups import Lookup
 from databricks_steps.monitoring import payloads, watch
 from databricks_steps.months import shift, start, trailing, with_months_before
-from databricks_steps.ports import Outcome, Platform
+from databricks_steps.ports import Outcome, Platform, Verdict
 from databricks_steps.training import (
     candidate,
     dataset,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 Months = Sequence[str] | None
+_FOREST = "databricks_steps.training.forest"  # by name: it brings scikit-learn
 
 
 def raw_trips(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
@@ -66,7 +70,7 @@ def training_set(platform: Platform, months: Months, force: bool = False) -> tup
     if force or tables.made_from("training_set") != made_from:
         read = ("trips", *(x.table.name for x in lookups.LOOKUPS))
         for name in read:
-            _required(platform, name)
+            _require(platform, name)
         versions = {name: tables.version(name) or 0 for name in read}
         rows = dataset.training_rows(platform, chosen, versions)
         commit = tables.replace("training_set", rows, made_from={"": made_from}, sources=versions)
@@ -80,23 +84,20 @@ def training_set(platform: Platform, months: Months, force: bool = False) -> tup
 
 def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
     """A candidate version; the one at hand when inputs, parameters and code are the same."""
-    from databricks_steps.training import forest  # brings scikit-learn
-
     settings, tables = platform.settings, platform.tables
     chosen = training_months(platform, months)
-    rows = _required(platform, "training_set")
+    _require(platform, "training_set")
     made_from = digests.digest(
         tables.made_from("training_set"),
         settings.forest,
         settings.gate,
         settings.interval,
-        digests.code(candidate, distributions, fit, forest, dataset, gate, intervals),
+        digests.code(candidate, distributions, fit, _FOREST, dataset, gate, intervals),
         *registry.requirements(),
     )
-    registry.client(settings)
     found = None if force else registry.made_from(settings, made_from)
     if found is not None:
-        model = candidate.known(settings, found, rows)
+        model = candidate.known(settings, found, lambda: tables.read("training_set"))
     else:
         lookback = timedelta(days=settings.lookback_days)
         leak = no_label_leak(
@@ -106,6 +107,7 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
         )
         ingredients = recipe.current(settings, chosen, tables.sources("training_set"))
         with platform.tracked_run():
+            rows = tables.read("training_set")
             model = candidate.train(platform, rows, str(made_from), ingredients, (leak,))
     registry.point(settings, registry.CANDIDATE, model.version.number)
     figures = {
@@ -139,7 +141,6 @@ def batch_predictions(
     settings, tables = platform.settings, platform.tables
     chosen = list(months or _trip_months(platform)[-1:])
     champion = registry.require(settings, registry.CHAMPION)
-    files = registry.folder(settings, champion.number)
     inputs = (champion.number, digests.code(scoring), *_lookup_inputs(platform, chosen))
     digest = {m: digests.digest(tables.contents("trips", [m]), *inputs) for m in chosen}
     stale = [m for m in chosen if force or tables.made_from("batch_predictions", m) != digest[m]]
@@ -147,7 +148,8 @@ def batch_predictions(
     if stale:
         looked_up = platform.features.look_up(tables.read("trips", stale), lookups.LOOKUPS, stale)
         scored = scoring.with_predicted_fares(
-            request_features.with_request_features(looked_up), files
+            request_features.with_request_features(looked_up),
+            registry.folder(settings, champion.number),
         )
         # All of the months, so that fares of trips that a correction took away go with them.
         by_others = tables.read("batch_predictions", stale).where(
@@ -159,13 +161,23 @@ def batch_predictions(
             stale,
             {m: digest[m] for m in stale},
         )
-    by_champion = tables.read("batch_predictions", chosen).where(
-        f"model_version = '{champion.number}'"
+
+    def measure(months: Sequence[str]) -> dict[str, dict[str, Any]]:
+        by_champion = tables.read("batch_predictions", months).where(
+            f"model_version = '{champion.number}'"
+        )
+        return scoring.month_figures(by_champion, months)
+
+    measured = CheckCache(settings, "batch_predictions", force).measured(
+        "months",
+        {m: digests.digest(*inputs[:2], tables.contents("batch_predictions", [m])) for m in chosen},
+        measure,
+        lambda figures: not figures["bad"],
     )
-    predicted = by_champion.count()
+    predicted = sum(each["rows"] for each in measured.values())
     verdicts = (
         scoring.rows_conserved(tables.rows("trips", chosen), predicted),
-        scoring.no_null_predictions(by_champion),
+        scoring.no_null_predictions(text for each in measured.values() for text in each["bad"]),
     )
     figures = {
         "months": chosen,
@@ -201,19 +213,20 @@ def _trip_months(platform: Platform) -> list[str]:
     return held
 
 
-def _required(platform: Platform, name: str) -> DataFrame:
+def _require(platform: Platform, name: str) -> None:
     if not platform.tables.rows(name):
         raise TableError(f"{name} is needed", "it holds no rows", "Run without --skip-features")
-    return platform.tables.read(name)
 
 
-def _lookup_inputs(platform: Platform, months: Sequence[str]) -> list[object]:
+def _lookup_inputs(
+    platform: Platform, months: Sequence[str], chosen: Sequence[Lookup] = lookups.LOOKUPS
+) -> list[object]:
     """Everything that what the months' trips look up depends on, but for the trips."""
     lookback = platform.settings.lookback_days
     read = with_months_before(months, timedelta(days=lookback))
     return [
-        *(platform.tables.contents(x.table.name, read) for x in lookups.LOOKUPS),
-        *(x.defaults for x in lookups.LOOKUPS),
+        *(platform.tables.contents(x.table.name, read) for x in chosen),
+        *(x.defaults for x in chosen),
         lookback,
         digests.code(point_in_time, request_features, lookups, windows),
     ]
@@ -242,21 +255,53 @@ def _features(
         read = tables.read("trips", with_months_before(stale, windows.REACH))
         rows = getattr(module, table.name)(read, stale)
         commit = tables.merge(table.name, rows, stale, {m: digest(m) for m in stale})
-    lookup = lookups.of(table)
     before = {shift(month, -1) for month in chosen}.intersection(held)
     old = [m for m in before if tables.made_from(table.name, m) != digest(m)]
-    verdicts = (
-        honesty.key_unique(tables.read(table.name, chosen), table),
-        honesty.no_future_knowledge(
-            _asked(platform, chosen, old),
-            tables.read("trips", with_months_before(chosen, windows.REACH)),
-            lookup,
-            lambda sample: platform.features.look_up(sample, [lookup], chosen),
-        ),
-    )
+    verdicts = _features_judged(platform, table, chosen, old, force)
     skipped = [m for m in chosen if m not in stale]
     figures = {"months": chosen, "skipped_months": skipped}
     return (Outcome(table.name, tables.rows(table.name, chosen), figures, commit, verdicts),)
+
+
+def _features_judged(
+    platform: Platform, table: schemas.Table, months: Sequence[str], old: Sequence[str], force: bool
+) -> tuple[Verdict, Verdict]:
+    """Whether the months' keys are unique, and no lookup knows the future."""
+    tables, lookup = platform.tables, lookups.of(table)
+    cache = CheckCache(platform.settings, table.name, force)
+    code = digests.code(honesty, sys.modules[type(platform.features).__module__])
+
+    def keys(stale: Sequence[str]) -> dict[str, dict[str, Any]]:
+        bad = honesty.bad_keys(tables.read(table.name, stale), table)
+        return {month: {"bad": bad.get(month, [])} for month in stale}
+
+    def compared(stale: Sequence[str]) -> dict[str, dict[str, Any]]:
+        found = honesty.compared(
+            _asked(platform, stale, old),
+            tables.read("trips", with_months_before(stale, windows.REACH)),
+            lookup,
+            lambda sample: platform.features.look_up(sample, [lookup], stale),
+        )
+        return {month: found.get(month, honesty.nothing_compared()) for month in stale}
+
+    contents = {m: digests.digest(code, tables.contents(table.name, [m])) for m in months}
+    looked_up = {
+        m: digests.digest(
+            code,
+            shift(m, -1) in old,
+            tables.contents("trips", with_months_before([m], windows.REACH)),
+            *_lookup_inputs(platform, [m], [lookup]),
+        )
+        for m in months
+    }
+    unique = cache.measured("key_unique", contents, keys, lambda figures: not figures["bad"])
+    honest = cache.measured(
+        "no_future_knowledge", looked_up, compared, lambda figures: not figures["wrong"]
+    )
+    return (
+        honesty.key_unique(text for each in unique.values() for text in each["bad"]),
+        honesty.no_future_knowledge(honest.values()),
+    )
 
 
 def _asked(platform: Platform, months: Sequence[str], old: Sequence[str]) -> DataFrame:

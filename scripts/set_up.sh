@@ -60,7 +60,9 @@ install_by_uv() (
   [ -n "$index" ] || index="${PIP_INDEX_URL:-}"
   [ -n "$index" ] || index="$("$python" -m pip config get global.index-url 2>/dev/null || true)"
   [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
-  [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$PIP_CERT}"
+  certificates="${SSL_CERT_FILE:-${PIP_CERT:-}}"
+  [ -n "$certificates" ] || certificates="$("$python" -m pip config get global.cert 2>/dev/null || true)"
+  [ -z "$certificates" ] || export SSL_CERT_FILE="$certificates"
   # The lock is complete, so nothing is resolved; PySpark's jars are compressed already.
   "$VENV/bin/uv" pip install --python "$python" -q --no-deps -r "$ROOT/requirements.lock" \
     --config-settings-package "pyspark:--build-option=--compression=stored" 2>"$VENV/uv.log"

@@ -10,7 +10,7 @@ import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
 
 from databricks_steps.settings import Settings
-from databricks_steps.training.registry import Version, client
+from databricks_steps.training.registry import Version
 from taxi_assets import instance
 from taxi_assets.resources.alerts import AlertLog
 
@@ -62,10 +62,9 @@ def last_ticks(found: dg.DagsterInstance) -> dict[str, dict[str, Any]]:
     return dict(sorted(ticks.items()))
 
 
-def age_days(settings: Settings, champion: Version) -> float:
+def age_days(champion: Version) -> float:
     """Days since a version was registered."""
-    made = client(settings).get_model_version(settings.registered_model, champion.number)
-    at = datetime.fromtimestamp(made.creation_timestamp / 1000, timezone.utc)
+    at = datetime.fromtimestamp(champion.registered_at / 1000, timezone.utc)
     return (datetime.now(timezone.utc) - at).total_seconds() / 86_400
 
 

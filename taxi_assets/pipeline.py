@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from databricks_steps import check_cache
 from databricks_steps.errors import ModelError, SettingsError, TableError, TaxiError, reason
 from databricks_steps.months import spans
 from databricks_steps.platforms.embedded import sail, session
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import DATABRICKS, SAIL, Settings
 from databricks_steps.training import registry
+from databricks_steps.trips import ingest
 from databricks_steps.trips.sources import source
 from databricks_steps.workspace import process
 from taxi_assets import instance, reports
@@ -87,14 +90,17 @@ def run(target: Target, options: Options) -> dict[str, Any]:
 def _prepared(settings: Settings, options: Options) -> tuple[str, ...]:
     """The months of a run on this machine, whose processes are started beside."""
     _preflight(settings, options)
-    months = _months(settings, options)
+    if options.force_features:
+        shutil.rmtree(settings.home / check_cache.FOLDER, ignore_errors=True)
+    months, new = _months(settings, options)
     process.require_port(settings)
-    # Processes start beside the rest. Imports do not: two threads that import the same
-    # packages at once can see them half made.
-    import pyspark.sql  # noqa: F401
+    threading.Thread(target=_serve, args=(settings,), daemon=True).start()
+    if new or options.force_features:
+        # The engine starts beside the rest; where nothing is new it may not be needed at all.
+        # Imports do not: two threads that import the same packages can see them half made.
+        import pyspark.sql  # noqa: F401
 
-    for job in (session.prepare, _serve):
-        threading.Thread(target=job, args=(settings,), daemon=True).start()
+        threading.Thread(target=session.prepare, args=(settings,), daemon=True).start()
     return months
 
 
@@ -136,7 +142,8 @@ def _preflight(settings: Settings, options: Options) -> None:
         raise ModelError("--skip-training needs a model", f"no {name}", "Run without it once")
 
 
-def _months(settings: Settings, options: Options) -> tuple[str, ...]:
+def _months(settings: Settings, options: Options) -> tuple[tuple[str, ...], bool]:
+    """The months of the run, and whether the source holds anything new of them."""
     if options.skip_features:
         held = reports.logs(settings).months("trips")
         chosen = [m for m in held if options.months is None or m in options.months]
@@ -146,9 +153,10 @@ def _months(settings: Settings, options: Options) -> tuple[str, ...]:
                 ", ".join(options.months or ()),
                 f"The table trips holds {', '.join(held)}",
             )
-        return tuple(chosen)
-    spark = EmbeddedPlatform(settings)
-    return source(settings.source, options.months, settings, lambda: spark.spark).months
+        return tuple(chosen), False
+    platform = EmbeddedPlatform(settings)
+    found = source(settings.source, options.months, settings, lambda: platform.spark)
+    return found.months, bool(ingest.stale_months(platform.tables, found))
 
 
 def _materialize(target: Target, options: Options, months: Sequence[str]) -> None:
@@ -174,12 +182,12 @@ def _end_leftovers(target: Target, found: dg.DagsterInstance) -> None:
     Raises:
         PipelineError: one does not end, or the workspace does not let it be cancelled.
     """
-    from databricks.sdk.errors import OperationFailed
-    from databricks.sdk.errors.base import DatabricksError
-
     instance.close_killed_runs(target.settings, found)
     if target.cluster is None:
         return
+    from databricks.sdk.errors import OperationFailed
+    from databricks.sdk.errors.base import DatabricksError
+
     jobs = Workspace(target.settings).client.jobs
     try:
         active = list(jobs.list_runs(active_only=True, expand_tasks=True))

@@ -40,9 +40,6 @@ def results(settings: Settings, months: Sequence[str], seen: Progress) -> dict[s
             for name, table in schemas.TABLES.items()
             if tables.exists(name)
         }
-        scored = tables.rows("batch_predictions", months[-1:])
-    else:
-        scored = seen.rows.get("batch_predictions", 0)
     champion = _told(lambda: registry.version(settings, registry.CHAMPION))
     if champion is not None:
         metrics = {name: champion.metrics.get(name) for name in ("rmse", "mae", "r2")}
@@ -53,41 +50,37 @@ def results(settings: Settings, months: Sequence[str], seen: Progress) -> dict[s
             "metrics": metrics,
         }
     found["endpoint"] = _told(lambda: endpoint_state(settings))
-    found["batch_predictions"] = {"rows": scored}
+    # The table holds fares of earlier champions, too.
+    found["batch_predictions"] = {"rows": seen.rows.get("batch_predictions", 0)}
     found["refused_files"] = dict(seen.refused)
     return found | {"checks": dict(seen.checks), "stages": list(seen.stages)}
 
 
 def _told(ask: Callable[[], Answer]) -> Answer | None:
     """The answer, or None with a warning: what became of the run is known and not to be hidden."""
-    from databricks.sdk.errors.base import DatabricksError
-
     try:
         return ask()
-    except (TaxiError, DatabricksError, OSError) as error:
+    except (TaxiError, OSError) as error:
         _LOG.warning("the report of the run goes without an answer: %s", error)
         return None
 
 
 def endpoint_state(settings: Settings) -> dict[str, Any] | None:
     """Name, address, version and state of the endpoint; None when there is none."""
-    from databricks.sdk.errors import NotFound
-
     from databricks_steps.workspace import process
 
     if settings.platform == EMBEDDED and not process.status(settings).running:
         return None
-    client = Workspace(settings).client
-    try:
-        found = client.serving_endpoints.get(settings.endpoint)
-    except NotFound:
+    workspace = Workspace(settings)
+    found = workspace.endpoint()
+    if found is None:
         return None
-    entities = (found.config.served_entities if found.config else None) or []
+    entities = found.get("config", {}).get("served_entities") or [{}]
     return {
         "name": settings.endpoint,
-        "url": f"{client.config.host}/serving-endpoints/{settings.endpoint}/invocations",
-        "version": entities[0].entity_version if entities else None,
-        "state": found.state.ready.value if found.state and found.state.ready else None,
+        "url": f"{workspace.host}/serving-endpoints/{settings.endpoint}/invocations",
+        "version": entities[0].get("entity_version"),
+        "state": found.get("state", {}).get("ready"),
     }
 
 
@@ -105,7 +98,7 @@ def status(settings: Settings) -> dict[str, Any]:
         model = {
             "version": champion.number,
             "metrics": dict(champion.metrics),
-            "age_days": round(glance.age_days(settings, champion), 2),
+            "age_days": round(glance.age_days(champion), 2),
         }
     found = {"home": str(settings.home), "tables": held, "champion": model}
     return found | {"endpoint": endpoint_state(settings)} | glance.watched(settings)

@@ -5,8 +5,8 @@ Nothing here uses the way features are computed: the brute force reads the defin
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
 from databricks_steps.features.lookups import Lookup
@@ -18,57 +18,85 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, Row
 
 SAMPLE = 200  # trips
+SHOWN = 3  # keys
 TOLERANCE = 1e-6
 
 
-def key_unique(rows: DataFrame, table: schemas.Table) -> Verdict:
-    """No two rows share the primary key, and no part of it is null."""
+def bad_keys(rows: DataFrame, table: schemas.Table) -> dict[str, list[str]]:
+    """Month → some keys that occur twice in it, or hold a null; only months that have any."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    keys = list(table.primary_key)
+    month, keys = str(table.month), list(table.primary_key)
     missing = F.lit(False)
     for key in keys:
         missing = missing | F.col(key).isNull()
-    grouped = rows.groupBy(*keys).count()
-    bad = grouped.where((F.col("count") > 1) | missing).orderBy(*keys).limit(3).collect()
-    shown = "; ".join(", ".join(f"{k}={row[k]}" for k in keys) for row in bad)
-    reason = f"a key is null or occurs twice: {shown}" if bad else "every key occurs once"
-    return Verdict("key_unique", not bad, reason)
+    grouped = rows.groupBy(month, *keys).count()
+    bad = grouped.where((F.col("count") > 1) | missing).orderBy(*keys).limit(SHOWN).collect()
+    found: dict[str, list[str]] = {}
+    for row in bad:
+        found.setdefault(row[month], []).append(", ".join(f"{k}={row[k]}" for k in keys))
+    return found
 
 
-def no_future_knowledge(
+def key_unique(bad: Iterable[str]) -> Verdict:
+    """No two rows of a month share the primary key, and no part of it is null."""
+    shown = "; ".join(list(bad)[:SHOWN])
+    reason = f"a key is null or occurs twice: {shown}" if shown else "every key occurs once"
+    return Verdict("key_unique", not shown, reason)
+
+
+def compared(
     asked: DataFrame, trips: DataFrame, lookup: Lookup, look_up: Callable[[DataFrame], DataFrame]
-) -> Verdict:
-    """What a sample of trips looks up equals what the trips ended by then tell.
+) -> dict[str, dict[str, Any]]:
+    """Month → what a sample of its trips looks up, against what the trips ended by then tell.
 
-    `asked` are the trips to sample (`SAMPLE` of them, by hash), `trips` those that features may
-    be made from, `look_up` what everything else uses: trips → trips with the lookup's features.
+    `trips` and `values` count what was compared, `wrong` are sentences on what differs. `asked`
+    are the trips to sample (`SAMPLE` of all, by hash), `trips` those that features may be made
+    from, `look_up` what everything else uses: trips → trips with the lookup's features.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
     with kept(asked.orderBy(F.xxhash64("trip_id")).limit(SAMPLE)) as sample:
-        columns = ("trip_id", lookup.key, lookup.age, *lookup.features)
+        columns = ("trip_id", "trip_month", lookup.key, lookup.age, *lookup.features)
         looked_up = look_up(sample).select(*columns)
         found = looked_up.join(recomputed(sample, trips, lookup), "trip_id", "left").collect()
-    wrong = [
-        (row["trip_id"], name, row[name], truth)
-        for row in found
-        for name in lookup.features
-        if abs(float(row[name]) - (truth := _truth(row, name, lookup))) > TOLERANCE
-    ]
+    months: dict[str, dict[str, Any]] = {}
+    for row in sorted(found, key=lambda row: str(row["trip_id"])):
+        month = months.setdefault(row["trip_month"], nothing_compared())
+        month["trips"] += 1
+        month["values"] += len(lookup.features)
+        for name in lookup.features:
+            value, truth = row[name], _truth(row, name, lookup)
+            if abs(float(value) - truth) > TOLERANCE:
+                month["wrong"].append(
+                    f"trip {row['trip_id']} looked up {name} {value}, "
+                    f"but trips ended by then give {truth}"
+                )
+    return months
+
+
+def nothing_compared() -> dict[str, Any]:
+    """The figures of a month of which no trip was sampled."""
+    return {"trips": 0, "values": 0, "wrong": []}
+
+
+def no_future_knowledge(months: Iterable[Mapping[str, Any]]) -> Verdict:
+    """What a sample of trips looks up equals what the trips ended by then tell.
+
+    `months` are figures of `compared`.
+    """
+    months = list(months)
+    wrong = [sentence for month in months for sentence in month["wrong"]]
+    trips, values = (sum(month[name] for month in months) for name in ("trips", "values"))
     figures = {
-        "trips_compared": len(found),
-        "values_compared": len(found) * len(lookup.features),
+        "trips_compared": trips,
+        "values_compared": values,
         "values_that_differ": len(wrong),
     }
     if wrong:
-        trip, name, value, truth = wrong[0]
-        reason = (
-            f"{len(wrong)} of {figures['values_compared']} values differ; for one, trip {trip} "
-            f"looked up {name} {value}, but trips ended by then give {truth}"
-        )
-    elif found:
-        reason = f"{len(found)} trips looked up exactly what the trips ended by then tell"
+        reason = f"{len(wrong)} of {values} values differ; for one, {wrong[0]}"
+    elif trips:
+        reason = f"{trips} trips looked up exactly what the trips ended by then tell"
     else:
         reason = "there is no trip to look up for"
     return Verdict("no_future_knowledge", not wrong, reason, figures)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from databricks_steps import digests
 from databricks_steps.ports import Platform
 from databricks_steps.serving import request as contract
 from databricks_steps.serving.request import FareRequest
@@ -42,9 +43,28 @@ PAYLOAD = ("status_code", "request", "response", "not_kept")  # what `read` take
 
 
 def requests(platform: Platform) -> DataFrame | None:
-    """The captured requests by `COLUMNS`, as they were delivered; None without a payload table."""
+    """The captured requests by `COLUMNS`, as they were delivered; None without a payload table.
+
+    Those of the project's own checks are left out: they are nobody's rides.
+    """
+    from pyspark.sql import functions as F  # noqa: N812
+
     table = platform.tables.foreign(platform.settings.payload_table)
-    return None if table is None else canonical(table)
+    if table is None:
+        return None
+    name = F.coalesce("client_request_id", F.lit(""))
+    return canonical(table).where(~F.startswith(name, F.lit(contract.OWN)))
+
+
+def fingerprint(platform: Platform) -> int | None:
+    """A number that changes when others have asked, or their versions are told; None without a
+    payload table."""
+    tables = platform.tables
+    own = ("client_request_id", contract.OWN)
+    payloads = tables.foreign_contents(platform.settings.payload_table, own)
+    if payloads is None:
+        return None
+    return digests.digest(payloads, tables.foreign_contents(SERVED_ENTITIES))
 
 
 def canonical(table: DataFrame) -> DataFrame:

@@ -13,9 +13,10 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from databricks_steps import digests
+from databricks_steps.check_cache import CheckCache
 from databricks_steps.monitoring import captured
 from databricks_steps.monitoring_schemas import ENDPOINT_PAYLOADS
-from databricks_steps.ports import Outcome, Platform, Verdict
+from databricks_steps.ports import Commit, Outcome, Platform, Verdict
 from databricks_steps.serving import request as contract
 
 if TYPE_CHECKING:
@@ -44,22 +45,61 @@ def endpoint_payloads(
 ) -> tuple[Outcome, ...]:
     """Merge what was captured in the months in which it was asked (UTC); default: in all.
 
-    Without a payload table, or with an empty one, there is nothing to do and nothing wrong. The
-    verdict is on those months, by default on the newest: what is old can be warned of only once.
+    Without a payload table, or with an empty one, there is nothing to do and nothing wrong. Where
+    nobody has asked since the last time, no row is read. The verdict is on those months, by default
+    on the newest: what is old can be warned of only once.
     """
     tables = platform.tables
     table = platform.settings.table(platform.settings.payload_table)
+    cache = CheckCache(platform.settings, NAME, force)
+    seen = captured.fingerprint(platform)  # before the rows: what comes meanwhile is seen later
+    code = digests.code(captured, contract, sys.modules[__name__])
+
+    def merged_now() -> dict[str, int]:
+        return {"": digests.digest(code, seen, months, tables.contents(NAME))}
+
+    commit, stale = None, list[str]()
+    found: Mapping[str, Any] = {"requests": {}, "entities": 0}
+    if seen is not None:
+        known = cache.kept("merged", merged_now())
+        if known:
+            found = known[""]
+        else:
+            found, stale, commit = _merged(platform, months, force)
+            cache.keep("merged", merged_now(), {"": found})
+    figures = {
+        "payload_table": table if seen is not None else f"no table {table}",
+        "months": sorted(found["requests"]),
+        "skipped_months": sorted(set(found["requests"]) - set(stale)),
+        "requests": sum(found["requests"].values()),
+        "served_entities_named": found["entities"],
+    }
+    judged = months if months is not None else tables.months(NAME)[-1:]
+    contents = digests.digest(code, *judged, tables.contents(NAME, judged))
+    read = cache.one(
+        "readable",
+        contents,
+        lambda: answered(tables.read(NAME, judged)),
+        lambda each: not each["unreadable"],
+    )
+    return (Outcome(NAME, tables.rows(NAME, months), figures, commit, (readable(read),)),)
+
+
+def _merged(
+    platform: Platform, months: Sequence[str] | None, force: bool
+) -> tuple[dict[str, Any], list[str], Commit | None]:
+    """Requests by month and how many served entities were told; months that were written; how."""
+    tables = platform.tables
     requests = captured.requests(platform)
-    found: dict[str, _Contents] = {}
-    versions: dict[str, str] = {}
-    if requests is not None:
-        if months is not None:
-            requests = requests.where(requests["request_month"].isin(list(months)))
-        versions = captured.entity_versions(platform)
-        found = _contents(requests, versions)
+    if requests is None:
+        return {"requests": {}, "entities": 0}, [], None
+    if months is not None:
+        requests = requests.where(requests["request_month"].isin(list(months)))
+    versions = captured.entity_versions(platform)
+    found = _contents(requests, versions)
     stale = [m for m in found if force or tables.made_from(NAME, m) != found[m].digest]
     commit = None
-    if requests is not None and stale:
+    if stale:
         delivered = requests.where(requests["request_month"].isin(stale))
         new = delivered if force else _unread(platform, delivered, versions, stale)
         if any(found[month].repeated for month in stale):
@@ -67,20 +107,15 @@ def endpoint_payloads(
         rows = captured.with_versions(new, versions).mapInArrow(_reader(), _schema())
         made_from = {month: found[month].digest for month in stale}
         commit = tables.merge(NAME, rows.select(*ENDPOINT_PAYLOADS.names), made_from=made_from)
-    figures = {
-        "payload_table": table if requests is not None else f"no table {table}",
-        "months": sorted(found),
-        "skipped_months": sorted(set(found) - set(stale)),
-        "requests": sum(each.requests for each in found.values()),
-        "served_entities_named": len(versions),
-    }
-    judged = months if months is not None else tables.months(NAME)[-1:]
-    verdict = readable(tables.read(NAME, judged))
-    return (Outcome(NAME, tables.rows(NAME, months), figures, commit, (verdict,)),)
+    counts = {month: each.requests for month, each in found.items()}
+    return {"requests": counts, "entities": len(versions)}, stale, commit
 
 
-def readable(rows: DataFrame) -> Verdict:
-    """What the endpoint answered with 200 can be read: the request, and a fare for each trip."""
+def answered(rows: DataFrame) -> dict[str, Any]:
+    """How many requests were answered with 200, and how many of them cannot be read.
+
+    With an `example` of the latter: request id and problem.
+    """
     from pyspark.sql import functions as F  # noqa: N812
 
     answered = rows.where(F.col("status_code") == captured.ANSWERED)
@@ -92,13 +127,19 @@ def readable(rows: DataFrame) -> Verdict:
         F.min(F.when(unread, example)).alias("example"),
     ).collect()[0]
     figures: dict[str, Any] = {"answered": told["answered"], "unreadable": told["unread"]}
-    if not told["unread"]:
+    return figures | ({"example": list(told["example"])} if told["unread"] else {})
+
+
+def readable(told: Mapping[str, Any]) -> Verdict:
+    """What the endpoint answered with 200 can be read: the request, and a fare for each trip."""
+    figures = {name: told[name] for name in ("answered", "unreadable")}
+    if not told["unreadable"]:
         reason = f"all {told['answered']:,} requests that were answered can be read"
         return Verdict("readable", True, reason, figures, "warn")
     name, problem = told["example"]
     reason = (
-        f"{told['unread']:,} of {told['answered']:,} requests that were answered cannot be read, "
-        f"for example {name}: {problem}"
+        f"{told['unreadable']:,} of {told['answered']:,} requests that were answered cannot be "
+        f"read, for example {name}: {problem}"
     )
     return Verdict("readable", False, reason, {**figures, "example": name}, "warn")
 

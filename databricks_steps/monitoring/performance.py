@@ -19,7 +19,7 @@ from databricks_steps.monitoring.limits import ErrorLimits
 from databricks_steps.months import end
 from databricks_steps.ports import Severity, Verdict
 from databricks_steps.schemas import LABEL
-from databricks_steps.settings import Gate, Slicing
+from databricks_steps.settings import Gate, Settings, Slicing
 from databricks_steps.training import registry
 from databricks_steps.training.registry import HOLDOUT_FROM, Version
 from databricks_steps.training.slices import column_of, name_in
@@ -40,14 +40,16 @@ class Reference:
     slices: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, version: Version) -> Reference:
+    def of(cls, settings: Settings, version: Version) -> Reference:
         """As the version's run and its checks recorded them."""
         found: dict[str, tuple[float, int]] = {}
         if "mae" in version.metrics:
             rows = int(version.metrics.get("holdout_rows", LIMITS.least))
             found[ALL] = (version.metrics["mae"], rows)
         try:
-            told = {verdict.check: verdict.figures for verdict in registry.verdicts(version)}
+            told = {
+                verdict.check: verdict.figures for verdict in registry.verdicts(settings, version)
+            }
         except ModelError:  # one that was registered by other means
             return cls(found)
         for name, figures in told.get("slices", {}).items():
@@ -96,7 +98,7 @@ def measured(
     version: Version,
     seen_until: datetime | None,
     *,
-    reference: Reference | None = None,
+    reference: Reference,
     slicings: Sequence[Slicing] = Gate().slicings,
     limits: ErrorLimits = LIMITS,
 ) -> list[Row]:
@@ -106,7 +108,6 @@ def measured(
     `endpoint_payloads` of any month and version; either may be None. Trips picked up before
     `seen_until` (`unseen_from` of the version) are left out.
     """
-    reference = reference or Reference.of(version)
     sources: dict[str, DataFrame] = {}
     if scored is not None:
         sources[BATCH] = matching.with_fares(scored, trips)
@@ -189,7 +190,7 @@ def verdict(
     rows: Sequence[Row],
     version: Version,
     *,
-    reference: Reference | None = None,
+    reference: Reference,
     limits: ErrorLimits = LIMITS,
 ) -> Verdict:
     """Whether the version errs as it did on its holdout: `live_error`.
@@ -198,7 +199,6 @@ def verdict(
     warning: the features it was given may be at fault, or few trips, not what was learned. The
     figure `windows` holds the days of the months, and whether each was over its limit.
     """
-    reference = reference or Reference.of(version)
     judged = [row for row in rows if row["day"] == ALL and row["level"] != FEW]
     months = [row for row in judged if row["slice"] == ALL]
     if not months:

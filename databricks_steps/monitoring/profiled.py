@@ -25,11 +25,11 @@ def newest(tables: Tables) -> dict[str, Any] | None:
     The measures are those of `MEASURES` that the monitor tells; fares in dollars. None without a
     monitor, and before its second window: drift wants one to compare with.
     """
-    from pyspark.sql import functions as F  # noqa: N812
-
     metrics = tables.foreign(METRICS)
     if metrics is None:
         return None
+    from pyspark.sql import functions as F  # noqa: N812
+
     told = [name for name in MEASURES if name in metrics.columns]
     found = (
         metrics.where(F.col("column_name") == PREDICTION)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import counting, digests, distributions, schemas
+from databricks_steps.check_cache import CheckCache
 from databricks_steps.distributions import Baseline, Counted
 from databricks_steps.errors import ModelError
 from databricks_steps.features import lookups
@@ -26,9 +27,10 @@ from databricks_steps.monitoring import (
     report,
     triage,
 )
+from databricks_steps.monitoring.performance import Reference
 from databricks_steps.monitoring.report import Told
 from databricks_steps.monitoring.triage import Diagnosis
-from databricks_steps.ports import Commit, Outcome, Platform, Verdict
+from databricks_steps.ports import Commit, Outcome, Platform, Tables, Verdict
 from databricks_steps.training import registry
 from databricks_steps.training.registry import Version
 from databricks_steps.trips import health
@@ -43,10 +45,11 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Judged:
-    """The champion and what its training rows looked like."""
+    """The champion, what its training rows looked like, and how it erred on its holdout."""
 
     version: Version
     baseline: Baseline
+    reference: Reference
 
 
 def judged(platform: Platform) -> Judged | None:
@@ -55,10 +58,11 @@ def judged(platform: Platform) -> Judged | None:
     if champion is None:
         return None
     try:
-        text = registry.read_text(champion, distributions.FILE)
+        text = registry.read_text(platform.settings, champion, distributions.FILE)
     except ModelError:  # registered before baselines were kept, or by other means
         return None
-    return Judged(champion, Baseline.from_json(text))
+    reference = Reference.of(platform.settings, champion)
+    return Judged(champion, Baseline.from_json(text), reference)
 
 
 def drift_report(
@@ -84,12 +88,14 @@ def drift_report(
     stale = [
         month
         for month in months
-        if force or any(tables.made_from(name, month) != now[month] for name in (DRIFT, LIVE))
+        if force
+        or any(tables.made_from(name, month) != now[month] for name in (DRIFT, LIVE))
+        or not page(platform, month).exists()  # a run was killed before it was written
     ]
     commits: dict[str, Commit] = {}
     found: Mapping[str, Mapping[str, Counted]] = {}
-    scored = _scored(platform, version, stale or months)
     if stale:
+        scored = _scored(platform, version, stale)
         found = counting.counted(scored, champion.baseline.bins, stale, tables.rows("trips", stale))
         made_from = {month: now[month] for month in stale}
         for name, rows in _measured(platform, champion, scored, found).items():
@@ -117,7 +123,9 @@ def _measured(
     seen_until = performance.unseen_from(version)
     rows = {
         DRIFT: drift.measured(found, version.number, champion.baseline),
-        LIVE: performance.measured(scored, payloads, trips, version, seen_until),
+        LIVE: performance.measured(
+            scored, payloads, trips, version, seen_until, reference=champion.reference
+        ),
     }
     return {
         name: [tuple(row.get(column) for column in schemas.TABLES[name].names) for row in each]
@@ -141,9 +149,9 @@ def _told(
 ) -> tuple[tuple[Outcome, Outcome], dict[str, Told]]:
     """Both outcomes, and month → what its page tells."""
     tables, version = platform.tables, champion.version
-    rows = {name: _rows(tables.read(name, months)) for name in (DRIFT, LIVE)}
-    error = performance.verdict(rows[LIVE], version)
-    told = {month: _month(platform, month, version, rows) for month in months}
+    rows = {name: _rows(tables, name, months) for name in (DRIFT, LIVE)}
+    error = performance.verdict(rows[LIVE], version, reference=champion.reference)
+    told = {month: _month(platform, month, champion, rows) for month in months}
     last = told[max(months)]
     shared = {"months": list(months), "model_version": version.number}
     figures = {
@@ -161,18 +169,21 @@ def _told(
     return outcomes, told
 
 
-def _month(platform: Platform, month: str, version: Version, rows: Mapping[str, Rows]) -> Told:
+def _month(platform: Platform, month: str, champion: Judged, rows: Mapping[str, Rows]) -> Told:
     """A month alone: its rows, and what it suffers from."""
+    version = champion.version
     own, live = (
         [row for row in rows[name] if row["trip_month"] == month] for name in (DRIFT, LIVE)
     )
     missing, by_asset = drift.missing_values(own), drift.verdicts(own)
-    error = performance.verdict(live, version)
+    error = performance.verdict(live, version, reference=champion.reference)
     diagnosis = triage.diagnosed(
         month,
         version.number,
         (health.quarantine_rate(platform.tables, [month]), missing),
-        health.source_schema(platform.tables, [month]),
+        health.source_schema(
+            platform.tables, [month], CheckCache(platform.settings, schemas.RAW_TRIPS.name)
+        ),
         by_asset,
         error,
     )
@@ -194,8 +205,10 @@ def _write(platform: Platform, month: str, text: str) -> None:
     part.replace(path)
 
 
-def _rows(frame: DataFrame) -> Rows:
-    return [row.asDict() for row in frame.collect()]
+def _rows(tables: Tables, name: str, months: Sequence[str]) -> Rows:
+    """Rows of the months by their key: what is told first does not hang on files."""
+    key = schemas.TABLES[name].primary_key
+    return sorted(tables.records(name, months), key=lambda row: [str(row[part]) for part in key])
 
 
 def _nothing(months: Sequence[str]) -> tuple[Outcome, Outcome]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from databricks_steps.serving.endpoint import (
     EndpointState,
     endpoint_config,
     ensure_endpoint,
+    own,
     serve_config,
 )
 from databricks_steps.settings import Canary, Settings
@@ -62,11 +63,14 @@ class Climb:
 
 
 def climb(
-    client: WorkspaceClient, settings: Settings, version: str, requests: Sequence[Record]
+    client: WorkspaceClient,
+    settings: Settings,
+    version: str,
+    requests: Callable[[], Sequence[Record]],
 ) -> Climb:
     """The endpoint on a new version by way of the ladder; safe to repeat, also after a kill.
 
-    An endpoint that is new, or serves the version already, needs no ladder. `requests` are the
+    An endpoint that is new, or serves the version already, needs no ladder. `requests` gives the
     rows sent to both versions, one a request.
 
     Raises:
@@ -76,13 +80,14 @@ def climb(
     old = _stable_version(client, settings)
     if old is None or old == version:
         return Climb(ensure_endpoint(client, settings, version), ())
-    if not requests:
+    probes = requests()
+    if not probes:
         raise ServingError("A canary needs requests to be compared by", "none", "Train first")
     rungs: list[Rung] = []
     try:
         for share in settings.canary.shares:
             serve_config(client, split_config(settings, old, version, share))
-            rungs.append(_rung(client, settings, share, requests))
+            rungs.append(_rung(client, settings, share, probes))
             _require_fit(rungs[-1], settings.canary, old, version)
         return Climb(ensure_endpoint(client, settings, version), tuple(rungs))
     except BaseException:  # a stop from outside, too, must not leave the traffic split
@@ -211,7 +216,7 @@ class _Asked:
 
         started = time.perf_counter()
         try:
-            body = {"dataframe_records": [request]}
+            body = own({"dataframe_records": [request]}, "canary")
             answer: Any = self._client.api_client.do("POST", self._path, body=body)
             self._fares.append(float(answer["predictions"][0]))
             self._milliseconds.append((time.perf_counter() - started) * 1000)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps.errors import ServingError
+from databricks_steps.serving.request import OWN
 from databricks_steps.settings import Settings
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ def serve_config(
             "Correct it and materialize serving_endpoint again",
         ) from error
     return action
+
+
+def own(payload: dict[str, Any], check: str) -> dict[str, Any]:
+    """The payload marked as a request of a check: monitoring leaves it out."""
+    return {**payload, "client_request_id": f"{OWN}-{check}"}
 
 
 def query(client: WorkspaceClient, settings: Settings, payload: dict[str, Any]) -> list[float]:

@@ -31,6 +31,7 @@ _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
 _MICROSECOND = timedelta(microseconds=1)
 FORMS = ("dataframe_records", "dataframe_split", "instances", "inputs")
 
+OWN = "taxi-assets-check"  # how the client_request_id of the project's own requests begins
 _AT_PICKUP = {"vendor_id", "passenger_count", "trip_type"}
 IGNORED = frozenset(
     {column.name for column in schemas.PUBLISHED} - {*FIELDS} - _AT_PICKUP | {"trip_id"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -48,10 +49,10 @@ def online_rows(
 
 
 def differences(
-    client: WorkspaceClient, platform: Platform, table: schemas.Table
-) -> tuple[int, list[str]]:
-    """Locations compared, and a sentence for each place where online and offline differ."""
-    online = online_rows(client, platform.settings, table)
+    online: Mapping[int, Mapping[str, Any]], platform: Platform, table: schemas.Table
+) -> dict[str, Any]:
+    """How many `locations` were compared, and `wrong`: sentences on where `online_rows` and the
+    offline ones differ."""
     offline = {row["location_id"]: row for row in latest(_rows(platform, table)).collect()}
     wrong = []
     for location in sorted(online.keys() | offline.keys()):
@@ -65,19 +66,20 @@ def differences(
                 wrong.append(
                     f"location {location}: {feature.name} is {theirs} online, {ours} offline"
                 )
-    return len(online.keys() | offline.keys()), wrong
+    return {"locations": len(online.keys() | offline.keys()), "wrong": wrong}
 
 
-def feature_age(
-    client: WorkspaceClient, platform: Platform, table: schemas.Table
-) -> tuple[str | None, str | None]:
-    """`known_at` of the newest row online and offline, as ISO text."""
+def newest_online(online: Mapping[int, Mapping[str, Any]]) -> str | None:
+    """`known_at` of the newest of the `online_rows`, as ISO text."""
+    return _instant(max((row["known_at"] for row in online.values()), default=None))
+
+
+def newest_offline(platform: Platform, table: schemas.Table) -> str | None:
+    """`known_at` of the newest row of the feature table, as ISO text."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    online = online_rows(client, platform.settings, table)
-    newest = max((row["known_at"] for row in online.values()), default=None)
     found = _rows(platform, table).agg(F.unix_micros(F.max("known_at")).alias("at")).first()
-    return _instant(newest), _instant(found["at"] if found else None)
+    return _instant(found["at"] if found else None)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _replayed(
     client: WorkspaceClient, settings: Settings, records: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """The endpoint's answer, with the model's inputs where it tells them (Databricks does not)."""
-    payload = {"dataframe_records": records}
+    payload = endpoint.own({"dataframe_records": records}, "parity")
     from databricks.sdk.errors import BadRequest
 
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,13 +132,13 @@ def train(
     return Candidate(version, verdicts, figures, passport_of(settings, version))
 
 
-def known(settings: Settings, version: Version, training_set: DataFrame) -> Candidate:
+def known(settings: Settings, version: Version, training_set: Callable[[], DataFrame]) -> Candidate:
     """A candidate that was trained from the same inputs before: its verdicts, the paired
     comparisons made anew, for the champion may have changed since."""
-    verdicts = registry.verdicts(version)
+    verdicts = registry.verdicts(settings, version)
     champion = registry.version(settings, CHAMPION)
     if champion is not None and champion.number != version.number:
-        _, holdout = dataset.parts(training_set, settings.max_training_rows)
+        _, holdout = dataset.parts(training_set(), settings.max_training_rows)
         scorer = Scorer.load(registry.folder(settings, version.number))
         ours, theirs = scorer.predict(dataset.matrix(holdout)), gate.champion_on(settings, holdout)
         cut = slices.errors(holdout, ours, theirs.fares, settings.gate)

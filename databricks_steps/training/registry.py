@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
@@ -20,6 +21,7 @@ from databricks_steps.ports import Verdict
 from databricks_steps.serving import feature_spec
 from databricks_steps.serving.feature_spec import FareInterval, FeatureSpec
 from databricks_steps.settings import EMBEDDED, Settings
+from databricks_steps.training.mlflow_database import MlflowDatabase
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +56,7 @@ class Version:
     run_id: str
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    registered_at: int = 0  # milliseconds since 1970
 
 
 def client(settings: Settings) -> MlflowClient:
@@ -175,6 +178,10 @@ def registered_by(settings: Settings, run_id: str) -> str:
 
 def version(settings: Settings, alias: str) -> Version | None:
     """The version an alias points to; None when there is none."""
+    if settings.platform == EMBEDDED:
+        with _database(settings) as database:
+            number = database.aliased(alias)
+            return None if number is None else _of_database(database, number)
     from mlflow.exceptions import MlflowException
 
     try:
@@ -192,23 +199,40 @@ def numbered(settings: Settings, number: str) -> Version:
     Raises:
         ModelError: there is none, or the registry does not answer.
     """
+    found = _numbered(settings, number)
+    if found is None:
+        raise _absent(settings, number)
+    return found
+
+
+def _absent(settings: Settings, number: str) -> ModelError:
+    return ModelError(
+        "A version must be registered",
+        f"{settings.registered_model} has no version {number!r}",
+        f"There are: {', '.join(numbers(settings)[::-1]) or 'none'}",
+    )
+
+
+def _numbered(settings: Settings, number: str) -> Version | None:
+    if settings.platform == EMBEDDED:
+        with _database(settings) as database:
+            return _of_database(database, number)
     from mlflow.exceptions import MlflowException
 
-    found = client(settings)
+    asked = client(settings)
     try:
-        return _version(settings, found.get_model_version(settings.registered_model, number))
+        return _version(settings, asked.get_model_version(settings.registered_model, number))
     except MlflowException as error:
-        if error.error_code not in _MISSING:
-            raise _down(settings, error) from error
-        raise ModelError(
-            "A version must be registered",
-            f"{settings.registered_model} has no version {number!r}",
-            f"There are: {', '.join(numbers(settings)[::-1]) or 'none'}",
-        ) from error
+        if error.error_code in _MISSING:
+            return None
+        raise _down(settings, error) from error
 
 
 def numbers(settings: Settings) -> list[str]:
     """The numbers of all registered versions, the newest first."""
+    if settings.platform == EMBEDDED:
+        with _database(settings) as database:
+            return database.numbers()
     return [str(found.version) for found in _newest_first(settings)]
 
 
@@ -227,6 +251,10 @@ def require(settings: Settings, alias: str) -> Version:
 
 def made_from(settings: Settings, digest: int) -> Version | None:
     """The newest version that was made from the same inputs."""
+    if settings.platform == EMBEDDED:
+        with _database(settings) as database:
+            number = database.tagged(MADE_FROM, str(digest))
+            return None if number is None else _of_database(database, number)
     for found in _newest_first(settings):
         # Unity Catalog can filter by no tag, and tells the tags of one version at a time.
         version = found if found.tags else numbered(settings, str(found.version))
@@ -248,6 +276,10 @@ def _newest_first(settings: Settings) -> list[Any]:
 
 
 def point(settings: Settings, alias: str, number: str) -> None:
+    """Make an alias point to a version; nothing is written where it does already."""
+    found = version(settings, alias)
+    if found is not None and found.number == number:
+        return
     client(settings).set_registered_model_alias(settings.registered_model, alias, number)
 
 
@@ -263,7 +295,17 @@ def untag(settings: Settings, number: str, key: str) -> None:
 
 
 def folder(settings: Settings, number: str) -> Path:
-    """The files of a version on this machine."""
+    """The files of a version on this machine.
+
+    Raises:
+        ModelError: a home has no such version.
+    """
+    if settings.platform == EMBEDDED:
+        with _database(settings) as database:
+            row = database.version(number)
+        if row is None:
+            raise _absent(settings, number)
+        return row.files
     import mlflow
 
     client(settings)
@@ -280,18 +322,18 @@ def log_text(text: str, file: str) -> None:
     mlflow.log_text(text, file)
 
 
-def read_text(version: Version, file: str) -> str:
+def read_text(settings: Settings, version: Version, file: str) -> str:
     """A text that the run of a version keeps.
 
     Raises:
         ModelError: there is none.
     """
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
+    found = artifact(settings, version, file)
     try:
-        return str(mlflow.artifacts.load_text(f"runs:/{version.run_id}/{file}"))
-    except (MlflowException, OSError) as error:
+        if isinstance(found, Path):
+            return found.read_text(encoding="utf-8")
+        return _downloaded(version, file)
+    except (OSError, ValueError) as error:
         raise ModelError(
             f"The run of a version must keep {file}",
             f"version {version.number}: {str(error).splitlines()[0]}",
@@ -299,14 +341,27 @@ def read_text(version: Version, file: str) -> str:
         ) from error
 
 
-def verdicts(version: Version) -> tuple[Verdict, ...]:
+def _downloaded(version: Version, file: str) -> str:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(mlflow.artifacts.load_text(f"runs:/{version.run_id}/{file}"))
+    except MlflowException as error:
+        raise OSError(str(error)) from error
+
+
+def verdicts(settings: Settings, version: Version) -> tuple[Verdict, ...]:
     """What the checks said of a version when it was trained."""
-    stored = json.loads(read_text(version, VERDICTS))["verdicts"]
+    stored = json.loads(read_text(settings, version, VERDICTS))["verdicts"]
     return tuple(Verdict(**raw) for raw in stored)
 
 
 def artifact(settings: Settings, version: Version, file: str) -> Path | str:
     """Where a file of a version's run is: a path on this machine, or else an address."""
+    if settings.platform == EMBEDDED:
+        with _database(settings) as database:
+            return (database.artifacts(version.run_id) or settings.artifacts) / file
     root = str(client(settings).get_run(version.run_id).info.artifact_uri)
     if root.startswith("file:"):
         return Path(url2pathname(urlsplit(root).path)) / file
@@ -314,10 +369,32 @@ def artifact(settings: Settings, version: Version, file: str) -> Path | str:
 
 
 def _version(settings: Settings, found: Any) -> Version:
+    at = int(found.creation_timestamp)
     if not found.run_id:  # registered by other means than a run
-        return Version(str(found.version), "", {}, dict(found.tags))
+        return Version(str(found.version), "", {}, dict(found.tags), at)
     run = client(settings).get_run(found.run_id)
-    return Version(str(found.version), found.run_id, dict(run.data.metrics), dict(found.tags))
+    metrics = dict(run.data.metrics)
+    return Version(str(found.version), found.run_id, metrics, dict(found.tags), at)
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[MlflowDatabase]:
+    """The registry of a home.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        yield MlflowDatabase(settings)
+    except sqlite3.Error as error:
+        raise _down(settings, error) from error
+
+
+def _of_database(database: MlflowDatabase, number: str) -> Version | None:
+    row = database.version(number)
+    if row is None:
+        return None
+    return Version(row.number, row.run_id, row.metrics, row.tags, row.registered_at)
 
 
 def requirements() -> list[str]:

@@ -46,7 +46,7 @@ def reproduce(platform: Platform, number: str) -> Reproduction:
         TableError: a recorded table version is gone.
     """
     version = registry.numbered(platform.settings, number)
-    ingredients = _recipe(version)
+    ingredients = _recipe(platform.settings, version)
     settings = replace(
         platform.settings,
         forest=ingredients.forest,
@@ -69,7 +69,7 @@ def table_versions(settings: Settings) -> dict[str, set[int]]:
     found: dict[str, set[int]] = {}
     for number in registry.numbers(settings):
         try:
-            recorded = _recipe(registry.numbered(settings, number)).table_versions
+            recorded = _recipe(settings, registry.numbered(settings, number)).table_versions
         except ModelError:  # made by other means: it cannot be reproduced anyway
             continue
         for table, at in recorded.items():
@@ -111,9 +111,9 @@ def changes(then: Recipe, now: Recipe) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _recipe(version: registry.Version) -> Recipe:
+def _recipe(settings: Settings, version: registry.Version) -> Recipe:
     try:
-        found = Recipe.from_json(registry.read_text(version, recipe.FILE))
+        found = Recipe.from_json(registry.read_text(settings, version, recipe.FILE))
     except (json.JSONDecodeError, TypeError, KeyError) as error:
         raise ModelError(
             "The recipe of a version must be readable",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from databricks_steps import schemas
+from databricks_steps import digests, schemas
+from databricks_steps.check_cache import CheckCache
 from databricks_steps.months import end, shift, start
 from databricks_steps.ports import Severity, Tables, Verdict
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
-
     from databricks_steps.trips.files import TripFile
 
 RAW, VALID, QUARANTINED = "raw_trips", "trips", "quarantined_trips"
@@ -86,24 +85,24 @@ def volume(tables: Tables, months: Sequence[str], limits: TripLimits = LIMITS) -
 def month_complete(
     tables: Tables,
     months: Sequence[str],
-    pickup_days: Mapping[str, set[date]],
+    pickup_days: Mapping[str, Collection[str]],
     today: date | None = None,
     limits: TripLimits = LIMITS,
 ) -> Verdict:
     """Each month has trips on all its days, and the month that is due by now is in.
 
-    `pickup_days`: month → days of its valid pickups. The month that is due follows from today and
-    TLC's delay, whatever older months were brought in since; a home that holds nothing of the
-    last `followed_months` follows no publication, and nothing is due.
+    `pickup_days`: month → days of its valid pickups, as ISO text. The month that is due follows
+    from today and TLC's delay, whatever older months were brought in since; a home that holds
+    nothing of the last `followed_months` follows no publication, and nothing is due.
     """
     today = today or datetime.now(timezone.utc).date()
     faults = []
     for month in months:
         days = (end(month) - start(month)).days
-        wanted = [(start(month) + timedelta(days=n)).date() for n in range(days)]
-        gaps = [day for day in wanted if day not in pickup_days.get(month, set())]
+        wanted = [f"{start(month) + timedelta(days=n):%Y-%m-%d}" for n in range(days)]
+        gaps = [day for day in wanted if day not in pickup_days.get(month, ())]
         if gaps and tables.rows(RAW, [month]) >= limits.least:
-            shown = ", ".join(str(day) for day in gaps[:3])
+            shown = ", ".join(gaps[:3])
             faults.append(f"{month} has no trip on {len(gaps)} of its days: {shown}")
     held = tables.months(RAW)
     due = due_month(today, limits)
@@ -120,15 +119,6 @@ def month_complete(
     return Verdict("month_complete", not faults, reason, {"due": due, "newest": newest}, "warn")
 
 
-def pickup_days(trips: DataFrame) -> dict[str, set[date]]:
-    """Month → days on which its trips were picked up."""
-    days = trips.selectExpr("trip_month", "to_date(pickup_datetime) AS day").distinct().collect()
-    found: dict[str, set[date]] = {}
-    for row in days:
-        found.setdefault(row["trip_month"], set()).add(row["day"])
-    return found
-
-
 def due_month(today: date, limits: TripLimits = LIMITS) -> str:
     """The newest month that TLC should have published by `today`."""
     month = f"{today:%Y-%m}"
@@ -137,16 +127,18 @@ def due_month(today: date, limits: TripLimits = LIMITS) -> str:
     return month
 
 
-def source_schema(tables: Tables, months: Sequence[str], files: Sequence[TripFile] = ()) -> Verdict:
+def source_schema(
+    tables: Tables, months: Sequence[str], cache: CheckCache, files: Sequence[TripFile] = ()
+) -> Verdict:
     """The publisher gives the columns of the month before: none came, none went.
 
     A column counts as there when any row has a value. `files` add the names that are no column
-    of ours, which are not read.
+    of ours, which are not read. `cache` is that of `raw_trips`.
     """
     held = tables.months(RAW)
     changes: dict[str, dict[str, list[str]]] = {}
     pairs = [(held[held.index(m) - 1], m) for m in months if m in held and held.index(m)]
-    filled = filled_columns(tables, sorted({m for pair in pairs for m in pair}))
+    filled = filled_columns(tables, sorted({m for pair in pairs for m in pair}), cache)
     for before, month in pairs:
         came = sorted(filled[month] - filled[before])
         went = sorted(filled[before] - filled[month])
@@ -163,18 +155,23 @@ def source_schema(tables: Tables, months: Sequence[str], files: Sequence[TripFil
     return Verdict("source_schema", not told, reason, figures, "warn")
 
 
-def filled_columns(tables: Tables, months: Sequence[str]) -> dict[str, set[str]]:
+def filled_columns(tables: Tables, months: Sequence[str], cache: CheckCache) -> dict[str, set[str]]:
     """Month → published columns that hold a value in at least one of its rows."""
+    names = [column.name for column in schemas.PUBLISHED]
+    fingerprints = {m: digests.digest(tables.contents(RAW, [m]), *names) for m in months}
+    found = cache.measured("filled", fingerprints, lambda stale: _filled(tables, stale))
+    return {month: set(figures["columns"]) for month, figures in found.items()}
+
+
+def _filled(tables: Tables, months: Sequence[str]) -> dict[str, dict[str, list[str]]]:
     from pyspark.sql import functions as F  # noqa: N812
 
-    if not months:
-        return {}
     names = [column.name for column in schemas.PUBLISHED]
     raw = tables.read(RAW, months)  # starts Spark, which the functions need
     counts = [F.count(name).alias(name) for name in names]
     rows = raw.groupBy("trip_month").agg(*counts).collect()
-    found = {row["trip_month"]: {name for name in names if row[name]} for row in rows}
-    return {month: found.get(month, set()) for month in months}
+    found = {row["trip_month"]: [name for name in names if row[name]] for row in rows}
+    return {month: {"columns": found.get(month, [])} for month in months}
 
 
 def _a_day(tables: Tables, month: str) -> float:

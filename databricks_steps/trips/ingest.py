@@ -5,11 +5,14 @@ A month holds exactly what its source holds; demo and real trips never stand sid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import digests, schemas
+from databricks_steps.check_cache import CheckCache
 from databricks_steps.errors import SourceError, TableError
 from databricks_steps.ports import Commit, Outcome, Platform, Tables, Verdict
 from databricks_steps.trips import (
@@ -46,7 +49,7 @@ def raw_trips(
     found = sources.source(text, months, platform.settings, lambda: platform.spark)
     emptied: list[str] = []
     commit = None
-    stale = _stale_months(platform.tables, found, force)
+    stale = stale_months(platform.tables, found, force)
     if stale:
         emptied = _emptied_demo_months(platform, found)
         found, stale, commit = _replaced(platform, found, emptied, force)
@@ -60,7 +63,8 @@ def raw_trips(
         "emptied_demo_months": emptied,
     }
     rows = tables.rows(RAW, found.months)
-    verdict = health.source_schema(tables, found.months, found.files)
+    cache = CheckCache(platform.settings, RAW, force)
+    verdict = health.source_schema(tables, found.months, cache, found.files)
     return (Outcome(RAW, rows, figures, commit or _unchanged(tables, RAW), (verdict,)),)
 
 
@@ -101,15 +105,15 @@ def trips(
         )
         for name in (VALID, QUARANTINED)
     }
-    valid = tables.read(VALID, chosen)
+    measured = _month_figures(platform, chosen, force)
     verdicts = (
         rows_conserved(tables, chosen),
-        schema_contract(valid),
+        schema_contract(measured),
         health.quarantine_rate(tables, chosen),
         health.volume(tables, chosen),
-        health.month_complete(tables, chosen, health.pickup_days(valid)),
+        health.month_complete(tables, chosen, {m: each["days"] for m, each in measured.items()}),
     )
-    by_rule = {"rows_by_rule": rows_by_rule(tables.read(QUARANTINED, chosen))}
+    by_rule = {"rows_by_rule": rows_by_rule(measured)}
     quarantine = outcomes[QUARANTINED]
     return (
         replace(outcomes[VALID], verdicts=verdicts),
@@ -134,8 +138,33 @@ def rows_conserved(tables: Tables, months: Sequence[str]) -> Verdict:
     return Verdict("rows_conserved", not off, reason, counts)
 
 
-def schema_contract(written: DataFrame) -> Verdict:
-    """Columns and types are those of `schemas.TRIPS`, and required columns hold no null."""
+def _month_figures(
+    platform: Platform, months: Sequence[str], force: bool
+) -> dict[str, dict[str, Any]]:
+    """Month → what `trip_figures` and `rules_broken` tell of it."""
+    tables = platform.tables
+    code = digests.code(sys.modules[__name__], schemas)
+
+    def measure(stale: Sequence[str]) -> dict[str, dict[str, Any]]:
+        valid = trip_figures(tables.read(VALID, stale), stale)
+        broken = rules_broken(tables.read(QUARANTINED, stale))
+        return {month: valid[month] | {"rules": broken.get(month, {})} for month in stale}
+
+    fingerprints = {
+        m: digests.digest(code, *(tables.contents(t, [m]) for t in (VALID, QUARANTINED)))
+        for m in months
+    }
+    cache = CheckCache(platform.settings, VALID, force)
+    return cache.measured(
+        "months", fingerprints, measure, lambda figures: not (figures["faults"] or figures["nulls"])
+    )
+
+
+def trip_figures(written: DataFrame, months: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Month → `faults` of columns and types, `nulls` by required column, `days` with a pickup.
+
+    `nulls` names only columns that hold some; days are ISO text.
+    """
     from pyspark.sql import functions as F  # noqa: N812
 
     wanted = {field.name: field.dataType for field in schemas.TRIPS.spark()}
@@ -148,18 +177,56 @@ def schema_contract(written: DataFrame) -> Verdict:
         if name in found and found[name] != kind
     ]
     required = [c.name for c in schemas.TRIPS.columns if not c.nullable and c.name in found]
-    nulls = written.agg(*(F.count_if(F.col(c).isNull()).alias(c) for c in required)).collect()[0]
-    counts = {name: nulls[name] for name in required if nulls[name]}
-    faults += [f"{name} is null in {count:,} rows" for name, count in counts.items()]
-    reason = "; ".join(faults) or f"{len(wanted)} columns as in schemas.py; none required is null"
-    return Verdict("schema_contract", not faults, reason, {"nulls": counts})
+    day = F.date_format("pickup_datetime", "yyyy-MM-dd").alias("_day")
+    by_day = written.groupBy("trip_month", day).agg(
+        *(F.count_if(F.col(name).isNull()).alias(f"_{name}") for name in required)
+    )
+    figures: dict[str, dict[str, Any]] = {
+        month: {"faults": faults, "nulls": {}, "days": []} for month in months
+    }
+    for row in by_day.collect():
+        of_month = figures[row["trip_month"]]
+        of_month["days"] += [row["_day"]] if row["_day"] else []
+        for name in required:
+            if row[f"_{name}"]:
+                of_month["nulls"][name] = of_month["nulls"].get(name, 0) + row[f"_{name}"]
+    return figures
 
 
-def rows_by_rule(quarantined: DataFrame) -> dict[str, int]:
-    """Rule → trips that broke it; a trip counts under each of its rules."""
-    counted = quarantined.selectExpr("explode(rules) AS rule").groupBy("rule").count().collect()
-    found = {row["rule"]: row["count"] for row in counted}
+def schema_contract(measured: Mapping[str, Mapping[str, Any]]) -> Verdict:
+    """Columns and types are those of `schemas.TRIPS`, and required columns hold no null.
+
+    `measured` is month → `trip_figures`.
+    """
+    faults = list(dict.fromkeys(fault for each in measured.values() for fault in each["faults"]))
+    nulls = _added(each["nulls"] for each in measured.values())
+    faults += [f"{name} is null in {count:,} rows" for name, count in nulls.items()]
+    columns = len(schemas.TRIPS.columns)
+    reason = "; ".join(faults) or f"{columns} columns as in schemas.py; none required is null"
+    return Verdict("schema_contract", not faults, reason, {"nulls": nulls})
+
+
+def rules_broken(quarantined: DataFrame) -> dict[str, dict[str, int]]:
+    """Month → rule → trips that broke it; a trip counts under each of its rules."""
+    exploded = quarantined.selectExpr("trip_month", "explode(rules) AS rule")
+    found: dict[str, dict[str, int]] = {}
+    for row in exploded.groupBy("trip_month", "rule").count().collect():
+        found.setdefault(row["trip_month"], {})[row["rule"]] = row["count"]
+    return found
+
+
+def rows_by_rule(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Rule → trips of all months that broke it, in the order of the rules."""
+    found = _added(each["rules"] for each in measured.values())
     return {rule.name: found[rule.name] for rule in clean.RULES if rule.name in found}
+
+
+def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The counts of all mappings, name by name."""
+    found: Counter[str] = Counter()
+    for each in counts:
+        found.update(each)
+    return dict(found)
 
 
 def _ingested(tables: Tables, months: Sequence[str] | None) -> list[str]:
@@ -182,7 +249,8 @@ def _digests(found: sources.Source) -> dict[str, int]:
     }
 
 
-def _stale_months(tables: Tables, found: sources.Source, force: bool) -> list[str]:
+def stale_months(tables: Tables, found: sources.Source, force: bool = False) -> list[str]:
+    """Months of the source whose files, or the code that reads them, are not those at hand."""
     digest = _digests(found)
     return [m for m in found.months if force or tables.made_from(RAW, m) != digest[m]]
 
@@ -194,7 +262,7 @@ def _replaced(
 
     A file that turns out to be damaged while its rows are read is refused, and the rest written.
     """
-    stale = _stale_months(platform.tables, found, force)
+    stale = stale_months(platform.tables, found, force)
     months = sorted({*stale, *emptied})
     if not months:
         return found, stale, None

@@ -13,6 +13,7 @@ from databricks_steps.months import FIRST
 from databricks_steps.settings import Settings
 from databricks_steps.trips import demo, downloads, normalize, reading
 from databricks_steps.trips.columns import matched, missing
+from databricks_steps.trips.file_index import FileIndex
 from databricks_steps.trips.files import (
     Layout,
     SourceColumn,
@@ -83,7 +84,10 @@ def source(
         return _chosen(text, [_table(text, spark)], months)
     else:
         paths = _paths(path, months)
-    return _chosen(text, [_with_months(inspected(p), spark) for p in paths], months)
+    index = FileIndex(settings)
+    found = [index.found(path, lambda p: _with_months(inspected(p), spark)) for path in paths]
+    index.save()
+    return _chosen(text, found, months)
 
 
 def _paths(path: Path, months: Sequence[str] | None) -> list[Path]:

@@ -63,8 +63,12 @@ def _climbed(workspace: Workspace, platform: Platform, version: str) -> Climb:
     settings = workspace.settings
     if not settings.canary.enabled:
         return Climb(ensure_endpoint(workspace.client, settings, version), ())
-    requests = holdout_requests(platform, settings.canary.requests)
-    return climb(workspace.client, settings, version, requests)
+    return climb(
+        workspace.client,
+        settings,
+        version,
+        lambda: holdout_requests(platform, settings.canary.requests),
+    )
 
 
 def _watched(context: dg.AssetExecutionContext, workspace: Workspace) -> dict[str, Any]:

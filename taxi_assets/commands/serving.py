@@ -45,7 +45,6 @@ def stop() -> None:
 @one_line_errors
 def query(file: Path) -> None:
     """Send a request, a JSON file, to the endpoint and print the fares."""
-    from databricks_steps.serving import endpoint
     from taxi_assets.resources.workspace import Workspace
 
     try:
@@ -55,7 +54,7 @@ def query(file: Path) -> None:
             "A request must be a JSON file", f"{file}: {error}", "Correct it"
         ) from (error)
     settings = answering().settings
-    click.echo(json.dumps(endpoint.answer(Workspace(settings).client, settings, payload)))
+    click.echo(json.dumps(Workspace(settings).answer(payload)))
 
 
 @click.command()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from databricks_steps.errors import SettingsError, reason
-from databricks_steps.settings import DATABRICKS, Settings
+from databricks_steps.errors import RefusedError, SettingsError, reason
+from databricks_steps.settings import DATABRICKS, LOOPBACK, Settings
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -38,6 +40,60 @@ class Workspace:
         host = process.ensure_running(self.settings)
         return workspace_client(host, auth.token(self.settings.token_file))
 
+    @property
+    def host(self) -> str:
+        """The address of the workspace, without a path."""
+        if self.settings.platform == DATABRICKS:
+            return str(self.client.config.host)
+        return self.settings.host
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """The JSON that the workspace's REST API answers to one request.
+
+        On this machine by plain HTTP: to import the SDK takes longer than any answer.
+
+        Raises:
+            RefusedError: the workspace refuses; `status` says how, the message why.
+        """
+        if self.settings.platform == DATABRICKS:
+            return _by_sdk(self.client, method, path, body)
+        from databricks_steps.workspace import auth, process
+
+        process.ensure_running(self.settings)
+        token = auth.token(self.settings.token_file)
+        connection = http.client.HTTPConnection(LOOPBACK, self.settings.port, timeout=PATIENCE)
+        try:
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            connection.request(method, path, json.dumps(body) if body else None, headers)
+            answer = connection.getresponse()
+            content, status = answer.read(), answer.status
+        except (OSError, http.client.HTTPException) as error:
+            raise _refused(0, path, reason(error)) from error
+        finally:
+            connection.close()
+        found = json.loads(content or b"null")
+        if status >= http.client.BAD_REQUEST:
+            raise _refused(status, path, str(found.get("message")))
+        return found
+
+    def endpoint(self) -> dict[str, Any] | None:
+        """The serving endpoint as the API describes it; None when there is none."""
+        try:
+            found: dict[str, Any] = self.call(
+                "GET", f"/api/2.0/serving-endpoints/{self.settings.endpoint}"
+            )
+        except RefusedError as error:
+            if error.status == http.client.NOT_FOUND:
+                return None
+            raise
+        return found
+
+    def answer(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """What the serving endpoint answers to a payload."""
+        path = f"/serving-endpoints/{self.settings.endpoint}/invocations"
+        found: dict[str, Any] = self.call("POST", path, payload)
+        return found
+
     def user(self) -> str:
         """Who asks, as Databricks' workspace knows them; asked before anything that takes long.
 
@@ -55,6 +111,23 @@ class Workspace:
                 f"{client.config.host}: {reason(error)}",
                 "Correct DATABRICKS_HOST and the credentials: docs/databricks.md",
             ) from error
+
+
+def _by_sdk(client: WorkspaceClient, method: str, path: str, body: object) -> Any:
+    from databricks.sdk.errors import NotFound
+    from databricks.sdk.errors.base import DatabricksError
+
+    try:
+        return client.api_client.do(method, path, body=body)
+    except DatabricksError as error:
+        status = http.client.NOT_FOUND if isinstance(error, NotFound) else http.client.BAD_REQUEST
+        raise _refused(status, path, str(error)) from error
+
+
+def _refused(status: int, path: str, why: str) -> RefusedError:
+    error = RefusedError("The workspace must answer", f"{path}: {why}", "Correct the request")
+    error.status = status
+    return error
 
 
 def _of_the_environment(patience: int) -> WorkspaceClient:

@@ -150,7 +150,9 @@ def test_a_candidate_of_shuffled_fares_is_refused_with_its_sentence(trained: Tra
 def test_after_the_fare_change_the_new_candidate_wins_on_the_same_rows(trained: Trained) -> None:
     third = registry.numbered(trained.home.settings, "3")
     assert third.tags["months"] == "2023-01"
-    compared = {v.check: v for v in registry.verdicts(third)}["champion_not_better"]
+    compared = {v.check: v for v in registry.verdicts(trained.home.settings, third)}[
+        "champion_not_better"
+    ]
     print(compared.reason)
     assert compared.passed
     assert compared.figures["champion"] == "1"

@@ -125,7 +125,7 @@ def test_a_usual_month_is_learned_from_and_a_drifted_one_is_told_once(watched: W
 
     watched.wait("2022-03", lambda: watched.runs() == judged)
     (version,) = versions(watched.home) - before
-    verdicts = registry.verdicts(registry.numbered(settings, version))
+    verdicts = registry.verdicts(settings, registry.numbered(settings, version))
     refused = [verdict.reason for verdict in verdicts if not verdict.passed]
     assert (version in promoted(watched.home)) is not any(refused), refused
     assert predicted_months(watched.home) == {"2022-02", "2022-03"}

@@ -149,15 +149,29 @@ class UnityTables:
         self._append(table, frames.of_rows(self._spark(), table, rows), Note())
         return self._done(table, "appended" if existed else "created", len(rows))
 
-    def records(self, name: str) -> list[dict[str, Any]]:
-        """All rows of a small table, column → value, times in UTC; none when it is missing."""
-        return frames.records(self.read(name))
+    def records(self, name: str, months: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Rows of a small table, column → value, times in UTC; none when it is missing."""
+        return frames.records(self.read(name, months))
 
     def foreign(self, name: str) -> DataFrame | None:
         full = name if name.count(".") == 2 else self._settings.table(name)
         if not self._spark().catalog.tableExists(ddl.quoted(full)):
             return None
         return self._spark().read.table(ddl.quoted(full))
+
+    def foreign_contents(self, name: str, without: tuple[str, str] = ("", "")) -> str | None:
+        """The newest commit; rows to leave out are not told apart."""
+        from pyspark.errors import PySparkException
+
+        full = name if name.count(".") == 2 else self._settings.table(name)
+        if not self._spark().catalog.tableExists(ddl.quoted(full)):
+            return None
+        try:
+            newest = history.read(self._spark(), ddl.quoted(full), limit=1).newest
+        except (PySparkException, IndexError) as error:  # its history is a grant of its own
+            LOG.warning("the history of %s cannot be read, so it counts as new: %s", full, error)
+            return uuid.uuid4().hex
+        return f"{newest.version}@{newest.at}"
 
     def _quoted(self, name: str) -> str:
         return ddl.quoted(self.uri(name))

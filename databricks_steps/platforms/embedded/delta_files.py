@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +19,14 @@ from databricks_steps.platforms.embedded import locked
 from databricks_steps.platforms.embedded.delta_schema import delta_schema
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from deltalake import CommitProperties, DeltaTable
     from deltalake.transaction import AddAction
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
 STALE_SECONDS = 24 * 3600
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 CHANGE = "_change"
 Partitions = dict[tuple[Any, ...], list[Path]]  # values of the partition columns → files
 SOURCES = "sources"  # of a commit: table → the version it was read at
@@ -38,18 +42,50 @@ def sweep(staging: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def by_partition(opened: DeltaTable) -> tuple[Partitions, list[str]]:
-    """The table's data files by the values of its partition columns, and those columns."""
+def added(opened: DeltaTable) -> pa.Table:
+    """The table's data files, a row each; by its stream, for pa.table() would import pandas."""
     import pyarrow as pa
 
+    return pa.RecordBatchReader.from_stream(opened.get_add_actions(flatten=True)).read_all()
+
+
+def by_partition(opened: DeltaTable) -> tuple[Partitions, list[str]]:
+    """The table's data files by the values of its partition columns, and those columns."""
     columns: list[str] = opened.metadata().partition_columns
     root = Path(unquote(opened.table_uri.removeprefix("file://")))
-    actions = pa.table(opened.get_add_actions(flatten=True))
+    actions = added(opened)
     values = [actions.column(f"partition.{name}").to_pylist() for name in columns]
     found: Partitions = {}
     for path, *own in zip(actions.column("path").to_pylist(), *values, strict=True):
         found.setdefault(tuple(own), []).append(root / unquote(path))
     return found, columns
+
+
+def log_stamp(root: Path) -> tuple[str, int, int]:
+    """What tells a table's newest commit from any other, also of a table made anew: no file is
+    opened for it."""
+    log = root / "_delta_log"
+    newest = max((e.name for e in os.scandir(log) if e.name.endswith(".json")), default="")
+    if not newest:
+        return "", 0, 0
+    stat = (log / newest).stat()
+    return newest, stat.st_ino, stat.st_mtime_ns
+
+
+def names(opened: DeltaTable, column: str, prefix: str) -> str:
+    """The names of the table's data files; with a column, only those that hold another text there.
+
+    By the statistics of the log: a file whose least and greatest value begin with the prefix holds
+    no other. One without statistics counts.
+    """
+    actions = added(opened).to_pylist()
+
+    def left_out(action: dict[str, Any]) -> bool:
+        ends = [action.get(f"{end}.{column}") for end in ("min", "max")]
+        inside = all(isinstance(text, str) and text.startswith(prefix) for text in ends)
+        return inside and action.get(f"null_count.{column}") == 0
+
+    return " ".join(sorted(a["path"] for a in actions if not (prefix and left_out(a))))
 
 
 def scan(
@@ -98,6 +134,37 @@ def _alike(
                 kinds = [types.get(name, "") for name in nested]  # "": a column that came later
             parts.setdefault(" ".join(kinds), []).append(path)
         yield from ((values, part) for part in parts.values())
+
+
+def records_of(
+    partitions: Partitions, columns: Sequence[str], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The rows of these files, column → value; null for a column that came later than its file."""
+    import pyarrow.parquet as pq
+
+    nothing = dict.fromkeys(names)
+    found = []
+    for values, paths in partitions.items():
+        constants = dict(zip(columns, values, strict=True))
+        for path in paths:
+            table = pq.ParquetFile(path).read()
+            lists = [_values(column) for column in table.columns]
+            rows = (
+                dict(zip(table.column_names, row, strict=True)) for row in zip(*lists, strict=True)
+            )
+            found += [nothing | row | constants for row in rows]
+    return found
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """As Python has them; times by hand, for pyarrow would import pandas for theirs."""
+    import pyarrow as pa
+
+    if not pa.types.is_timestamp(column.type):
+        listed: list[Any] = column.to_pylist()
+        return listed
+    micros = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).to_pylist()
+    return [None if at is None else _EPOCH + timedelta(microseconds=at) for at in micros]
 
 
 def partitioned_by(table: schemas.Table) -> list[str]:

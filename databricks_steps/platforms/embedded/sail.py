@@ -100,6 +100,10 @@ def serve() -> None:
     """What the server process does: listen, tell the port, end when nobody holds the pipe."""
     from pysail.spark import SparkConnectServer
 
+    # Before it listens: two threads that import the same packages can see them half made, and the
+    # threads of queries import these.
+    for name in _WARM:
+        import_module(name)
     server = SparkConnectServer(LOOPBACK, 0)
     server.start(background=True)
     found = server.listening_address
@@ -107,8 +111,6 @@ def serve() -> None:
         raise SystemExit("Sail does not listen")
     print(found[1], flush=True)
     os.dup2(2, 1)  # what a function of a query prints belongs to the log; nobody reads on here
-    for name in _WARM:  # while the caller still imports its own
-        import_module(name)
     sys.stdin.read()
     os._exit(0)  # queries may be at work for a caller who is gone
 

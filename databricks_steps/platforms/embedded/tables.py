@@ -12,6 +12,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +30,35 @@ if TYPE_CHECKING:
 STAGED_FILES = "_staging"
 
 
+@dataclass(frozen=True)
+class _Known:
+    """A table as of one version: its files, and rows by month ("" where it has none)."""
+
+    opened: DeltaTable
+    stamp: object
+    files: delta_files.Partitions
+    rows: dict[str, int]
+
+    @classmethod
+    def of(cls, opened: DeltaTable, table: schemas.Table, stamp: object) -> _Known:
+        files, _ = delta_files.by_partition(opened)
+        actions = delta_files.added(opened)
+        counts = actions.column("num_records").to_pylist()
+        column = f"partition.{table.month}"
+        months = actions.column(column).to_pylist() if table.month else [""] * len(counts)
+        rows: dict[str, int] = {}
+        for month, count in zip(months, counts, strict=True):
+            rows[month] = rows.get(month, 0) + count
+        return cls(opened, stamp, files, rows)
+
+
 class DeltaTables:
     """Delta tables under `TAXI_HOME/warehouse/<catalog>/<schema>/<table>`."""
 
     def __init__(self, settings: Settings, spark: Callable[[], SparkSession]) -> None:
         self._settings = settings
         self._spark = spark
+        self._known: dict[str, _Known] = {}
 
     def uri(self, name: str) -> str:
         return str(self._settings.table_path(described(name).name))
@@ -67,14 +91,13 @@ class DeltaTables:
 
     def contents(self, name: str, months: Sequence[str] | None = None) -> str:
         """The names of the data files: they are never rewritten in place."""
-        table = described(name)
-        files = self._files(table, months, None) if self.exists(name) else {}
+        files = self._files(described(name), months, None) if self.exists(name) else {}
         return " ".join(sorted(path.name for paths in files.values() for path in paths))
 
     def made_from(self, name: str, month: str = "") -> int | None:
         if not self.exists(name):
             return None
-        version = self._open(name).transaction_version(delta_files.inputs_of(month))
+        version = self._newest(name).opened.transaction_version(delta_files.inputs_of(month))
         return None if version is None else int(version)
 
     def sources(self, name: str) -> dict[str, int]:
@@ -166,12 +189,14 @@ class DeltaTables:
         action: Action = "appended" if existed else "created"
         return Commit(name, action, self._open(name).version(), len(rows))
 
-    def records(self, name: str) -> list[dict[str, Any]]:
-        """All rows of a small table, column → value, without Spark; none when it is missing."""
-        if not self.exists(name):
+    def records(self, name: str, months: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Rows of a small table, column → value, without Spark; none when it is missing."""
+        table = described(name)
+        if not self.exists(name) or (months is not None and not months):
             return []
-        found: list[dict[str, Any]] = self._open(name).to_pyarrow_table().to_pylist()
-        return found
+        return delta_files.records_of(
+            self._files(table, months, None), delta_files.partitioned_by(table), table.names
+        )
 
     def foreign(self, name: str) -> DataFrame | None:
         """Read from the files as they are now, with the columns that the table's log names."""
@@ -186,6 +211,15 @@ class DeltaTables:
         for field in schema.fields:
             field.nullable = True  # a promise of others, which an engine would believe
         return delta_files.scan(self._spark(), schema, *delta_files.by_partition(opened))
+
+    def foreign_contents(self, name: str, without: tuple[str, str] = ("", "")) -> str | None:
+        """The names of the data files, but for those that hold only rows to leave out."""
+        from deltalake import DeltaTable
+
+        path = str(self._settings.table_path(name))
+        if not DeltaTable.is_deltatable(path):
+            return None
+        return delta_files.names(DeltaTable(path), *without)
 
     def _open(self, name: str, version: int | None = None) -> DeltaTable:
         from deltalake import DeltaTable
@@ -203,26 +237,28 @@ class DeltaTables:
     ) -> delta_files.Partitions:
         if months is not None and not months:
             return {}
-        found, _ = delta_files.by_partition(self._open(table.name, version))
+        if version is None:
+            found = self._newest(table.name).files
+        else:
+            found, _ = delta_files.by_partition(self._open(table.name, version))
         if table.month is None or months is None:
             return found
         return {values: paths for values, paths in found.items() if values[0] in months}
 
     def _rows_by_month(self, name: str) -> dict[str, int]:
         """Month → rows; an unpartitioned table counts under the empty month."""
-        import pyarrow as pa
+        return self._newest(name).rows if self.exists(name) else {}
 
-        table = described(name)
-        if not self.exists(name):
-            return {}
-        actions = pa.table(self._open(name).get_add_actions(flatten=True))
-        rows = actions.column("num_records").to_pylist()
-        column = f"partition.{table.month}"
-        months = actions.column(column).to_pylist() if table.month else [""] * len(rows)
-        counts: dict[str, int] = {}
-        for month, count in zip(months, rows, strict=True):
-            counts[month] = counts.get(month, 0) + count
-        return counts
+    def _newest(self, name: str) -> _Known:
+        """The table as of now; its log is read again only when it has grown or is another.
+
+        Steps ask for each month by itself.
+        """
+        stamp = delta_files.log_stamp(Path(self.uri(name)))
+        known = self._known.get(name)
+        if known is None or known.stamp != stamp:
+            known = self._known[name] = _Known.of(self._open(name), described(name), stamp)
+        return known
 
     @contextmanager
     def _staged(self, table: schemas.Table, frame: DataFrame) -> Iterator[Path]:

@@ -141,12 +141,12 @@ def test_the_reference_is_what_the_run_recorded(settings: Settings) -> None:
     experiment = client.get_experiment_by_name(settings.experiment)
     run = client.create_run(experiment.experiment_id).info.run_id
     bare = Version("1", run, {"mae": 1.5, "holdout_rows": 200.0})
-    assert Reference.of(bare) == Reference({"all": (1.5, 200)})
+    assert Reference.of(settings, bare) == Reference({"all": (1.5, 200)})
     figures = '{"airport 1": {"mae": 4.0, "rows": 300, "rmse": 6.0}}'
     stored = f'{{"check": "slices", "passed": true, "reason": "", "figures": {figures}}}'
     client.log_text(run, f'{{"verdicts": [{stored}]}}', registry.VERDICTS)
-    assert Reference.of(bare).slices == {"all": (1.5, 200), "airport 1": (4.0, 300)}
-    assert Reference.of(Version("2", run)).slices == {"airport 1": (4.0, 300)}
+    assert Reference.of(settings, bare).slices == {"all": (1.5, 200), "airport 1": (4.0, 300)}
+    assert Reference.of(settings, Version("2", run)).slices == {"airport 1": (4.0, 300)}
 
 
 def real_month(folder: Any, month: str) -> pd.DataFrame:

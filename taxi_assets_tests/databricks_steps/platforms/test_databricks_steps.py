@@ -122,16 +122,16 @@ def on_databricks_a_version_is_made_again_as_its_passport_says(
     settings = both.databricks.settings
     version = registry.numbered(settings, "1")
     passport = ElementTree.fromstring(
-        registry.read_text(version, "passport.html").partition("<h2>Make it again</h2>")[2][
-            : -len("</section></body></html>\n")
-        ]
+        registry.read_text(settings, version, "passport.html").partition("<h2>Make it again</h2>")[
+            2
+        ][: -len("</section></body></html>\n")]
     )
     cell = passport.text or ""
     # The workspace's own MLflow is a file here.
     there = f"Settings(\n    tracking={settings.tracking!r},"
     exec(cell.replace("Settings(", there), {})
     found = capsys.readouterr().out
-    recipe = Recipe.from_json(registry.read_text(version, "recipe.json"))
+    recipe = Recipe.from_json(registry.read_text(settings, version, "recipe.json"))
     assert recipe.commit == COMMIT
     again = reproduction.reproduce(both.databricks, "1")
     assert again.equal

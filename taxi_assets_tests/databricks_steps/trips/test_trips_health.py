@@ -13,6 +13,7 @@ import pytest
 from trip_samples import at, green_table
 
 from databricks_steps import schemas
+from databricks_steps.check_cache import CheckCache
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
 from databricks_steps.trips import health, ingest
@@ -131,8 +132,9 @@ def test_the_month_that_is_due_is_missed_whatever_was_backfilled(
 ) -> None:
     tables = platform.tables
     ingested(platform, tmp_path / "in", {"2022-01": [{}] * 5, "2022-02": [{}] * 5})
-    days = health.pickup_days(tables.read("trips"))
-    assert days == {"2022-01": {date(2022, 1, 3)}, "2022-02": {date(2022, 2, 3)}}
+    figures = ingest.trip_figures(tables.read("trips"), ["2022-01", "2022-02", "2022-03"])
+    days = {month: each["days"] for month, each in figures.items()}
+    assert days == {"2022-01": ["2022-01-03"], "2022-02": ["2022-02-03"], "2022-03": []}
     in_time = health.month_complete(tables, ["2022-02"], days, date(2022, 6, 14))
     assert (in_time.passed, in_time.reason) == (
         True,
@@ -151,7 +153,7 @@ def test_the_month_that_is_due_is_missed_whatever_was_backfilled(
 
 def test_days_without_a_trip_are_named(platform: EmbeddedPlatform, tmp_path: Path) -> None:
     ingested(platform, tmp_path / "in", {"2022-02": [{}] * 5})
-    days = {"2022-02": {date(2022, 2, n) for n in range(1, 27)}}
+    days = {"2022-02": [f"2022-02-{n:02d}" for n in range(1, 27)]}
     found = health.month_complete(platform.tables, ["2022-02"], days, date(2022, 5, 1), SMALL)
     assert found.reason == "2022-02 has no trip on 2 of its days: 2022-02-27, 2022-02-28"
 
@@ -179,11 +181,12 @@ def test_columns_that_come_go_or_are_unknown_are_told(
         "2022-02: cbd_congestion_fee came, tolls_amount went; "
         "not read, for it is no column of ours: Robot_Fee"
     )
-    first = health.source_schema(platform.tables, ["2022-01"])  # nothing before it
+    cache = CheckCache(platform.settings, "raw_trips")
+    first = health.source_schema(platform.tables, ["2022-01"], cache)  # nothing before it
     assert first.passed
-    assert health.filled_columns(platform.tables, []) == {}
-    empty = health.filled_columns(platform.tables, ["2031-01"])
+    assert health.filled_columns(platform.tables, [], cache) == {}
+    empty = health.filled_columns(platform.tables, ["2031-01"], cache)
     assert empty == {"2031-01": set()}
     assert {c.name for c in schemas.PUBLISHED} >= health.filled_columns(
-        platform.tables, ["2022-01"]
+        platform.tables, ["2022-01"], cache
     )["2022-01"]

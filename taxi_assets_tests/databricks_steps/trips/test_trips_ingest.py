@@ -253,10 +253,11 @@ def test_schema_contract_names_each_fault(spark: SparkSession) -> None:
         if c.name == "vendor_id"
         else f"CAST(NULL AS {kind}) AS {c.name}"
         for c in schemas.TRIPS.columns
-        if c.name != "extra"
+        if c.name not in ("extra", "trip_month")
         for kind in ["BIGINT" if c.type == "long" else c.type.upper()]
     ]
-    verdict = ingest.schema_contract(spark.sql(f"SELECT {', '.join(columns)}, 1 AS surplus"))
+    rows = spark.sql(f"SELECT {', '.join(columns)}, '2022-01' AS trip_month, 1 AS surplus")
+    verdict = ingest.schema_contract(ingest.trip_figures(rows, ["2022-01"]))
     assert not verdict.passed
     assert verdict.reason.startswith(
         "extra is missing; surplus is not in the contract; vendor_id is string, not int; "

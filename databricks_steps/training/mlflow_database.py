@@ -1,0 +1,99 @@
+"""What a home's `mlflow.db` holds, by SQL: to import MLflow takes longer than a run without news.
+
+It reads alone, and only what `registry.py` asks; a test holds it equal to MLflow's own client.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from databricks_steps.settings import Settings
+
+_OF_MODEL = "workspace = 'default' AND name = ?"
+# MLflow keeps a row of a version that was deleted, in a stage of its own.
+_VERSIONS = f"FROM model_versions WHERE {_OF_MODEL} AND current_stage <> 'Deleted_Internal'"
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """A registered version. `registered_at` is in milliseconds since 1970."""
+
+    number: str
+    run_id: str
+    registered_at: int
+    files: Path
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+
+
+class MlflowDatabase:
+    """The registry of a home, read only; without a database it holds nothing.
+
+    Raises:
+        sqlite3.Error: from every method; the file is no database of MLflow.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._file = settings.home / "mlflow.db"
+        self._model = settings.registered_model
+
+    def aliased(self, alias: str) -> str | None:
+        """The number of the version that an alias points to."""
+        query = f"SELECT version FROM registered_model_aliases WHERE {_OF_MODEL} AND alias = ?"
+        return next((str(number) for (number,) in self._rows(query, self._model, alias)), None)
+
+    def numbers(self) -> list[str]:
+        """The numbers of all versions, the newest first."""
+        query = f"SELECT version {_VERSIONS} ORDER BY version DESC"
+        return [str(number) for (number,) in self._rows(query, self._model)]
+
+    def version(self, number: str) -> VersionRow | None:
+        if not number.isascii() or not number.isdigit():
+            return None
+        model = (self._model, int(number))
+        for run, registered_at, files in self._rows(
+            f"SELECT run_id, creation_time, storage_location {_VERSIONS} AND version = ?", *model
+        ):
+            tags = self._rows(
+                f"SELECT key, value FROM model_version_tags WHERE {_OF_MODEL} AND version = ?",
+                *model,
+            )
+            metrics = self._rows(
+                "SELECT key, value, is_nan FROM latest_metrics WHERE run_uuid = ?", run
+            )
+            measured = {key: float("nan") if nan else value for key, value, nan in metrics}
+            return VersionRow(
+                number, run or "", registered_at, _path(files or ""), measured, dict(tags)
+            )
+        return None
+
+    def tagged(self, key: str, value: str) -> str | None:
+        """The number of the newest version with this tag."""
+        query = (
+            f"SELECT version FROM model_version_tags WHERE {_OF_MODEL} AND key = ? AND value = ?"
+        )
+        found = {str(number) for (number,) in self._rows(query, self._model, key, value)}
+        return next((number for number in self.numbers() if number in found), None)
+
+    def artifacts(self, run_id: str) -> Path | None:
+        """The folder of a run's files; None for no such run."""
+        query = "SELECT artifact_uri FROM runs WHERE run_uuid = ?"
+        return next((_path(address) for (address,) in self._rows(query, run_id)), None)
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        if not self._file.exists():
+            return []
+        address = f"{self._file.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True, timeout=20)) as database:
+            return database.execute(query, values).fetchall()
+
+
+def _path(address: str) -> Path:
+    return Path(url2pathname(urlsplit(address).path))
