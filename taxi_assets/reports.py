@@ -17,6 +17,7 @@ from taxi_assets.resources.workspace import Workspace
 from taxi_assets.stages import Progress
 
 LAST_RUN = "last_run.json"
+TRIP_MONTHS = ("trip_month", "known_month")
 Answer = TypeVar("Answer")
 _LOG = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ def results(settings: Settings, months: Sequence[str], seen: Progress) -> dict[s
     if settings.platform == EMBEDDED:
         tables = logs(settings)
         found["tables"] = {
-            name: tables.rows(name, list(months) if table.month else None)
+            # Requests are of the months in which they were asked, not of months of trips.
+            name: tables.rows(name, list(months) if table.month in TRIP_MONTHS else None)
             for name, table in schemas.TABLES.items()
             if tables.exists(name)
         }

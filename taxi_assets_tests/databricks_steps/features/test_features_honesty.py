@@ -100,7 +100,7 @@ def assert_caught(verdict: Verdict, trips: DataFrame) -> None:
     assert not verdict.passed
     assert verdict.figures["values_that_differ"] > 0
     found = re.search(
-        r"values differ; for one, trip (\d+) looked up (\w+) \S+, but trips ended by then give -?\d",
+        r"differ; for one, trip (\d+) looked up (\w+) \S+, but trips ended by then give -?\d",
         verdict.reason,
     )
     assert found, verdict.reason

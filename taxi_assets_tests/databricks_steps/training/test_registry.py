@@ -73,3 +73,55 @@ def test_a_model_that_nobody_may_see_is_no_missing_one(
     remote = replace(settings, platform=DATABRICKS)
     with pytest.raises(ModelError, match="The model registry must answer"):
         registry.made_from(remote, 17)
+
+
+def test_a_homes_database_says_what_mlflows_client_says(settings: Settings) -> None:
+    """Versions with and without a run, tags, aliases, not-a-number, one that was deleted."""
+    assert registry.numbers(settings) == []  # before there is a database
+    assert registry.version(settings, registry.CHAMPION) is None
+    assert not settings.home.exists()
+    client = registry.client(settings)
+    name, experiment = settings.registered_model, client.get_experiment_by_name(settings.experiment)
+    client.create_registered_model(name)
+    for number, run_id in enumerate((True, True, True, False), start=1):
+        run = client.create_run(experiment.experiment_id).info.run_id if run_id else None
+        if run is not None:
+            client.log_metric(run, "rmse", 3.5 + number)
+            client.log_metric(run, "rmse", 3.0 + number, step=2)
+            client.log_metric(run, "r2", float("nan"))
+            client.log_text(run, f"text of {number}", "told.txt")
+        tags = {registry.MADE_FROM: "17", "months": "2022-01", "odd": "a 'quote' and ünïcode"}
+        client.create_model_version(name, f"file:///models/{number}", run, tags)
+    client.delete_model_version(name, "3")
+    client.set_registered_model_alias(name, registry.CHAMPION, "2")
+    client.set_registered_model_alias(name, registry.CANDIDATE, "4")
+
+    for number in ("1", "2", "4"):
+        ours, theirs = (
+            registry.numbered(settings, number),
+            registry._version(settings, client.get_model_version(name, number)),
+        )
+        assert repr(ours) == repr(theirs)  # not-a-number equals nothing, but for its name
+        assert ours.registered_at > 1e12
+        told = client.get_model_version(name, number).source
+        assert registry.folder(settings, number).as_posix() == told.removeprefix("file://")
+    assert registry.numbers(settings) == ["4", "2", "1"]
+    assert registry.numbers(settings) == [str(v.version) for v in registry._newest_first(settings)]
+    for alias, number in ((registry.CHAMPION, "2"), (registry.CANDIDATE, "4")):
+        assert registry.require(settings, alias).number == number
+    assert registry.version(settings, registry.PREVIOUS) is None
+    newest = registry.made_from(settings, 17)
+    assert newest is not None
+    assert newest.number == "4"
+    assert registry.made_from(settings, 18) is None
+    assert registry.read_text(settings, registry.numbered(settings, "2"), "told.txt") == "text of 2"
+    for number in ("3", "5", "-1", "x", "١"):
+        with pytest.raises(ModelError, match="There are: 1, 2, 4"):
+            registry.folder(settings, number)
+    with pytest.raises(ModelError, match=r"must keep absent\.txt"):
+        registry.read_text(settings, registry.numbered(settings, "2"), "absent.txt")
+    other = replace(settings, model="another")
+    assert registry.numbers(other) == []
+    (settings.home / "mlflow.db").write_bytes(b"no database" * 100)
+    with pytest.raises(ModelError, match="The model registry must answer"):
+        registry.numbers(settings)

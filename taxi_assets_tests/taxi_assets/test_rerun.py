@@ -1,0 +1,122 @@
+"""A run in which nothing changed: no engine, no request, no commit, and every check still said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_run import Home
+from deltalake import DeltaTable
+
+from databricks_steps.serving import endpoint
+from databricks_steps.workspace import process
+
+NO_ENGINE = {"TAXI_SPARK": "sc://127.0.0.1:1"}  # where nothing listens
+
+
+@pytest.fixture(scope="module")
+def home(homes: Any, first_run: tuple[Home, Any], small_source: Path) -> Home:
+    """A copy of the first run's home after a run of its own, which proved it anew."""
+    first, copy = first_run[0], homes("rerun")
+    process.stop(first.settings)
+    shutil.copytree(first.path, copy.path)
+    process.ensure_running(first.settings)
+    done = copy.call("run", "--source", str(small_source))
+    assert done.returncode == 0, done.stderr + done.stdout
+    return copy
+
+
+def state(home: Home) -> dict[str, Any]:
+    """Version of every Delta table on disk, and when each file that people read was written."""
+    logs = home.path.rglob("_delta_log")
+    pages = [p for folder in ("reports", "check_cache") for p in (home.path / folder).rglob("*")]
+    return {
+        **{str(log.parent): DeltaTable(str(log.parent)).version() for log in logs},
+        **{str(page): page.stat().st_mtime_ns for page in pages},
+    }
+
+
+def rerun(home: Home, source: Path, *options: str, **environment: str) -> dict[str, Any]:
+    done = home.call("run", "--source", str(source), *options, **environment)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return home.last_run()
+
+
+def test_two_runs_without_news_change_nothing_and_ask_no_engine(
+    home: Home, small_source: Path
+) -> None:
+    before, last = state(home), home.last_run()
+    runs = [rerun(home, small_source, **NO_ENGINE) for _ in range(2)]
+    assert state(home) == before
+    for report in runs:
+        assert {k: report[k] for k in ("tables", "model", "checks")} == {
+            k: last[k] for k in ("tables", "model", "checks")
+        }
+        assert {stage["name"] for stage in report["stages"]} == {
+            stage["name"] for stage in last["stages"]
+        }
+        assert report["batch_predictions"] == last["batch_predictions"]
+
+
+def test_the_runs_own_requests_are_nobodys_rides_and_those_of_users_are(
+    home: Home, small_source: Path
+) -> None:
+    from databricks_steps.workspace import capture
+
+    capture.flush(home.settings)
+    raw = DeltaTable(str(home.settings.table_path(home.settings.payload_table)))
+    names = raw.to_pyarrow_table(columns=["client_request_id"]).column(0).to_pylist()
+    assert len(names) > 100  # parity, canary or latency have asked
+    assert all(str(name).startswith("taxi-assets-check-") for name in names)
+    assert "endpoint_payloads" not in home.last_run()["tables"]
+
+    asked = home.call("query", str(endpoint.SINGLE_FILE))
+    assert len(json.loads(asked.stdout)["predictions"]) == 1
+    while not capture.flush(home.settings):  # the server keeps it for a quarter of a second
+        time.sleep(0.1)
+    assert rerun(home, small_source)["tables"]["endpoint_payloads"] == 1
+    rerun(home, small_source, **NO_ENGINE)
+
+
+def test_forced_every_verdict_is_proven_anew(home: Home, small_source: Path) -> None:
+    before, last = state(home), home.last_run()
+    report = rerun(home, small_source, "--force-features")
+    after = state(home)
+    kept = [path for path in before if "check_cache" in path]
+    assert len(kept) >= 8
+    assert all(after[path] > before[path] for path in kept)
+    assert {"tables": report["tables"], "checks": report["checks"]} == {
+        "tables": last["tables"],
+        "checks": last["checks"],
+    }
+
+
+def test_light_commands_import_nothing_heavy(home: Home) -> None:
+    heavy = ("mlflow", "databricks.sdk", "pandas", "pyspark", "sklearn")
+    commands = {
+        ("--help",): (*heavy, "dagster", "deltalake"),
+        ("query", str(endpoint.SINGLE_FILE)): (*heavy, "dagster", "deltalake", "numpy"),
+        ("status",): heavy,
+        ("alerts",): heavy,
+    }
+    for command, absent in commands.items():
+        script = (
+            "import sys; from taxi_assets.cli import main\n"
+            f"try: main({list(command)!r})\n"
+            "except SystemExit as end: assert not end.code, end.code\n"
+            f"print([name for name in {absent!r} if name in sys.modules], file=sys.stderr)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=home.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr.splitlines()[-1] == "[]", command
