@@ -17,12 +17,11 @@ from databricks_steps import digests, schemas
 from databricks_steps.check_cache import CheckCache, Figures
 from databricks_steps.ports import Platform
 from databricks_steps.serving import endpoint, verification
-from databricks_steps.serving.online import TABLES
+from databricks_steps.serving.online import TABLES, online_table_name
 from databricks_steps.serving.verification import (
     differences,
     newest_offline,
     newest_online,
-    online_rows,
     parity,
 )
 from databricks_steps.settings import DATABRICKS
@@ -64,6 +63,12 @@ def _drift_check(asset: str, name: str, description: str) -> Any:
     return told
 
 
+def _online(workspace: Workspace, table: schemas.Table) -> dict[int, Any]:
+    """Location → row of a feature table's online table."""
+    rows = workspace.online_rows(online_table_name(workspace.settings, table))
+    return {int(location): row for location, row in rows.items()}
+
+
 def _online_checks(asset: dg.AssetsDefinition, table: schemas.Table) -> list[Any]:
     @dg.asset_check(
         asset=asset,
@@ -75,7 +80,7 @@ def _online_checks(asset: dg.AssetsDefinition, table: schemas.Table) -> list[Any
     def matches_offline(context: dg.AssetCheckExecutionContext) -> Result:
         platform: Platform = context.resources.platform
         workspace: Workspace = context.resources.workspace
-        online = online_rows(workspace.client, platform.settings, table)
+        online = _online(workspace, table)
         found = CheckCache(platform.settings, asset.key.to_user_string()).one(
             "matches_offline",
             digests.digest(platform.tables.contents(table.name), online, _CODE),
@@ -104,7 +109,7 @@ def _online_checks(asset: dg.AssetsDefinition, table: schemas.Table) -> list[Any
             digests.digest(platform.tables.contents(table.name)),
             lambda: {"offline": newest_offline(platform, table)},
         )
-        online = newest_online(online_rows(workspace.client, platform.settings, table))
+        online = newest_online(_online(workspace, table))
         offline = found["offline"]
         return Result(
             passed=online == offline,
@@ -130,11 +135,11 @@ def _answered(
     """
     platform: Platform = context.resources.platform
     workspace: Workspace = context.resources.workspace
-    client, settings = workspace.client, platform.settings
-    served: list[object] = [client.serving_endpoints.get(settings.endpoint).as_dict()]
+    settings = platform.settings
+    served: list[object] = [workspace.endpoint()]
     known = settings.platform != DATABRICKS
     if known:
-        served += [online_rows(client, settings, table) for table in TABLES]
+        served += [_online(workspace, table) for table in TABLES]
         served += [process.status(settings).pid, digests.package()]
     cache = CheckCache(settings, "serving_endpoint", force=not known)
     return cache.one(check, digests.digest(*served, *offline), measure, sound)
@@ -169,8 +174,7 @@ def _requests(context: dg.AssetCheckExecutionContext, check: str, file: Path) ->
 )
 def ready(context: dg.AssetCheckExecutionContext) -> Result:
     workspace: Workspace = context.resources.workspace
-    state = workspace.client.serving_endpoints.get(workspace.settings.endpoint).state
-    found = state.as_dict() if state else {}
+    found = (workspace.endpoint() or {}).get("state", {})
     passed = found == {"ready": "READY", "config_update": "NOT_UPDATING"}
     return Result(passed=passed, description=", ".join(f"{k}: {v}" for k, v in found.items()))
 

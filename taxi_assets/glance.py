@@ -1,65 +1,117 @@
-"""What Dagster and the alerts of a home say at a glance: failing checks, sensors, open problems."""
+"""What Dagster and the alerts of a home say at a glance: failing checks, sensors, open problems.
+
+Dagster's records are read by SQL: to import Dagster takes longer than the answer. A test holds what
+is read equal to what Dagster says itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
-import dagster as dg
-from dagster._core.definitions.run_request import InstigatorType
-
-from databricks_steps.settings import Settings
+from databricks_steps.errors import SettingsError
+from databricks_steps.settings import Settings, inherited
 from databricks_steps.training.registry import Version
-from taxi_assets import instance
 from taxi_assets.resources.alerts import AlertLog
+from taxi_assets.storage import POSTGRES
 
-EVALUATIONS = 2_000  # the newest of a home's history that are looked through
+Rows = Callable[[str, str], list[Any]]  # of a storage's query; the storage is a file of SQLite
+CHECKS, SCHEDULES = "history/runs/index.db", "schedules/schedules.db"
+_FAILING = """
+SELECT asset_key, check_name, evaluation_event FROM asset_check_executions
+WHERE execution_status = 'FAILED' AND evaluation_event_storage_id IN (
+    SELECT max(evaluation_event_storage_id) FROM asset_check_executions
+    WHERE evaluation_event IS NOT NULL GROUP BY asset_key, check_name)
+"""
+_TICKS = """
+SELECT tick_body FROM job_ticks WHERE id IN (
+    SELECT max(id) FROM job_ticks WHERE type = 'SENSOR' GROUP BY selector_id)
+"""
 
 
 def watched(settings: Settings) -> dict[str, Any]:
     """`failing_checks` asset: check → reason; `sensors` name → last tick; `problems` open keys.
 
     Empty where Dagster has never run in this home, which is not made for the question.
+
+    Raises:
+        SettingsError: Dagster's records cannot be read.
     """
-    if not (settings.home / "dagster" / "dagster.yaml").exists():
+    home = settings.home / "dagster"
+    if not (home / "dagster.yaml").exists():
         return {"failing_checks": {}, "sensors": {}, "problems": []}
-    with instance.instance(settings) as found:
-        return {
-            "failing_checks": failing_checks(found),
-            "sensors": last_ticks(found),
-            "problems": [problem.key for problem in AlertLog(settings).problems()],
-        }
-
-
-def failing_checks(found: dg.DagsterInstance) -> dict[str, str]:
-    """Checks whose newest evaluation failed."""
-    kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
-    records = found.get_event_records(dg.EventRecordsFilter(kind), limit=EVALUATIONS)
-    newest: dict[str, Any] = {}
-    for record in records:  # the newest first
-        event = record.event_log_entry.dagster_event
-        if event is not None:
-            told = event.asset_check_evaluation_data
-            newest.setdefault(f"{told.asset_key.to_user_string()}: {told.check_name}", told)
+    url = inherited().get(POSTGRES)
+    rows = _of_postgres(url) if url else _of_sqlite(home)
     return {
-        name: told.description or "" for name, told in sorted(newest.items()) if not told.passed
+        "failing_checks": failing_checks(rows),
+        "sensors": last_ticks(rows),
+        "problems": [problem.key for problem in AlertLog(settings).problems()],
     }
 
 
-def last_ticks(found: dg.DagsterInstance) -> dict[str, dict[str, Any]]:
+def failing_checks(rows: Rows) -> dict[str, str]:
+    """Checks whose newest evaluation failed, with its reason."""
+    found = {}
+    for asset, check, event in rows(CHECKS, _FAILING):
+        evaluation = json.loads(event)["dagster_event"]["event_specific_data"]
+        found[f"{'/'.join(json.loads(asset))}: {check}"] = evaluation["description"] or ""
+    return dict(sorted(found.items()))
+
+
+def last_ticks(rows: Rows) -> dict[str, dict[str, Any]]:
     """Sensor → when it last looked (UTC), with what result, and why it did nothing."""
     ticks = {}
-    for state in found.all_instigator_state(instigator_type=InstigatorType.SENSOR):
-        newest = found.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
-        if newest:
-            at = datetime.fromtimestamp(newest[0].timestamp, timezone.utc)
-            ticks[state.instigator_name] = {
-                "at": at.isoformat(timespec="seconds"),
-                "status": newest[0].status.value.lower(),
-                "why": newest[0].skip_reason or "",
-            }
+    for (body,) in rows(SCHEDULES, _TICKS):
+        tick = json.loads(body)
+        at = datetime.fromtimestamp(tick["timestamp"], timezone.utc)
+        ticks[tick["instigator_name"]] = {
+            "at": at.isoformat(timespec="seconds"),
+            "status": tick["status"]["__enum__"].rpartition(".")[2].lower(),
+            "why": tick.get("skip_reason") or "",
+        }
     return dict(sorted(ticks.items()))
+
+
+def _of_sqlite(home: Path) -> Rows:
+    def rows(storage: str, query: str) -> list[Any]:
+        file = home / storage
+        if not file.exists():
+            return []
+        try:
+            address = f"{file.absolute().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(address, uri=True, timeout=20)) as database:
+                return database.execute(query).fetchall()
+        except sqlite3.Error as error:
+            raise _unreadable(file, error) from error
+
+    return rows
+
+
+def _of_postgres(url: str) -> Rows:
+    def rows(_: str, query: str) -> list[Any]:
+        import sqlalchemy
+
+        try:
+            with sqlalchemy.create_engine(url).connect() as database:
+                return list(database.execute(sqlalchemy.text(query)))
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+            raise _unreadable(POSTGRES, error) from error
+
+    return rows
+
+
+def _unreadable(where: object, error: Exception) -> SettingsError:
+    said = str(error).strip().splitlines()
+    return SettingsError(
+        "Dagster's records must be readable",
+        f"{where}: {said[0] if said else type(error).__name__}",
+        "Restore TAXI_HOME/dagster from a backup, or start PostgreSQL",
+    )
 
 
 def age_days(champion: Version) -> float:

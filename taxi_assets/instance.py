@@ -14,11 +14,11 @@ import dagster as dg
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import EMBEDDED, Settings, inherited
 from databricks_steps.training import registry
+from taxi_assets.storage import POSTGRES
 
 PID_TAG = "taxi_assets/pid"
 DAGSTER_RUN = "dagster_run_id"  # tag of an MLflow run, as dagster-mlflow calls it
 _HELD: dict[Path, IO[str]] = {}  # run locks that this process holds
-POSTGRES = "TAXI_DAGSTER_POSTGRES"  # a URL: its password stays in the environment
 # Dagster is at home with this driver; SQLAlchemy would take another one for postgresql://.
 SCHEME = "postgresql+psycopg2://"
 _HEAD = """\

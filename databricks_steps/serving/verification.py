@@ -14,7 +14,6 @@ from databricks_steps.features.request import FIELDS, with_request_features
 from databricks_steps.ports import Platform
 from databricks_steps.serving import endpoint
 from databricks_steps.serving.feature_spec import FeatureSpec
-from databricks_steps.serving.online import online_table_name
 from databricks_steps.serving.scorer import Scorer
 from databricks_steps.settings import Settings
 
@@ -38,21 +37,11 @@ def latest(rows: DataFrame) -> DataFrame:
     return rows.groupBy("location_id").agg(newest).select("location_id", "newest.*")
 
 
-def online_rows(
-    client: WorkspaceClient, settings: Settings, table: schemas.Table
-) -> dict[int, dict[str, Any]]:
-    """Location → what the online table holds for it."""
-    name = online_table_name(settings, table)
-    answer = client.api_client.do("GET", f"/api/2.0/taxi/online-tables/{name}/rows")
-    assert isinstance(answer, dict)  # noqa: S101 the SDK gives a list only for list bodies
-    return {int(location): row for location, row in answer["rows"].items()}
-
-
 def differences(
     online: Mapping[int, Mapping[str, Any]], platform: Platform, table: schemas.Table
 ) -> dict[str, Any]:
-    """How many `locations` were compared, and `wrong`: sentences on where `online_rows` and the
-    offline ones differ."""
+    """How many `locations` were compared, and `wrong`: sentences on where the rows that are
+    `online` (location → row) and the offline ones differ."""
     offline = {row["location_id"]: row for row in latest(_rows(platform, table)).collect()}
     wrong = []
     for location in sorted(online.keys() | offline.keys()):
@@ -70,7 +59,7 @@ def differences(
 
 
 def newest_online(online: Mapping[int, Mapping[str, Any]]) -> str | None:
-    """`known_at` of the newest of the `online_rows`, as ISO text."""
+    """`known_at` of the newest of the rows that are online, as ISO text."""
     return _instant(max((row["known_at"] for row in online.values()), default=None))
 
 

@@ -1,19 +1,23 @@
 """Serving: feature tables published online, and the endpoint on the champion's version."""
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import dagster as dg
 
-from databricks_steps import schemas
+from databricks_steps import digests, schemas
+from databricks_steps.check_cache import CheckCache, Figures
 from databricks_steps.errors import ServingError
 from databricks_steps.ports import Platform
 from databricks_steps.serving import quality_monitor
 from databricks_steps.serving.canary import Climb, climb
-from databricks_steps.serving.endpoint import ensure_endpoint
-from databricks_steps.serving.online import ensure_online_store, publish
+from databricks_steps.serving.endpoint import endpoint_config, ensure_endpoint
+from databricks_steps.serving.online import ensure_online_store, online_table_name, publish
 from databricks_steps.serving.verification import holdout_requests
+from databricks_steps.settings import DATABRICKS
 from databricks_steps.training import registry
 from taxi_assets.assets.features import dropoff_features, pickup_features
 from taxi_assets.assets.materialize import OWNERS
@@ -23,15 +27,33 @@ from taxi_assets.resources.workspace import Workspace
 GROUP = "serving"
 
 
-def _published(workspace: Workspace, table: schemas.Table) -> dg.MaterializeResult[Any]:
-    ensure_online_store(workspace.client, workspace.settings)
-    done = publish(workspace.client, workspace.settings, table)
+def _published(
+    context: dg.AssetExecutionContext, table: schemas.Table
+) -> dg.MaterializeResult[Any]:
+    workspace: Workspace = context.resources.workspace
+    platform: Platform = context.resources.platform
+    settings = workspace.settings
+
+    def publish_now() -> Figures:
+        ensure_online_store(workspace.client, settings)
+        done = publish(workspace.client, settings, table)
+        return {"online_table": done.online_table, "source": done.source}
+
+    started = time.perf_counter()
+    if settings.platform == DATABRICKS:
+        found = publish_now()
+    else:  # where the rows that are online can be read, they tell whether there is anything to do
+        cache = CheckCache(settings, online_table_name(settings, table))
+
+        def now() -> dict[str, int]:
+            online = workspace.online_rows(online_table_name(settings, table))
+            return {"": digests.digest(platform.tables.contents(table.name), online)}
+
+        known = cache.kept("published", now())
+        found = known[""] if known else publish_now()
+        cache.keep("published", now(), {"": found})
     return dg.MaterializeResult(
-        metadata={
-            "online_table": done.online_table,
-            "source": done.source,
-            "seconds": round(done.seconds, 3),
-        }
+        metadata={**found, "seconds": round(time.perf_counter() - started, 3)}
     )
 
 
@@ -45,30 +67,45 @@ def _online(
         kinds={"databricks", "sqlite"},
         owners=OWNERS,
         description=f"{table.name} in the online store: the latest row of each location.",
-        required_resource_keys={"workspace"},
+        required_resource_keys={"workspace", "platform"},
     )
 
 
 @_online(schemas.PICKUP_FEATURES, pickup_features)
 def pickup_features_online(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-    return _published(context.resources.workspace, schemas.PICKUP_FEATURES)
+    return _published(context, schemas.PICKUP_FEATURES)
 
 
 @_online(schemas.DROPOFF_FEATURES, dropoff_features)
 def dropoff_features_online(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-    return _published(context.resources.workspace, schemas.DROPOFF_FEATURES)
+    return _published(context, schemas.DROPOFF_FEATURES)
 
 
-def _climbed(workspace: Workspace, platform: Platform, version: str) -> Climb:
+def _climbed(workspace: Workspace, platform: Platform, version: str) -> Figures:
+    """The endpoint on the version: its state, and what the canary ladder saw.
+
+    Where neither the endpoint nor what is wanted of it has changed, nothing is asked of it.
+    """
     settings = workspace.settings
-    if not settings.canary.enabled:
-        return Climb(ensure_endpoint(workspace.client, settings, version), ())
-    return climb(
-        workspace.client,
-        settings,
-        version,
-        lambda: holdout_requests(platform, settings.canary.requests),
-    )
+    cache = CheckCache(settings, "serving_endpoint")
+    wanted = endpoint_config(settings, version)
+
+    def now() -> dict[str, int]:
+        return {"": digests.digest(wanted, workspace.endpoint())}
+
+    def climb_now() -> Figures:
+        if not settings.canary.enabled:
+            return asdict(Climb(ensure_endpoint(workspace.client, settings, version), ()))
+        requests = partial(holdout_requests, platform, settings.canary.requests)
+        return asdict(climb(workspace.client, settings, version, requests))
+
+    known = cache.kept("deployed", now())
+    if known:
+        return known[""]
+    found = climb_now()
+    kept = {"state": found["state"] | {"action": "unchanged"}, "rungs": []}
+    cache.keep("deployed", now(), {"": kept})
+    return found
 
 
 def _watched(context: dg.AssetExecutionContext, workspace: Workspace) -> dict[str, Any]:
@@ -76,6 +113,8 @@ def _watched(context: dg.AssetExecutionContext, workspace: Workspace) -> dict[st
 
     An endpoint that serves has not failed where the monitor cannot be kept: the log says why.
     """
+    if workspace.settings.platform != DATABRICKS:
+        return {}
     try:
         if quality_monitor.ensure(workspace.client, workspace.settings) is None:
             return {}
@@ -99,15 +138,15 @@ def serving_endpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[
     platform: Platform = context.resources.platform
     champion = registry.require(platform.settings, registry.CHAMPION)
     climbed = _climbed(workspace, platform, champion.number)
-    state = climbed.state
+    state = climbed["state"]
     return dg.MaterializeResult(
         metadata={
-            "canary": dg.MetadataValue.json([asdict(rung) for rung in climbed.rungs]),
-            "endpoint": state.name,
-            "url": dg.MetadataValue.url(state.url),
-            "model_version": state.version,
-            "state": state.state,
-            "action": state.action,
+            "canary": dg.MetadataValue.json(climbed["rungs"]),
+            "endpoint": state["name"],
+            "url": dg.MetadataValue.url(state["url"]),
+            "model_version": state["version"],
+            "state": state["state"],
+            "action": state["action"],
             **_watched(context, workspace),
         }
     )

@@ -18,13 +18,13 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 def backup(file: Path) -> None:
     """Write this TAXI_HOME to a new FILE (.tar.gz), whatever runs meanwhile. Tokens stay out."""
     from taxi_assets import backup as backups
-    from taxi_assets import instance
+    from taxi_assets import storage
 
     kept = backups.backup(embedded().settings, file)
     click.echo(f"{file}: {kept.files:,} files, {kept.size / 2**20:.1f} MiB before compression")
     for table, number in kept.tables.items():
         click.echo(f"  {table:<20} version {number}")
-    if inherited().get(instance.POSTGRES):
+    if inherited().get(storage.POSTGRES):
         click.echo("Dagster's records are in PostgreSQL: back them up with pg_dump")
 
 

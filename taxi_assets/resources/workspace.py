@@ -88,6 +88,18 @@ class Workspace:
             raise
         return found
 
+    def online_rows(self, online_table: str) -> dict[str, Any]:
+        """Location → row of an online table, which the embedded store alone tells; without the
+        table there is none."""
+        try:
+            answer = self.call("GET", f"/api/2.0/taxi/online-tables/{online_table}/rows")
+        except RefusedError as error:
+            if error.status == http.client.NOT_FOUND:
+                return {}
+            raise
+        rows: dict[str, Any] = answer["rows"]
+        return rows
+
     def answer(self, payload: dict[str, Any]) -> dict[str, Any]:
         """What the serving endpoint answers to a payload."""
         path = f"/serving-endpoints/{self.settings.endpoint}/invocations"

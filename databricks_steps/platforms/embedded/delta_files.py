@@ -78,7 +78,10 @@ def names(opened: DeltaTable, column: str, prefix: str) -> str:
     By the statistics of the log: a file whose least and greatest value begin with the prefix holds
     no other. One without statistics counts.
     """
-    actions = added(opened).to_pylist()
+    actions = added(opened)
+    told = [f"{what}.{column}" for what in ("min", "max", "null_count")]
+    known = [name for name in ("path", *told) if name in actions.column_names]
+    actions = actions.select(known).to_pylist()
 
     def left_out(action: dict[str, Any]) -> bool:
         ends = [action.get(f"{end}.{column}") for end in ("min", "max")]

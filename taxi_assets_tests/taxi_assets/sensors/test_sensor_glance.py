@@ -37,7 +37,7 @@ def test_the_newest_evaluation_of_a_check_counts(world: World) -> None:
     assert "failing   2 checks" in glance.lines(found)
     assert glance.lines(found)[-1] == "problems  2 open: taxi-assets alerts"
     run(world, "new_month", "2023-01")
-    assert glance.failing_checks(world.instance) == {}
+    assert glance.watched(world.settings)["failing_checks"] == {}
 
 
 def test_the_last_tick_of_a_sensor_is_told(world: World) -> None:
