@@ -43,7 +43,6 @@ def materialized(
         outcomes = STEPS[step].run(platform, months, force)
     took = cost.figures()
     for outcome in outcomes:
-        _log(context, outcome)
         yield dg.MaterializeResult(
             asset_key=outcome.name,
             metadata=metadata(outcome, platform) | took,
@@ -135,8 +134,3 @@ def table_metadata(name: str) -> dict[str, Any]:
 
 def described(name: str) -> str:
     return schemas.TABLES[name].comment
-
-
-def _log(context: dg.AssetExecutionContext, outcome: Outcome) -> None:
-    figures: Sequence[str] = [f"{k}={v}" for k, v in outcome.figures.items()]
-    context.log.info("%s: %d rows; %s", outcome.name, outcome.rows, ", ".join(figures))

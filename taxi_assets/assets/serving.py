@@ -50,8 +50,9 @@ def _published(
             return {"": digests.digest(platform.tables.contents(table.name), online)}
 
         known = cache.kept("published", now())
-        found = known[""] if known else publish_now()
-        cache.keep("published", now(), {"": found})
+        found = known.get("") or publish_now()
+        if not known:
+            cache.keep("published", now(), {"": found})
     return dg.MaterializeResult(
         metadata={**found, "seconds": round(time.perf_counter() - started, 3)}
     )

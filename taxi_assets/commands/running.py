@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -53,9 +54,12 @@ def run(
     found = absolute(source or chosen.settings.source)  # a launched step runs in another folder
     chosen = replace(chosen, settings=replace(chosen.settings, source=found))
     settle(chosen.settings)
+    gc.disable()  # what is imported stays: to look through it again and again is in vain
     from taxi_assets import pipeline, reports
     from taxi_assets.stages import progress
 
+    gc.freeze()
+    gc.enable()
     options = pipeline.Options(
         parse(months) if months else None, skip_features, force_features, skip_training
     )
