@@ -1,20 +1,29 @@
 #!/usr/bin/env bash
-# Sets up .venv when needed, then runs the quality gates and the tests.
-# --quick: what is not marked slow, for while one works.
-# With other arguments: pytest alone, with those arguments.
+# Sets up .venv when needed, then runs the quality gates and the tests, two at a time.
+# --quick: what is not marked slow or long, for while one works. --all: everything, as CI does.
+# --lint: the gates alone. With other arguments: pytest alone, with those arguments.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/set_up.sh"
 set_up
 cd "$ROOT"
 export PATH="$VENV/bin:$PATH"
-if [ $# -eq 0 ] || [ "$1" = --quick ]; then
-  ruff check .
-  ruff format --check .
-  mypy
-  lint-imports
-fi
-if [ "${1-}" = --quick ]; then
-  shift
-  set -- -m "not slow and not long" "$@"
-fi
-exec python -m pytest "$@"
+case "${1-}" in
+  "") chosen="not long" ;;
+  --quick) chosen="not slow and not long" ;;
+  --all) chosen="slow or not slow" ;;
+  --lint) chosen="" ;;
+  *) exec python -m pytest "$@" ;;
+esac
+ruff check .
+ruff format --check .
+mypy
+lint-imports
+[ -n "$chosen" ] || exit 0
+shift || true
+# Those that want the machine for themselves first: the last line is the one people and CI read.
+alone=0
+python -m pytest -q -m "($chosen) and alone" "$@" || alone=$?
+[ "$alone" = 5 ] && alone=0 # none of them was chosen
+others=0
+python -m pytest -n 2 --dist loadfile -m "($chosen) and not alone" "$@" || others=$?
+exit $((alone ? alone : others))

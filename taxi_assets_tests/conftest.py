@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,12 +19,17 @@ from taxi_assets_tests.engines import classic
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-LONG_TESTS = "TAXI_LONG_TESTS"
 
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("long") and os.environ.get(LONG_TESTS) != "1":
-        pytest.skip(f"long: {LONG_TESTS}=1 runs it")
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """One line: the seconds of each folder of tests, their fixtures included."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                folder = Path(report.nodeid.partition("::")[0]).parent
+                seconds["/".join(folder.parts[1:]) or "."] += report.duration
+    shares = (f"{folder} {taken:.0f}" for folder, taken in seconds.most_common())
+    terminalreporter.write_line(f"seconds: {', '.join(shares)}")
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +67,7 @@ def jvm(jvm_session: SparkSession) -> Iterator[SparkSession]:
         yield jvm_session
 
 
-@pytest.fixture(params=["sail", "jvm"])
+@pytest.fixture(params=["sail", pytest.param("jvm", marks=pytest.mark.slow)])
 def engine(request: pytest.FixtureRequest) -> SparkSession:
     """The session of either engine, one after the other."""
     found: SparkSession = request.getfixturevalue("spark" if request.param == "sail" else "jvm")

@@ -27,7 +27,7 @@ from databricks_steps.trips.demo import demo_trips
 from databricks_steps.workspace import auth
 from taxi_assets import backup, instance, vacuum
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # homes of every kind, packed and restored
 
 CAPTURED = ("endpoint_payloads",)  # grows with every request that a test sends
 DAYS_LATER = 40

@@ -14,7 +14,7 @@ from databricks_steps.serving.online import workspace_client
 from databricks_steps.training import recipe
 from databricks_steps.workspace import auth, process
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # launched steps, each with a JVM
 
 Run = Callable[[str, str], str]
 

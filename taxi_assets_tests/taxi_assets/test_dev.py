@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from conftest_run import Home, free_port, table_rows
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # the UI, with all its processes
 
 LAUNCH = """
 mutation Launch($params: ExecutionParams!) {

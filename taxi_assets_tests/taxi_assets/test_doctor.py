@@ -28,7 +28,7 @@ Told = dict[str, dict[str, str]]
 
 
 def told(home: Home, *arguments: str, **environment: str) -> tuple[int, Told]:
-    done = home.call("doctor", "--json", *arguments, **environment)
+    done = home.invoke("doctor", "--json", *arguments, **environment)
     assert done.stdout, done.stderr
     return done.returncode, {each["check"]: each for each in json.loads(done.stdout)}
 

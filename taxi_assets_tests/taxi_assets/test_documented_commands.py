@@ -124,7 +124,7 @@ def receiver() -> Iterator[Receiver]:
     listening.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long  # a process each
 @pytest.mark.parametrize("line", HERE)
 def test_a_documented_command_does_what_it_says(home: Home, receiver: Receiver, line: str) -> None:
     program, *words = line.split()

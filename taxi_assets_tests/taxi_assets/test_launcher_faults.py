@@ -29,7 +29,7 @@ from faults import (
     word,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # each fault is a launched step, with a JVM
 
 CANCEL = "/api/2.2/jobs/runs/cancel"
 Proxied = tuple[Home, FaultyProxy, dict[str, str]]

@@ -27,7 +27,7 @@ from databricks_steps.settings import STAGING_VOLUME
 from taxi_assets import instance
 from taxi_assets.resources.staging import RUNS
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # launched steps, each with a JVM
 
 Proxied = tuple[Home, FaultyProxy, dict[str, str]]
 

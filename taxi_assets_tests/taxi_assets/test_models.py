@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from pyspark.sql import SparkSession
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # three trainings on real months
 
 SINGLE = json.loads(endpoint.SINGLE_FILE.read_text(encoding="utf-8"))
 

@@ -22,7 +22,7 @@ from databricks_steps.settings import REPOSITORY, Settings
 from taxi_assets import instance, storage
 from taxi_assets.sensors import telling
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # a PostgreSQL and a pipeline on it
 
 PASSWORD = "a-password-of-no-one"
 

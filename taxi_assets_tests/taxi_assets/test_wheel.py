@@ -26,7 +26,7 @@ else:
 from databricks_steps import schemas
 from databricks_steps.settings import REPOSITORY
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # an environment made of the wheel
 
 PACKAGES = ("databricks_steps", "taxi_assets")
 STEPS = ("raw_trips", "trips", "pickup_features")

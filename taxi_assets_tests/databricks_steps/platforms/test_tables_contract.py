@@ -267,7 +267,7 @@ def test_rows_are_appended_and_come_back_as_records(tables: Tables) -> None:
 if not delta_spark.RUNNING:
     CASES = [name for name in globals() if name.startswith("test_")]
 
-    @pytest.mark.slow  # a session of its own, with Delta's jars
+    @pytest.mark.long  # a JVM of its own, with Delta's jars
     @pytest.mark.parametrize("case", CASES)
     def test_on_databricks(verdicts: dict[str, Element], case: str) -> None:
         delta_spark.repeat(verdicts[case])

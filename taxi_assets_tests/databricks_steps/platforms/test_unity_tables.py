@@ -124,7 +124,7 @@ def on_databricks_a_null_is_refused_where_none_may_be(tables: Tables, frame: Any
 if not delta_spark.RUNNING:
     CASES = [name for name in globals() if name.startswith("on_databricks_")]
 
-    @pytest.mark.slow  # a session of its own, with Delta's jars
+    @pytest.mark.long  # a JVM of its own, with Delta's jars
     @pytest.mark.parametrize("case", CASES)
     def test_on_databricks(verdicts: dict[str, Element], case: str) -> None:
         delta_spark.repeat(verdicts[case])

@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 from databricks_steps.workspace import openapi
 from taxi_assets_tests.databricks_steps.workspace.homes import Workspace
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # thousands of generated requests
 
 # 10,000 cases are for a look by hand (docs/serving.md); the suite tries fewer of each kind.
 CASES = int(os.environ.get("TAXI_CONTRACT_CASES", "1000"))

@@ -31,7 +31,7 @@ from taxi_assets_tests.databricks_steps.workspace.homes import (
     write_features,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # load, kills and times
 
 SECONDS = float(os.environ.get("TAXI_SOAK_SECONDS", "8"))
 CONNECTIONS = 64

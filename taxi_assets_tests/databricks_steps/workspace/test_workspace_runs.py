@@ -19,7 +19,7 @@ from databricks.sdk.service.jobs import Run, SparkPythonTask, SubmitTask
 from databricks_steps.workspace import process
 from taxi_assets_tests.databricks_steps.workspace.homes import Workspace
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # tasks with a JVM each
 
 VOLUME = "/Volumes/p03/e2e_demo_simon/dagster_staging"
 

@@ -23,7 +23,7 @@ from databricks_steps.workspace.state import State
 from taxi_assets_tests.databricks_steps.workspace.clients import Clients
 from taxi_assets_tests.databricks_steps.workspace.homes import TRIP, Workspace, serve
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # load, kills and times
 
 WORKERS = 3
 
