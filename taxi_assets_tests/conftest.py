@@ -19,6 +19,10 @@ from taxi_assets_tests.engines import classic
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+# A JVM is started by a fork. With the clients of Sail at work in threads, gRPC's own handling of
+# forks ends the new process every other time.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """One line: the seconds of each folder of tests, their fixtures included."""
