@@ -26,7 +26,6 @@ from databricks_steps.serving.verification import (
 )
 from databricks_steps.settings import DATABRICKS
 from databricks_steps.training import registry
-from databricks_steps.workspace import process
 from taxi_assets.assets import monitoring
 from taxi_assets.assets.materialize import LAUNCHED, check_result
 from taxi_assets.assets.serving import (
@@ -139,6 +138,8 @@ def _answered(
     served: list[object] = [workspace.endpoint()]
     known = settings.platform != DATABRICKS
     if known:
+        from databricks_steps.workspace import process  # not there in a launched step
+
         served += [_online(workspace, table) for table in TABLES]
         served += [process.status(settings).pid, digests.package()]
     cache = CheckCache(settings, "serving_endpoint", force=not known)

@@ -69,7 +69,7 @@ def last_ticks(rows: Rows) -> dict[str, dict[str, Any]]:
     for (body,) in rows(SCHEDULES, _TICKS):
         tick = json.loads(body)
         at = datetime.fromtimestamp(tick["timestamp"], timezone.utc)
-        ticks[tick["instigator_name"]] = {
+        ticks[tick["job_name"]] = {
             "at": at.isoformat(timespec="seconds"),
             "status": tick["status"]["__enum__"].rpartition(".")[2].lower(),
             "why": tick.get("skip_reason") or "",

@@ -309,7 +309,7 @@ def test_the_workflows_test_validate_and_deploy() -> None:
         for file in WORKFLOWS
         for name, job in load(file)["jobs"].items()
     }
-    assert steps["tests"][-1] == "./run_tests.sh"
+    assert steps["tests"][-1] == "./run_tests.sh --all"
     for name in ("staging", "prod"):
         assert steps[name][-2:] == [
             f"databricks bundle validate -t {name} --strict",
