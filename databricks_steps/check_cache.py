@@ -7,12 +7,14 @@ limits and dates apply to them anew each time. Figures of what failed are not ke
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from databricks_steps.settings import Settings
 
+_LOG = logging.getLogger(__name__)
 FOLDER = "check_cache"
 Figures = dict[str, Any]  # as JSON
 
@@ -66,13 +68,6 @@ class CheckCache:
             if month in known and known[month]["fingerprint"] == fingerprint
         }
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found
-
     def keep(
         self, check: str, fingerprints: Mapping[str, int], figures: Mapping[str, Figures]
     ) -> None:
@@ -83,7 +78,17 @@ class CheckCache:
         known.setdefault(check, {}).update(
             {m: {"fingerprint": fingerprints[m], "figures": each} for m, each in figures.items()}
         )
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         part = self._file.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(known), encoding="utf-8")
-        part.replace(self._file)
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(known), encoding="utf-8")
+            part.replace(self._file)
+        except OSError as error:  # a step does not fail for want of it: it measures again
+            _LOG.warning("figures of checks are not kept, so they are measured again: %s", error)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}

@@ -141,7 +141,8 @@ def batch_predictions(
     settings, tables = platform.settings, platform.tables
     chosen = list(months or _trip_months(platform)[-1:])
     champion = registry.require(settings, registry.CHAMPION)
-    inputs = (champion.number, digests.code(scoring), *_lookup_inputs(platform, chosen))
+    by = (champion.number, digests.code(scoring))
+    inputs = (*by, *_lookup_inputs(platform, chosen))
     digest = {m: digests.digest(tables.contents("trips", [m]), *inputs) for m in chosen}
     stale = [m for m in chosen if force or tables.made_from("batch_predictions", m) != digest[m]]
     commit = None
@@ -170,7 +171,7 @@ def batch_predictions(
 
     measured = CheckCache(settings, "batch_predictions", force).measured(
         "months",
-        {m: digests.digest(*inputs[:2], tables.contents("batch_predictions", [m])) for m in chosen},
+        {m: digests.digest(*by, tables.contents("batch_predictions", [m])) for m in chosen},
         measure,
         lambda figures: not figures["bad"],
     )
@@ -277,7 +278,7 @@ def _features_judged(
 
     def compared(stale: Sequence[str]) -> dict[str, dict[str, Any]]:
         found = honesty.compared(
-            _asked(platform, stale, old),
+            {month: _asked(platform, month, old) for month in stale},
             tables.read("trips", with_months_before(stale, windows.REACH)),
             lookup,
             lambda sample: platform.features.look_up(sample, [lookup], stale),
@@ -304,21 +305,19 @@ def _features_judged(
     )
 
 
-def _asked(platform: Platform, months: Sequence[str], old: Sequence[str]) -> DataFrame:
-    """Trips of the months whose lookups read nothing but rows that are up to date.
+def _asked(platform: Platform, month: str, old: Sequence[str]) -> DataFrame:
+    """Trips of the month whose lookups read nothing but rows that are up to date.
 
     Where the month before still has to be computed, the first trips would find its rows absent
     or old: that is for its own run to mend, and no leak.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
-    trips = platform.tables.read("trips", months)
-    for month in months:
-        if shift(month, -1) in old:
-            first = start(month) + timedelta(days=platform.settings.lookback_days)
-            early = F.col("pickup_datetime") < windows.instant(first)
-            trips = trips.where(~((F.col("trip_month") == month) & early))
-    return trips
+    trips = platform.tables.read("trips", [month])
+    if shift(month, -1) not in old:
+        return trips
+    first = start(month) + timedelta(days=platform.settings.lookback_days)
+    return trips.where(F.col("pickup_datetime") >= windows.instant(first))
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def _answered(
     served: list[object] = [workspace.endpoint()]
     known = settings.platform != DATABRICKS
     if known:
-        from databricks_steps.workspace import process  # not there in a launched step
+        from databricks_steps.workspace import process  # not there on a cluster
 
         served += [_online(workspace, table) for table in TABLES]
         served += [process.status(settings).pid, digests.package()]

@@ -5,7 +5,9 @@ Nothing here uses the way features are computed: the brute force reads the defin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
@@ -17,23 +19,24 @@ from databricks_steps.ports import Verdict
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, Row
 
-SAMPLE = 200  # trips
-SHOWN = 3  # keys
+SAMPLE = 200  # trips, of all months that are measured together
+SHOWN = 3  # keys of a month
 TOLERANCE = 1e-6
 
 
 def bad_keys(rows: DataFrame, table: schemas.Table) -> dict[str, list[str]]:
-    """Month → some keys that occur twice in it, or hold a null; only months that have any."""
+    """Month → some keys that occur twice in it, or hold a null; every month that has any."""
+    from pyspark.sql import Window
     from pyspark.sql import functions as F  # noqa: N812
 
     month, keys = str(table.month), list(table.primary_key)
     missing = F.lit(False)
     for key in keys:
         missing = missing | F.col(key).isNull()
-    grouped = rows.groupBy(month, *keys).count()
-    bad = grouped.where((F.col("count") > 1) | missing).orderBy(*keys).limit(SHOWN).collect()
+    bad = rows.groupBy(month, *keys).count().where((F.col("count") > 1) | missing)
+    place = F.row_number().over(Window.partitionBy(month).orderBy(*keys))
     found: dict[str, list[str]] = {}
-    for row in bad:
+    for row in bad.withColumn("_place", place).where(F.col("_place") <= SHOWN).collect():
         found.setdefault(row[month], []).append(", ".join(f"{k}={row[k]}" for k in keys))
     return found
 
@@ -46,17 +49,23 @@ def key_unique(bad: Iterable[str]) -> Verdict:
 
 
 def compared(
-    asked: DataFrame, trips: DataFrame, lookup: Lookup, look_up: Callable[[DataFrame], DataFrame]
+    asked: Mapping[str, DataFrame],
+    trips: DataFrame,
+    lookup: Lookup,
+    look_up: Callable[[DataFrame], DataFrame],
 ) -> dict[str, dict[str, Any]]:
     """Month → what a sample of its trips looks up, against what the trips ended by then tell.
 
     `trips` and `values` count what was compared, `wrong` are sentences on what differs. `asked`
-    are the trips to sample (`SAMPLE` of all, by hash), `trips` those that features may be made
-    from, `look_up` what everything else uses: trips → trips with the lookup's features.
+    is month → the trips to sample (together `SAMPLE`, by hash, of each month as many), `trips`
+    those that features may be made from, `look_up` what everything else uses: trips → trips with
+    the lookup's features.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
-    with kept(asked.orderBy(F.xxhash64("trip_id")).limit(SAMPLE)) as sample:
+    each = math.ceil(SAMPLE / len(asked))
+    samples = [month.orderBy(F.xxhash64("trip_id")).limit(each) for month in asked.values()]
+    with kept(reduce(lambda one, other: one.unionAll(other), samples)) as sample:
         columns = ("trip_id", "trip_month", lookup.key, lookup.age, *lookup.features)
         looked_up = look_up(sample).select(*columns)
         found = looked_up.join(recomputed(sample, trips, lookup), "trip_id", "left").collect()

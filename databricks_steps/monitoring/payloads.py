@@ -118,10 +118,10 @@ def answered(rows: DataFrame) -> dict[str, Any]:
     """
     from pyspark.sql import functions as F  # noqa: N812
 
-    answered = rows.where(F.col("status_code") == captured.ANSWERED)
+    good = rows.where(F.col("status_code") == captured.ANSWERED)
     unread = F.col("problem").isNotNull()
     example = F.struct("request_id", "problem")
-    told = answered.agg(
+    told = good.agg(
         F.count_distinct("request_id").alias("answered"),
         F.count_distinct(F.when(unread, F.col("request_id"))).alias("unread"),
         F.min(F.when(unread, example)).alias("example"),

@@ -56,10 +56,11 @@ class FileIndex:
 
     def _read(self) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))
+            found = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return dict(found["files"]) if found.get("code") == self._code else {}
+        same = isinstance(found, dict) and found.get("code") == self._code
+        return dict(found["files"]) if same else {}
 
 
 def _stamp(path: Path) -> list[int] | None:

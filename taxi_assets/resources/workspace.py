@@ -64,14 +64,13 @@ class Workspace:
         connection = http.client.HTTPConnection(LOOPBACK, self.settings.port, timeout=PATIENCE)
         try:
             headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-            connection.request(method, path, json.dumps(body) if body else None, headers)
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
-            content, status = answer.read(), answer.status
-        except (OSError, http.client.HTTPException) as error:
+            found, status = json.loads(answer.read() or b"null"), answer.status
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise _refused(0, path, reason(error)) from error
         finally:
             connection.close()
-        found = json.loads(content or b"null")
         if status >= http.client.BAD_REQUEST:
             raise _refused(status, path, str(found.get("message")))
         return found

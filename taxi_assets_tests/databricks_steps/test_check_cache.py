@@ -68,7 +68,7 @@ def test_what_failed_is_measured_again(settings: Settings) -> None:
     assert len(bad.asked) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", None])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", None])
 def test_a_cache_that_cannot_be_read_is_none(settings: Settings, content: bytes | None) -> None:
     meter, cache = Meter(), CheckCache(settings, "trips")
     cache.measured("days", {JANUARY: 1}, meter)
@@ -76,6 +76,14 @@ def test_a_cache_that_cannot_be_read_is_none(settings: Settings, content: bytes 
     file.unlink() if content is None else file.write_bytes(content)
     cache.measured("days", {JANUARY: 1}, meter)
     cache.measured("days", {JANUARY: 1}, meter)
+    assert len(meter.asked) == 2
+
+
+def test_where_nothing_can_be_kept_it_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file, where the folder of a home would be")
+    meter, cache = Meter(), CheckCache(Settings(home=tmp_path / "home"), "trips")
+    for _ in range(2):
+        assert cache.measured("days", {JANUARY: 1}, meter) == {JANUARY: {"month": JANUARY}}
     assert len(meter.asked) == 2
 
 

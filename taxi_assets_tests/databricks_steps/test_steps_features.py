@@ -239,7 +239,7 @@ def test_a_month_before_that_is_absent_or_old_is_no_leak(laptop: Laptop) -> None
     laptop.run(*FEATURES)
     laptop.land(JANUARY, seed=2)
     laptop.run("raw_trips", "trips", months=[JANUARY])
-    asked = steps._asked(laptop.platform, [FEBRUARY], [JANUARY])
+    asked = steps._asked(laptop.platform, FEBRUARY, [JANUARY])
     (earliest,) = asked.selectExpr(
         "date_format(min(pickup_datetime), 'yyyy-MM-dd HH:mm:ss')"
     ).collect()[0]

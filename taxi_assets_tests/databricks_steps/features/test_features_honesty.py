@@ -36,8 +36,7 @@ def trips(spark: SparkSession) -> DataFrame:
         zones = chance.choice([74, 75, 132]), chance.choice([74, 75, 138])
         fare = chance.randrange(250, 9000) / 100
         made.append(Trip(end - timedelta(minutes=minutes), end, *zones, fare, fare / 4))
-    month = F.date_format("pickup_datetime", "yyyy-MM")
-    return frame(spark, made).withColumn("trip_month", month).cache()
+    return frame(spark, made).withColumn("trip_month", F.lit("2022-02")).cache()
 
 
 def judged(
@@ -51,7 +50,9 @@ def judged(
     def look_up(sample: DataFrame) -> DataFrame:
         return with_features(at_lookup(sample), rows, lookup, WEEK)
 
-    return honesty.no_future_knowledge(honesty.compared(trips, trips, lookup, look_up).values())
+    return honesty.no_future_knowledge(
+        honesty.compared({"2022-02": trips}, trips, lookup, look_up).values()
+    )
 
 
 def unique(rows: DataFrame, table: schemas.Table) -> Verdict:
@@ -131,8 +132,32 @@ def test_no_trips_are_no_leak(trips: DataFrame) -> None:
     rows = MADE[lookup.table.name](trips, ["2022-02"])
     nothing = trips.limit(0)
     found = honesty.compared(
-        nothing, trips, lookup, lambda sample: with_features(sample, rows, lookup, WEEK)
+        {"2022-02": nothing}, trips, lookup, lambda s: with_features(s, rows, lookup, WEEK)
     )
     verdict = honesty.no_future_knowledge(found.values())
     assert found == {}
     assert (verdict.passed, verdict.reason) == (True, "there is no trip to look up for")
+
+
+def test_every_month_with_a_bad_key_is_named_however_many_another_has(trips: DataFrame) -> None:
+    """What is not named is kept as sound, and not judged again."""
+    table = schemas.PICKUP_FEATURES
+    rows = MADE[table.name](trips, ["2022-02"]).orderBy("location_id", "known_at").limit(5)
+    first = rows.orderBy("location_id", "known_at").limit(1)
+    other = first.withColumn("known_month", F.lit("2022-03"))
+    bad = honesty.bad_keys(rows.unionAll(rows).unionAll(other).unionAll(other), table)
+    assert {month: len(keys) for month, keys in bad.items()} == {"2022-02": 3, "2022-03": 1}
+
+
+def test_each_month_has_its_share_of_the_sample(trips: DataFrame) -> None:
+    """A small month beside a large one is looked at, too: what was not looked at is no proof."""
+    lookup = LOOKUPS[0]
+    rows = MADE[lookup.table.name](trips, ["2022-02"])
+    small = trips.limit(5).withColumn("trip_month", F.lit("2022-03"))
+    found = honesty.compared(
+        {"2022-02": trips, "2022-03": small},
+        trips,
+        lookup,
+        lambda sample: with_features(sample, rows, lookup, WEEK),
+    )
+    assert {month: each["trips"] for month, each in found.items()} == {"2022-02": 100, "2022-03": 5}

@@ -71,7 +71,7 @@ def test_a_version_that_does_as_well_climbs_to_all_of_the_traffic(
     served: Workspace, settings: Settings, tmp_path: Path
 ) -> None:
     same = registered(settings, tmp_path, 1)
-    done = climb(served.client, settings, same, REQUESTS)
+    done = climb(served.client, settings, same, lambda: REQUESTS)
     lines = served.client.serving_endpoints.logs(settings.endpoint, "taxi-fare").logs.splitlines()
     shown = [re.findall(r"version (\d+) at (\d+) %", line) for line in lines if "serves" in line]
     assert shown[-3:] == [[("1", "95"), (same, "5")], [("1", "75"), (same, "25")], [(same, "100")]]
@@ -83,7 +83,7 @@ def test_a_version_that_does_as_well_climbs_to_all_of_the_traffic(
         assert (each.live, each.live_failed) == (0, 0)  # the probes are not counted
     assert (done.state.version, done.state.action) == (same, "updated")
     assert served_now(served) == {same: 100}
-    again = climb(served.client, settings, same, REQUESTS)
+    again = climb(served.client, settings, same, lambda: REQUESTS)
     assert (again.rungs, again.state.action) == ((), "unchanged")
     endpoint.ensure_endpoint(served.client, settings, "1")
 
@@ -109,7 +109,7 @@ def test_a_version_with_other_fares_falls_back_and_the_message_says_why(
             match=r"as well as version 1: version 2 at 5 % of the traffic: fares shift by .* "
             r"standard deviations .*, limit 0.25\. Version 1 serves on",
         ):
-            climb(served.client, settings, "2", REQUESTS)
+            climb(served.client, settings, "2", lambda: REQUESTS)
     finally:
         stop.set()
         thread.join()
@@ -129,7 +129,7 @@ def test_a_version_that_fails_its_requests_falls_back(
     with pytest.raises(
         ServingError, match=r"60 of 60 requests failed, limit 1%: .*p03.nowhere.pickup_features"
     ):
-        climb(served.client, settings, broken, REQUESTS)
+        climb(served.client, settings, broken, lambda: REQUESTS)
     assert served_now(served) == {"1": 100}
 
 
@@ -155,7 +155,7 @@ def test_a_version_that_fails_live_queries_alone_falls_back(
     started = time.monotonic()
     try:
         with pytest.raises(ServingError, match=r"[0-9]+ of [0-9]+ live queries failed, limit 1%"):
-            climb(served.client, patient, single, REQUESTS[:5])
+            climb(served.client, patient, single, lambda: REQUESTS[:5])
     finally:
         stop.set()
         thread.join()
@@ -165,7 +165,7 @@ def test_a_version_that_fails_live_queries_alone_falls_back(
 
 def test_a_ladder_without_requests_is_refused(served: Workspace, settings: Settings) -> None:
     with pytest.raises(ServingError, match="A canary needs requests"):
-        climb(served.client, settings, "2", [])
+        climb(served.client, settings, "2", list)
     assert served_now(served) == {"1": 100}
 
 
@@ -173,7 +173,7 @@ def test_a_version_that_cannot_be_loaded_never_gets_traffic(
     served: Workspace, settings: Settings
 ) -> None:
     with pytest.raises(ServingError, match="UPDATE_FAILED.*version 88"):
-        climb(served.client, settings, "88", REQUESTS)
+        climb(served.client, settings, "88", lambda: REQUESTS)
     assert served_now(served) == {"1": 100}
 
 
@@ -183,10 +183,10 @@ def test_a_ladder_that_was_killed_begins_anew_from_the_old_version(
     endpoint.serve_config(served.client, canary.split_config(settings, "1", "2", 25))
     assert served_now(served) == {"1": 75, "2": 25}
     with pytest.raises(ServingError, match="as well as version 1: version 2 at 5 %"):
-        climb(served.client, settings, "2", REQUESTS)
+        climb(served.client, settings, "2", lambda: REQUESTS)
     assert served_now(served) == {"1": 100}
     endpoint.serve_config(served.client, canary.split_config(settings, "1", "2", 25))
-    assert climb(served.client, settings, "1", REQUESTS).state.action == "updated"
+    assert climb(served.client, settings, "1", lambda: REQUESTS).state.action == "updated"
     assert served_now(served) == {"1": 100}
 
 
@@ -202,14 +202,14 @@ def test_an_interrupted_ladder_leaves_the_old_version(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        climb(served.client, settings, "2", Interrupted(REQUESTS))
+        climb(served.client, settings, "2", lambda: Interrupted(REQUESTS))
     assert served_now(served) == {"1": 100}
 
 
 def test_a_new_endpoint_needs_no_ladder(start: Callable[..., Workspace]) -> None:
     workspace = start()
     settings = replace(workspace.settings, canary=QUICK)
-    done = climb(workspace.client, settings, "2", REQUESTS)
+    done = climb(workspace.client, settings, "2", lambda: REQUESTS)
     assert (done.rungs, done.state.action, done.state.version) == ((), "created", "2")
     serve(workspace, "2")
     assert served_now(workspace) == {"2": 100}
