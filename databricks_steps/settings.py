@@ -338,6 +338,14 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def as_on_a_cluster(settings: Settings, environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of a rehearsal of Databricks: a JVM, unless Sail is asked for by name."""
+    env = os.environ if environment is None else environment
+    if settings.spark == SAIL != env.get(NAMES["spark"]):
+        return replace(settings, spark=JVM)
+    return settings
+
+
 def _flag(name: str, env: Mapping[str, str]) -> bool:
     if env[name] not in ("true", "false"):
         raise SettingsError(f"{name} must be true or false", repr(env[name]), "Unset it for false")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,23 @@ if TYPE_CHECKING:
 # A JVM is started by a fork. With the clients of Sail at work in threads, gRPC's own handling of
 # forks ends the new process every other time.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
+# Fixtures that are worth making once: the files that ask for one go to the same worker.
+SHARED = {"first_run": "first_run", "jvm_session": "jvm", "engine": "jvm"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of a file stay together, and files that share what is dear."""
+    asked: defaultdict[Path, set[str]] = defaultdict(set)
+    for item in items:
+        left_out = "not long" in config.option.markexpr and item.get_closest_marker("long")
+        if isinstance(item, pytest.Function) and not left_out:
+            asked[item.path].update(item.fixturenames)
+    for item in items:
+        shared = (SHARED[name] for name in SHARED if name in asked[item.path])
+        item.add_marker(pytest.mark.xdist_group(next(shared, item.path.stem)))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -71,7 +88,7 @@ def jvm(jvm_session: SparkSession) -> Iterator[SparkSession]:
         yield jvm_session
 
 
-@pytest.fixture(params=["sail", pytest.param("jvm", marks=pytest.mark.slow)])
+@pytest.fixture(params=["sail", pytest.param("jvm", marks=pytest.mark.long)])
 def engine(request: pytest.FixtureRequest) -> SparkSession:
     """The session of either engine, one after the other."""
     found: SparkSession = request.getfixturevalue("spark" if request.param == "sail" else "jvm")

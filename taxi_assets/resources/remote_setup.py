@@ -21,12 +21,16 @@ class RemoteSetup:
     secrets: Sequence[tuple[str, str, str]] = ()
 
     def setup(self, dbutils: Any, sc: Any) -> None:
-        """Called by the launcher's main file with the cluster's own `dbutils` and `sc`."""
+        """Called by the launcher's main file with the cluster's own `dbutils` and `sc`.
+
+        `sc` is None where the engine has no context: its workers are of the driver's process.
+        """
         from taxi_assets.resources.targets import export
 
         export(self.variables)
         for name, scope, key in self.secrets:
             export({name: dbutils.secrets.get(scope=scope, key=key)})
-        # Unpacked on the driver alone: functions that workers run are pickled by name.
-        *_, code = sys.argv
-        sc.addPyFile(Path(code).as_uri())
+        if sc is not None:
+            # Unpacked on the driver alone: functions that workers run are pickled by name.
+            *_, code = sys.argv
+            sc.addPyFile(Path(code).as_uri())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from databricks_steps.errors import SettingsError
-from databricks_steps.settings import DATABRICKS, JVM, LANDING, Settings
+from databricks_steps.settings import DATABRICKS, LANDING, Settings, as_on_a_cluster
 from taxi_assets.resources.clusters import Cluster
 
 LOCAL, LOOPBACK = "local", "loopback"
@@ -89,8 +89,8 @@ def target(name: str | None = None, environment: Mapping[str, str] | None = None
         tags = {"project": "taxi-assets", "target": chosen}
         return Target(chosen, settings, Cluster.from_environment(env, tags=tags), launched)
     settings = Settings.from_environment(env)
-    if chosen == LOOPBACK and not settings.in_jvm:  # it rehearses Databricks
-        settings = replace(settings, spark=JVM)
+    if chosen == LOOPBACK:
+        settings = as_on_a_cluster(settings, env)
     near: dict[str, Any] = {"poll_seconds": 0.5, "grace_seconds": 3}
     cluster = Cluster.from_environment(env, **near) if chosen == LOOPBACK else None
     return Target(chosen, settings, cluster, launched)

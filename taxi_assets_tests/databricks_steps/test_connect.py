@@ -89,8 +89,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-def test_every_step_runs_on_connect_to_the_rows_of_a_classic_session(
-    jvm: SparkSession, source: Path, tmp_path: Path
+def test_every_step_runs_on_connect_to_the_rows_of_sail(
+    spark: SparkSession, source: Path, tmp_path: Path
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-c", STEPS, str(tmp_path / "connect"), str(source)],
@@ -104,19 +104,19 @@ def test_every_step_runs_on_connect_to_the_rows_of_a_classic_session(
     from databricks_steps.steps import STEPS as ALL
 
     gate = Gate(resamples=50)
-    settings = Settings(home=tmp_path / "classic", source=str(source), gate=gate)
-    classic = EmbeddedPlatform(settings, lambda: jvm)
-    connect = EmbeddedPlatform(Settings(home=tmp_path / "connect"), lambda: jvm)
+    settings = Settings(home=tmp_path / "sail", source=str(source), gate=gate)
+    sail = EmbeddedPlatform(settings, lambda: spark)
+    connect = EmbeddedPlatform(Settings(home=tmp_path / "connect"), lambda: spark)
     expected = [
         f"{name} {outcome.name} {outcome.rows} {failed(outcome.verdicts)}"
         for name, step in ALL.items()
-        for outcome in step.run(classic, ["2022-01"], False)
+        for outcome in step.run(sail, ["2022-01"], False)
     ]
     # Steps ask for kept frames and do without; settings they do not even ask for.
     assert done.stdout.splitlines() == [*expected, "['PERSIST TABLE']"]
     for name in ("trips", "pickup_features", "training_set"):
-        assert rows(connect, name) == rows(classic, name), name
-    assert fares(connect) == fares(classic)
+        assert rows(connect, name) == rows(sail, name), name
+    assert fares(connect) == fares(sail)
 
 
 def failed(verdicts: Any) -> list[str]:

@@ -195,7 +195,12 @@ def pair(spark: SparkSession, jvm_session: SparkSession, tmp_path: Path) -> Pair
     return Pair(spark, jvm_session, tmp_path)
 
 
-@pytest.mark.slow  # every step on a JVM, five times
+@pytest.mark.slow
+def test_the_steps_of_data_give_the_same_on_both_engines(pair: Pair, tmp_path: Path) -> None:
+    pair.run(world(tmp_path / "trips"), DATA_STEPS, ["2022-02", "2022-03"])
+
+
+@pytest.mark.long  # every step on a JVM, five times
 def test_every_step_gives_the_same_on_both_engines(pair: Pair, tmp_path: Path) -> None:
     folder = world(tmp_path / "trips")
     first = pair.run(folder, tuple(STEPS), ["2022-02", "2022-03"])

@@ -8,7 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,19 +91,26 @@ def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+@contextmanager
+def making(folders: pytest.TempPathFactory) -> Iterator[Callable[[str], Home]]:
     """Makes homes; whatever serves from one is stopped at the end."""
     made: list[Home] = []
 
     def make(name: str) -> Home:
-        made.append(Home(tmp_path_factory.mktemp(name) / "home", free_port()))
+        made.append(Home(folders.mktemp(name) / "home", free_port()))
         return made[-1]
 
     yield make
     for home in made:
         process.stop(home.settings)
         shutil.rmtree(home.path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Home]]:
+    """Homes of a module: what serves idles at a cost, so it ends with its tests."""
+    with making(tmp_path_factory) as make:
+        yield make
 
 
 @pytest.fixture(scope="session")
@@ -116,13 +124,14 @@ def no_java(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def first_run(
-    homes: Any, small_source: Path, no_java: dict[str, str]
-) -> tuple[Home, subprocess.CompletedProcess[str]]:
+    tmp_path_factory: pytest.TempPathFactory, small_source: Path, no_java: dict[str, str]
+) -> Iterator[tuple[Home, subprocess.CompletedProcess[str]]]:
     """The pipeline on the small source, without Java, run once for all tests that only look."""
-    home = homes("first")
-    done = home.call("run", "--source", str(small_source), **no_java)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return home, done
+    with making(tmp_path_factory) as make:
+        home = make("first")
+        done = home.call("run", "--source", str(small_source), **no_java)
+        assert done.returncode == 0, done.stderr + done.stdout
+        yield home, done
 
 
 def table_rows(home: Home, name: str, without: Sequence[str] = ()) -> set[tuple[Any, ...]]:

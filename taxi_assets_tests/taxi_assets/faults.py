@@ -21,7 +21,7 @@ from conftest_run import MONTHS, Home, free_port
 from databricks.sdk import WorkspaceClient
 
 from databricks_steps.serving.online import workspace_client
-from databricks_steps.settings import LOOPBACK, STAGING_VOLUME
+from databricks_steps.settings import LOOPBACK, SAIL, STAGING_VOLUME
 from databricks_steps.workspace import auth, process
 
 SUBMIT, GET = "/api/2.2/jobs/runs/submit", "/api/2.2/jobs/runs/get"
@@ -159,6 +159,7 @@ def behind_proxy(folder: Path, source: Path) -> Iterator[tuple[Home, FaultyProxy
                 "TAXI_PORT": str(proxy.port),
                 "TAXI_TARGET": "loopback",
                 "TAXI_SOURCE": str(source),
+                "TAXI_SPARK": SAIL,  # what is launched is the same, and starts in no time
             },
         )
     finally:

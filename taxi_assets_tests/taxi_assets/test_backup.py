@@ -147,12 +147,12 @@ def test_the_restored_home_forgets_what_no_model_needs_and_reproduces_the_rest(
     assert run.returncode == 0, run.stderr + run.stdout
     # The fares of trips that the correction took away are gone with them.
     assert ids(home, "batch_predictions", last) == ids(home, "trips", last)
-    young = home.call("vacuum", "--keep", "1")
+    young = home.invoke("vacuum", "--keep", "1")
     assert young.stdout.splitlines()[-1] == "0.0 MiB gone", young.stderr
 
     for name in schemas.TABLES:
         days_later(home.settings.table_path(name))
-    told = home.call("vacuum", "--dry-run")
+    told = home.invoke("vacuum", "--dry-run")
     assert re.search(r"batch_predictions +[1-9]\d* files", told.stdout), told.stdout + told.stderr
     before = {name: table_rows(home, name) for name in ("trips", "batch_predictions")}
     files = {*home.settings.warehouse.rglob("*.parquet")}
@@ -163,7 +163,7 @@ def test_the_restored_home_forgets_what_no_model_needs_and_reproduces_the_rest(
     assert len(files - left) == sum(counts) > 0
     assert re.search(r"trips .* keeps version \d", gone.stdout)
     assert {name: table_rows(home, name) for name in before} == before
-    assert not re.search("[1-9][0-9]* files", home.call("vacuum").stdout)
+    assert not re.search("[1-9][0-9]* files", home.invoke("vacuum").stdout)
 
     # Its trips and features were replaced, but the version can be made again.
     same = home.call("reproduce", "1", "--json")
@@ -238,7 +238,7 @@ def test_a_file_that_is_no_whole_backup_restores_nothing(
     else:
         rewritten(restored.file, bad, changed)
     home = Home(tmp_path / "home", 1)
-    done = home.call("restore", str(bad), TAXI_PORT="8200")
+    done = home.invoke("restore", str(bad), TAXI_PORT="8200")
     assert done.returncode == 1
     assert "error: A backup must be a whole file that taxi-assets backup has written" in done.stderr
     assert re.search(message, done.stderr), done.stderr
@@ -247,11 +247,11 @@ def test_a_file_that_is_no_whole_backup_restores_nothing(
 
 def test_what_is_there_stays(restored: Restored, tmp_path: Path) -> None:
     home = restored.before
-    again = home.call("backup", str(restored.file))
+    again = home.invoke("backup", str(restored.file))
     assert "error: A backup is a new file" in again.stderr
-    over = home.call("restore", str(restored.file))
+    over = home.invoke("restore", str(restored.file))
     assert f"error: A backup is restored into an empty home: {home.path} is not" in over.stderr
-    nothing = Home(tmp_path / "home", home.port).call("backup", str(tmp_path / "file"))
+    nothing = Home(tmp_path / "home", home.port).invoke("backup", str(tmp_path / "file"))
     assert "error: A backup needs a home that was used" in nothing.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -264,7 +264,7 @@ def test_a_backup_and_a_vacuum_wait_for_each_other(restored: Restored) -> None:
     with instance.only_run(home.settings):
         refused = home.call("vacuum")
     assert "error: Only one run at a time" in refused.stderr
-    assert "at least 1 day: --keep 0" in home.call("vacuum", "--keep", "0").stderr
+    assert "at least 1 day: --keep 0" in home.invoke("vacuum", "--keep", "0").stderr
 
 
 def test_vacuum_of_an_empty_home_makes_none(tmp_path: Path) -> None:
@@ -277,10 +277,10 @@ def test_a_table_whose_files_are_gone_is_not_backed_up_in_silence(
     restored: Restored, tmp_path: Path
 ) -> None:
     home = Home(tmp_path / "broken", restored.before.port)
-    assert home.call("restore", str(restored.file)).returncode == 0
+    assert home.invoke("restore", str(restored.file)).returncode == 0
     lost = Path(DeltaTable(str(home.settings.table_path("trips"))).file_uris()[0])
     lost.unlink()
-    done = home.call("backup", str(tmp_path / "file.tar.gz"))
+    done = home.invoke("backup", str(tmp_path / "file.tar.gz"))
     assert done.returncode == 1
     assert f"error: The files of trips must be there: {lost}" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"broken"}

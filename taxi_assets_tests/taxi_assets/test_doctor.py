@@ -38,10 +38,10 @@ def healthy(first_run: Any, homes: Any, tmp_path_factory: pytest.TempPathFactory
     """A home of its own, so that faults can be planted: what a run made, restored."""
     home, _ = first_run
     file = tmp_path_factory.mktemp("doctor") / "home.tar.gz"
-    assert home.call("backup", str(file)).returncode == 0
+    assert home.invoke("backup", str(file)).returncode == 0
     own: Home = homes("doctor")
-    assert own.call("restore", str(file)).returncode == 0
-    served = own.call("serve")
+    assert own.invoke("restore", str(file)).returncode == 0
+    served = own.invoke("serve")
     assert served.returncode == 0, served.stderr
     return own
 
@@ -57,7 +57,7 @@ def test_a_healthy_home_is_ok_in_every_line(healthy: Home) -> None:
     assert "is READY, version 1" in found["endpoint"]["found"]
     assert "this home's workspace" in found["port"]["found"]
     assert re.fullmatch(r"Sail [\d.]+, no JVM", found["engine"]["found"])
-    text = healthy.call("doctor")
+    text = healthy.invoke("doctor")
     assert text.returncode == 0
     assert text.stdout.count("\nok ") >= 9
     assert "\x1b[" not in text.stdout  # colours on a terminal alone
@@ -207,7 +207,7 @@ def test_a_taken_port_and_a_home_that_cannot_be(healthy: Home, tmp_path: Path) -
     assert found["port"]["found"] == f"{port} is taken by another program"
     assert found["tables"]["found"].startswith("nothing yet")
     assert not (tmp_path / "home").exists()  # the doctor makes nothing
-    text = healthy.call("doctor", **a_file_in_the_way(tmp_path, healthy))
+    text = healthy.invoke("doctor", **a_file_in_the_way(tmp_path, healthy))
     assert text.returncode == 1
     assert re.search(r"^fail  disk +.*/file cannot be written\. Set TAXI_HOME", text.stdout, re.M)
 

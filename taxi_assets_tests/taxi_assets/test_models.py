@@ -249,7 +249,7 @@ def back_to_the_newest(trained: Trained) -> Iterator[None]:
 
 @pytest.mark.usefixtures("back_to_the_newest")
 def test_rollback_moves_alias_and_endpoint_without_a_failed_request(trained: Trained) -> None:
-    dry = trained.home.call("rollback", "--dry-run")
+    dry = trained.home.invoke("rollback", "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert "dry run: would move version 3 to version 1" in dry.stdout
     assert (trained.champion(), trained.version_served()) == ("3", "3")
@@ -281,7 +281,7 @@ def test_rollback_moves_alias_and_endpoint_without_a_failed_request(trained: Tra
 
 def test_rollback_to_what_is_not_there_or_failed_is_refused(trained: Trained) -> None:
     for version, said in (("99", "99"), ("2", "checks failed")):
-        done = trained.home.call("rollback", "--to", version)
+        done = trained.home.invoke("rollback", "--to", version)
         assert done.returncode == 1
         (line,) = [x for x in done.stderr.splitlines() if x]
         assert line.startswith("error: ")
@@ -298,9 +298,9 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_without_a_champion_nothing_rolls_back_or_reproduces(homes: Any) -> None:
     home = homes("no_champion")
-    assert "A trained model is needed: no p03." in one_line(home.call("rollback"))
-    assert "1" in one_line(home.call("reproduce", "1"))
-    assert "1" in one_line(home.call("approve", "1"))
+    assert "A trained model is needed: no p03." in one_line(home.invoke("rollback"))
+    assert "1" in one_line(home.invoke("reproduce", "1"))
+    assert "1" in one_line(home.invoke("approve", "1"))
 
 
 def test_when_every_trip_is_quarantined_the_run_says_so(homes: Any, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_the_report_shows_its_sections_and_pictures(first_run: Any, tmp_path: Pa
     assert 'src="data:image/' in page
 
 
+@pytest.mark.long  # MLflow's server takes a minute to start beside other tests
 def test_mlflows_ui_shows_the_runs_and_the_model_of_the_home(
     first_run: Any, tmp_path: Path
 ) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest_run import Home
+from conftest_run import MONTHS, Home, table_rows
 from deltalake import DeltaTable
 
+from databricks_steps import schemas
 from databricks_steps.serving import endpoint
 from databricks_steps.workspace import process
 
@@ -26,6 +27,8 @@ def home(homes: Any, first_run: tuple[Home, Any], small_source: Path) -> Home:
     first, copy = first_run[0], homes("rerun")
     process.stop(first.settings)
     shutil.copytree(first.path, copy.path)
+    for table in (copy.settings.payload_table, "endpoint_payloads"):  # other tests have asked
+        shutil.rmtree(copy.settings.table_path(table), ignore_errors=True)
     process.ensure_running(first.settings)
     done = copy.call("run", "--source", str(small_source))
     assert done.returncode == 0, done.stderr + done.stdout
@@ -84,17 +87,35 @@ def test_the_runs_own_requests_are_nobodys_rides_and_those_of_users_are(
     rerun(home, small_source, **NO_ENGINE)
 
 
-def test_forced_every_verdict_is_proven_anew(home: Home, small_source: Path) -> None:
+def test_forced_every_verdict_is_proven_anew_and_no_row_is_added(
+    home: Home, small_source: Path
+) -> None:
+    kept = {name: () for name in schemas.TABLES if name not in ("deployments", "drift_report")}
+    kept["drift_report"] = schemas.TABLES["drift_report"].computed
+    rows = {name: table_rows(home, name, without) for name, without in kept.items()}
     before, last = state(home), home.last_run()
-    report = rerun(home, small_source, "--force-features")
-    after = state(home)
-    kept = [path for path in before if "check_cache" in path]
-    assert len(kept) >= 8
-    assert all(after[path] > before[path] for path in kept)
-    assert {"tables": report["tables"], "checks": report["checks"]} == {
-        "tables": last["tables"],
-        "checks": last["checks"],
+    done = home.call("run", "--source", str(small_source), "--force-features")
+    assert done.returncode == 0, done.stderr + done.stdout
+    after, report = state(home), home.last_run()
+    verdicts = [path for path in before if "check_cache" in path]
+    assert len(verdicts) >= 8
+    assert all(after[path] > before[path] for path in verdicts)
+    assert {k: report[k] for k in ("tables", "checks")} == {
+        k: last[k] for k in ("tables", "checks")
     }
+    assert {name: table_rows(home, name, without) for name, without in kept.items()} == rows
+    stages = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert f"skipped, unchanged: {', '.join(MONTHS)}" in stages["raw_trips"]
+    assert "skipped" not in stages["pickup_features"]  # forced, to the same rows
+    assert "skipped, nothing changed" in stages["fare_model"]
+    assert report["model"]["version"] == "1"
+
+    redeployed = home.call("run", "--skip-features", "--skip-training")
+    assert redeployed.returncode == 0, redeployed.stderr
+    assert home.last_run()["source"] == "tables at hand"
+    names = {stage["name"] for stage in home.last_run()["stages"]}
+    assert {"serving_endpoint", "batch_predictions"} <= names
+    assert not {"raw_trips", "pickup_features", "fare_model"} & names
 
 
 def test_light_commands_import_nothing_heavy(home: Home) -> None:

@@ -158,34 +158,6 @@ def test_the_run_shows_in_dagster(first_run: FirstRun) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_run_adds_no_row_and_says_what_it_skipped(
-    homes: Any, first_run: FirstRun, small_source: Path
-) -> None:
-    home, _ = first_run
-    # The run's own requests are captured, and judged by the next one.
-    asked = {"endpoint_payloads", "live_performance"}
-    kept = {name: table.computed for name, table in schemas.TABLES.items() if name not in asked}
-    kept |= {name: () for name in kept if name != "drift_report"}
-    before = {name: table_rows(home, name, computed) for name, computed in kept.items()}
-    done = home.call("run", "--source", str(small_source), "--force-features")
-    assert done.returncode == 0, done.stderr
-    assert {name: table_rows(home, name, computed) for name, computed in kept.items()} == before
-    months = ", ".join(MONTHS)
-    stages = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("  ")}
-    assert f"skipped, unchanged: {months}" in stages["raw_trips"]
-    assert "skipped" not in stages["pickup_features"]  # forced, to the same rows
-    assert "skipped, nothing changed" in stages["fare_model"]
-    assert home.last_run()["model"]["version"] == "1"
-
-    redeployed = home.call("run", "--skip-features", "--skip-training")
-    assert redeployed.returncode == 0, redeployed.stderr
-    assert home.last_run()["source"] == "tables at hand"
-    names = {stage["name"] for stage in home.last_run()["stages"]}
-    assert {"serving_endpoint", "batch_predictions"} <= names
-    assert not {"raw_trips", "pickup_features", "fare_model"} & names
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage", ["trips", pytest.param("dropoff_features", marks=pytest.mark.long)]
 )
@@ -267,7 +239,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     home = homes("refused")
     if "--source" not in arguments:
         arguments = [*arguments, "--source", str(small_source)]
-    done = home.call("run", *arguments, **environment)
+    done = home.invoke("run", *arguments, **environment)
     assert done.returncode == 1, done.stdout
     assert re.fullmatch(message, done.stderr.strip()), done.stderr
     assert not (home.path / "warehouse").exists()
@@ -279,7 +251,7 @@ def test_a_port_in_use_is_named(homes: Any, small_source: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", home.port))
         other.listen()
-        done = home.call("run", "--source", str(small_source))
+        done = home.invoke("run", "--source", str(small_source))
     assert done.returncode == 1
     assert str(home.port) in done.stderr
     assert "TAXI_PORT" in done.stderr
@@ -300,11 +272,11 @@ def test_no_java_and_an_old_java_are_named_where_the_engine_needs_one(
     home = homes("java")
     arguments = ("run", "--source", str(small_source))
     in_jvm = {"TAXI_SPARK": JVM}
-    old = home.call(*arguments, JAVA_HOME=_java(tmp_path / "java11", "11.0.2"), **in_jvm)
+    old = home.invoke(*arguments, JAVA_HOME=_java(tmp_path / "java11", "11.0.2"), **in_jvm)
     assert old.returncode == 1
     assert "Spark needs Java 17 or newer: " in old.stderr
     assert "11.0.2" in old.stderr
-    none = home.call(*arguments, JAVA_HOME=str(tmp_path / "nothing"), **in_jvm)
+    none = home.invoke(*arguments, JAVA_HOME=str(tmp_path / "nothing"), **in_jvm)
     assert none.returncode == 1
     assert "Spark needs Java: none found at " in none.stderr
     assert none.stderr.count("\n") == 1

@@ -271,6 +271,7 @@ def test_the_search_for_secrets_finds_what_is_there(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.long  # workers of a JVM
 def test_workers_find_what_is_in_the_code_alone(
     jvm: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

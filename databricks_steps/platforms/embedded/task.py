@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.platforms.embedded import session
-from databricks_steps.settings import JVM, Settings
+from databricks_steps.settings import Settings, as_on_a_cluster
 
 
 class Secrets:
@@ -39,12 +39,12 @@ def main(arguments: list[str]) -> int:
     """Run the file; what it raises ends the process as it would end the task."""
     threading.Thread(target=_end_with_the_workspace, name="workspace", daemon=True).start()
     home, file, *parameters = arguments
-    settings = replace(Settings.from_environment(), home=Path(home))
-    if not settings.in_jvm:  # a cluster of Databricks has a SparkContext
-        settings = replace(settings, spark=JVM)
+    settings = as_on_a_cluster(Settings.from_environment())
+    settings = replace(settings, home=Path(home))
     spark = session.start(settings)
     sys.argv = [file, *parameters]
-    given = {"spark": spark, "sc": spark.sparkContext, "dbutils": DbUtils()}
+    context = spark.sparkContext if settings.in_jvm else None
+    given = {"spark": spark, "sc": context, "dbutils": DbUtils()}
     try:
         runpy.run_path(file, init_globals=given, run_name="__main__")
     finally:

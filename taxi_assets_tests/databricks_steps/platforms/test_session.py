@@ -42,7 +42,7 @@ def prepared(home: Path, end: str, spark: str) -> tuple[int, Path, int]:
     return done.returncode, Path(folder), int(process)
 
 
-@pytest.mark.parametrize("spark", [SAIL, JVM])
+@pytest.mark.parametrize("spark", [SAIL, pytest.param(JVM, marks=pytest.mark.long)])
 def test_what_a_killed_process_kept_for_a_while_is_gone_with_the_next(
     tmp_path: Path, spark: str
 ) -> None:

@@ -201,6 +201,7 @@ def test_months_by_pickup_where_the_name_does_not_say(tmp_path: Path, settings: 
     assert found(tmp_path, ["2022-02"], settings).months == ("2022-02",)
 
 
+@pytest.mark.long  # a JVM: Sail keeps no catalog
 def test_a_table_in_the_catalog(jvm: SparkSession, tmp_path: Path, settings: Settings) -> None:
     green_file(tmp_path)
     frame = jvm.read.parquet(str(tmp_path)).drop("ehail_fee")

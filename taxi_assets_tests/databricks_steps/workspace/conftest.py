@@ -50,11 +50,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return Home(settings, pipelines)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start(
     template: Home, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Workspace]]:
-    """Starts a workspace on a fresh copy of the template; stops them all in the end.
+    """Starts a workspace on a fresh copy of the template; stops them all in the module's end.
 
     Keyword arguments are settings.
     """

@@ -20,7 +20,7 @@ from databricks.sdk.service.jobs import SparkPythonTask, SubmitTask
 from databricks_steps.workspace import dbfs
 from taxi_assets_tests.databricks_steps.workspace.homes import Workspace
 
-pytestmark = pytest.mark.long  # tasks with a JVM each
+pytestmark = pytest.mark.long  # a task with a JVM
 
 
 def test_files_are_written_in_blocks_read_listed_and_removed(workspace: Workspace) -> None:

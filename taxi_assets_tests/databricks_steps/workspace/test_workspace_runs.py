@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from databricks.sdk.service import iam
 from databricks.sdk.service.compute import ClusterSpec
 from databricks.sdk.service.jobs import Run, SparkPythonTask, SubmitTask
 
+from databricks_steps.settings import SAIL
 from databricks_steps.workspace import process
 from taxi_assets_tests.databricks_steps.workspace.homes import Workspace
 
-pytestmark = pytest.mark.long  # tasks with a JVM each
+pytestmark = pytest.mark.long  # tasks with an engine each
 
 VOLUME = "/Volumes/p03/e2e_demo_simon/dagster_staging"
 
@@ -33,6 +34,14 @@ def read(workspace: Workspace, path: str) -> str:
     contents = workspace.client.files.download(f"{VOLUME}/{path}").contents
     assert contents is not None
     return contents.read().decode()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sail() -> Iterator[None]:
+    """Tasks run on Sail, where they do not ask for a JVM."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAXI_SPARK", SAIL)
+        yield
 
 
 def submit(workspace: Workspace, file: str, *parameters: str, **more: Any) -> int:
@@ -118,7 +127,7 @@ TASK = """
 import sys
 rows = spark.range(10).selectExpr("sum(id) AS total").first()["total"]
 with open(sys.argv[1], "w") as out:
-    out.write(f"{rows} {sc.defaultParallelism > 0} {spark.conf.get('spark.sql.session.timeZone')}")
+    out.write(f"{rows} {sc} {spark.conf.get('spark.sql.session.timeZone')}")
 try:
     dbutils.secrets.get("scope", "key")
 except Exception as error:
@@ -142,7 +151,7 @@ def test_a_task_has_spark_volumes_and_a_record(workspace: Workspace) -> None:
     assert again == run_id
     run = ended(workspace, run_id)
     assert state(run) == ("TERMINATED", "SUCCESS")
-    assert read(workspace, "task/out.txt") == "45 True UTC"
+    assert read(workspace, "task/out.txt") == "45 None UTC"
     assert (run.run_name, run.run_page_url) == ("good", f"{workspace.settings.host}/#run/{run_id}")
     assert run.end_time is not None
     assert run.start_time is not None
@@ -212,10 +221,12 @@ def test_variables_of_the_cluster_are_there_before_spark_starts(workspace: Works
     file = write(
         workspace,
         "env.py",
-        "import os, sys\nopen(sys.argv[1], 'w').write(f\"{os.environ['A']} {sc.master}\")",
+        "import os, sys\n"
+        "rows = spark.range(10).selectExpr('sum(id) AS total').first()['total']\n"
+        "open(sys.argv[1], 'w').write(f\"{os.environ['A']} {sc.master} {rows}\")",
     )
     write(workspace, "env/x", "")
-    variables = {"A": "b", "TAXI_SPARK_MASTER": "local[1]"}
+    variables = {"A": "b", "TAXI_SPARK": "local[1]"}
     task = SubmitTask(
         "one",
         new_cluster=ClusterSpec(spark_version="x", num_workers=1, spark_env_vars=variables),
@@ -224,7 +235,7 @@ def test_variables_of_the_cluster_are_there_before_spark_starts(workspace: Works
     run_id = workspace.client.jobs.submit(tasks=[task]).run_id
     assert run_id is not None
     assert state(ended(workspace, run_id)) == ("TERMINATED", "SUCCESS")
-    assert read(workspace, "env/out") == "b local[1]"
+    assert read(workspace, "env/out") == "b local[1] 45"
 
 
 def test_a_task_names_one_cluster(workspace: Workspace) -> None:
