@@ -24,5 +24,5 @@ shift || true
 alone=0
 [ "$chosen" != "slow or not slow" ] || python -m pytest -q -m alone "$@" || alone=$?
 others=0
-python -m pytest -n 2 --dist loadgroup -m "($chosen) and not alone" "$@" || others=$?
+python -m pytest -n 2 --dist loadfile -m "($chosen) and not alone" "$@" || others=$?
 exit $((alone ? alone : others))

@@ -143,7 +143,6 @@ class Settings:
     home: Path = REPOSITORY / ".taxi"
     platform: str = EMBEDDED
     port: int = 8200
-    workers: int = 1  # processes that answer queries
     catalog: str = "p03"
     schema: str = "e2e_demo_simon"
     model: str = "dev_mlops_stacks_gcp_fs_model"
@@ -196,8 +195,6 @@ class Settings:
             changes["home"] = replace(cls(), **changes).volume_home
         if env.get("TAXI_PORT"):
             changes["port"] = _port(env["TAXI_PORT"])
-        if env.get("TAXI_WORKERS"):
-            changes["workers"] = _workers(env["TAXI_WORKERS"])
         if env.get("TAXI_REQUIRE_APPROVAL"):
             changes["require_approval"] = _flag("TAXI_REQUIRE_APPROVAL", env)
         if env.get("TAXI_CANARY"):
@@ -326,14 +323,6 @@ def _port(text: str) -> int:
             "TAXI_PORT must be a whole number from 1024 to 65535",
             repr(text),
             "Set it to a free port, or unset it for 8200",
-        )
-    return int(text)
-
-
-def _workers(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 64:
-        raise SettingsError(
-            "TAXI_WORKERS must be a whole number from 1 to 64", repr(text), "Unset it for 1"
         )
     return int(text)
 

@@ -90,7 +90,7 @@ REMEDIES: dict[tuple[str, str], Remedy] = {
         "Publish the online tables again; if it stays, taxi-assets rollback", by_month=False
     ),
     ("serving_endpoint", "latency"): Remedy(
-        "See what else the machine does; taxi-assets serve --workers answers with more processes",
+        "See what else the machine does",
         by_month=False,
     ),
     ("batch_predictions", "rows_conserved"): Remedy(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.platforms.embedded import session
@@ -24,21 +27,27 @@ if TYPE_CHECKING:
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
-# Fixtures that are worth making once: the files that ask for one go to the same worker.
-SHARED = {"first_run": "first_run", "jvm_session": "jvm", "engine": "jvm"}
+# Worth making once: all files whose text has it go to one worker.
+SHARED = {
+    "the first run": re.compile(r"\bfirst_run\b"),
+    "a JVM": re.compile(r"\b(jvm|engine|running): "),
+}
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     """Tests of a file stay together, and files that share what is dear."""
-    asked: defaultdict[Path, set[str]] = defaultdict(set)
-    for item in items:
-        left_out = "not long" in config.option.markexpr and item.get_closest_marker("long")
-        if isinstance(item, pytest.Function) and not left_out:
-            asked[item.path].update(item.fixturenames)
-    for item in items:
-        shared = (SHARED[name] for name in SHARED if name in asked[item.path])
-        item.add_marker(pytest.mark.xdist_group(next(shared, item.path.stem)))
+
+    class Sharing(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(config.rootpath / super()._split_scope(nodeid))
+
+    return Sharing(config, log)
+
+
+@cache
+def group(file: Path) -> str:
+    text = file.read_text(encoding="utf-8")
+    return next((name for name, form in SHARED.items() if form.search(text)), str(file))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

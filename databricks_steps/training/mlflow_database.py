@@ -40,9 +40,10 @@ class MlflowDatabase:
         sqlite3.Error: from every method; the file is no database of MLflow.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, model: str | None = None) -> None:
+        """Of a registered model, the settings' own if none is named."""
         self._file = settings.home / "mlflow.db"
-        self._model = settings.registered_model
+        self._model = model or settings.registered_model
 
     def aliased(self, alias: str) -> str | None:
         """The number of the version that an alias points to."""

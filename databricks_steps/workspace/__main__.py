@@ -18,7 +18,6 @@ from databricks_steps.errors import ServingError, TaxiError
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import process, server
 from databricks_steps.workspace.app import create_app
-from databricks_steps.workspace.crew import Crew
 
 
 def main(arguments: list[str]) -> int:
@@ -40,20 +39,11 @@ def _settings(arguments: list[str]) -> tuple[Settings, bool]:
     parser = argparse.ArgumentParser(prog="python -m databricks_steps.workspace")
     parser.add_argument("--home", type=Path, help="instead of TAXI_HOME")
     parser.add_argument("--port", type=int, help="instead of TAXI_PORT")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        choices=range(1, 65),
-        metavar="N",
-        help="processes that answer; instead of TAXI_WORKERS",
-    )
     parser.add_argument("--access-log", action="store_true", help="write a line for each request")
     options = parser.parse_args(arguments)
     settings = Settings.from_environment()
     changed = {
-        name: value
-        for name in ("home", "port", "workers")
-        if (value := getattr(options, name)) is not None
+        name: value for name in ("home", "port") if (value := getattr(options, name)) is not None
     }
     return replace(settings, **changed), options.access_log
 
@@ -80,15 +70,13 @@ def _serve(settings: Settings, access_log: bool) -> None:
     state = {
         "pid": os.getpid(),
         "port": settings.port,
-        "workers": settings.workers,
         "started_at": datetime.now(timezone.utc).isoformat(),
     }
     file = process.state_file(settings)
-    listeners = [server.listen(settings.port), server.listen(0)]  # the second one for workers
-    crew = Crew(settings, listeners[0], listeners[1].getsockname()[1], access_log)
+    listener = server.listen(settings.port)
     file.write_text(json.dumps(state), encoding="utf-8")
     try:
-        server.server(create_app(settings, crew), access_log).run(listeners)
+        server.server(create_app(settings), access_log).run([listener])
     finally:
         file.unlink(missing_ok=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from fastapi import APIRouter, FastAPI
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import (
     auth,
-    dbfs,
     errors,
     feature_store,
     identity,
@@ -28,10 +26,9 @@ from databricks_steps.workspace import (
     volumes,
 )
 from databricks_steps.workspace.capture import Capture
-from databricks_steps.workspace.crew import Crew
 from databricks_steps.workspace.endpoints import Endpoints
 from databricks_steps.workspace.invocations import Invocations
-from databricks_steps.workspace.online_tables import REFRESH_SECONDS, OnlineTables
+from databricks_steps.workspace.online_tables import OnlineTables
 from databricks_steps.workspace.pipelines import Pipelines
 from databricks_steps.workspace.runs import Runs
 from databricks_steps.workspace.state import State
@@ -41,23 +38,16 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 
-def create_app(settings: Settings, crew: Crew) -> ASGIApp:
+def create_app(settings: Settings) -> ASGIApp:
     """The workspace as one ASGI application; its state is opened here and closed at shutdown."""
     secret = auth.token(settings.token_file)
     memory = State(state.database(settings))
     tables = OnlineTables(online_tables.database(settings))
-    endpoints = Endpoints(settings, memory, tables, crew)
+    endpoints = Endpoints(settings, memory, tables)
     warehouse = Warehouse(settings)
     runs = Runs(settings, memory)
     capture = Capture(memory, warehouse.flush)
-
-    def published() -> None:
-        tables.refresh()
-        if crew.pids():
-            time.sleep(2 * REFRESH_SECONDS)  # whoever asks next asks the new tables, everywhere
-        endpoints.warm()  # an endpoint's update usually follows
-
-    pipelines = Pipelines(memory, warehouse, published)
+    pipelines = Pipelines(memory, warehouse, tables.refresh)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -66,10 +56,8 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
         runs.restore()
         pipelines.restore()
         capture.start()
-        crew.start()
         yield
         await asyncio.to_thread(runs.close)
-        await asyncio.to_thread(crew.stop)
         await asyncio.to_thread(capture.stop)
         endpoints.close()
         warehouse.close()
@@ -88,7 +76,7 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
     app.include_router(serving_endpoints.routes(endpoints))
     app.include_router(observing.routes(endpoints, capture.settle))
     app.include_router(observing.own_routes(endpoints, tables, capture.settle))
-    app.include_router(feature_store.routes(settings, memory, pipelines, published))
+    app.include_router(feature_store.routes(settings, memory, pipelines, tables.refresh))
     app.include_router(feature_store.catalog_routes(tables))
     app.include_router(feature_store.own_routes(tables))
     app.include_router(pipeline_routes.routes(pipelines))
@@ -96,7 +84,6 @@ def create_app(settings: Settings, crew: Crew) -> ASGIApp:
     app.include_router(jobs.routes(settings, runs))
     app.include_router(jobs.permission_routes(memory))
     app.include_router(volumes.routes(settings))
-    app.include_router(dbfs.routes(settings))
     app.add_middleware(auth.Guard, secret=secret)
     return Invocations(app, secret, endpoints, capture)
 
@@ -111,7 +98,7 @@ def _own_routes(secret: str, capture: Capture) -> APIRouter:
 
     @router.post("/api/2.0/taxi/payloads/flush")
     def flush() -> dict[str, int]:
-        """Write what was captured to its table now; of workers, what they have buffered."""
+        """Write what was captured to its table now."""
         return {"payloads": capture.flush()}
 
     return router

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/.well-known/databricks-config"})
 MAX_BODY = 1024 * 1024
 FILES, MAX_FILE = "/api/2.0/fs/files/", 64 * 1024 * 1024
-BLOCKS, MAX_BLOCK = "/api/2.0/dbfs/add-block", 2 * MAX_BODY  # a mebibyte, as text
 DRAINED = 16 * MAX_BODY
 BODY_SECONDS = 30.0
 IN_FLIGHT = 128  # management requests at once
@@ -83,8 +82,6 @@ def refusal(headers: Iterable[tuple[bytes, bytes]], expected: bytes) -> tuple[st
 
 def limit(path: str) -> int:
     """How many bytes a body may have."""
-    if path == BLOCKS:
-        return MAX_BLOCK
     return MAX_FILE if path.startswith(FILES) else MAX_BODY
 
 

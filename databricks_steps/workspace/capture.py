@@ -40,8 +40,8 @@ REQUESTER = "token"
 class Capture:
     """Takes payloads without making an answer wait, and writes them from a thread of its own."""
 
-    def __init__(self, memory: State, flush: Callable[[], int] | None) -> None:
-        """`flush` moves what is buffered to its tables; None leaves that to the manager."""
+    def __init__(self, memory: State, flush: Callable[[], int]) -> None:
+        """`flush` moves what is buffered to its tables."""
         self._state = memory
         self._flush = flush
         self._queue: queue.SimpleQueue[Taken] = queue.SimpleQueue()
@@ -50,11 +50,9 @@ class Capture:
         self._buffering = threading.Lock()
         self._wake = threading.Event()
         # A flush takes its time, and what waits for the buffer would be lost in a crash.
-        works = (
-            [self._keep_buffering] if flush is None else [self._keep_buffering, self._keep_flushing]
-        )
         self._threads = [
-            threading.Thread(target=work, name="capture", daemon=True) for work in works
+            threading.Thread(target=work, name="capture", daemon=True)
+            for work in (self._keep_buffering, self._keep_flushing)
         ]
 
     def start(self) -> None:
@@ -76,7 +74,7 @@ class Capture:
     def flush(self) -> int:
         """Write everything captured so far to the tables; answers how many payloads."""
         self._buffer()
-        return self._flush() if self._flush is not None else 0
+        return self._flush()
 
     def stop(self) -> None:
         """End the threads and flush; what cannot be written is kept for the next start."""
@@ -85,8 +83,7 @@ class Capture:
             if thread.is_alive():
                 thread.join(timeout=FLUSH_SECONDS)
         self._attempt(self._buffer)
-        if self._flush is not None:
-            self._attempt(self._flush)
+        self._attempt(self._flush)
 
     def _keep_buffering(self) -> None:
         while not self._wake.wait(BUFFER_SECONDS):
@@ -102,7 +99,7 @@ class Capture:
         if waiting and waiting < FLUSH_ROWS and time.monotonic() < self._due:
             return 0
         self._due = time.monotonic() + FLUSH_SECONDS
-        return self._flush() if waiting and self._flush is not None else 0
+        return self._flush() if waiting else 0
 
     def _attempt(self, work: Any) -> int:
         """Payloads stay queued or buffered when a disk is full; the server answers on."""

@@ -20,7 +20,6 @@ from pathlib import Path
 from databricks_steps.errors import TaxiError
 from databricks_steps.settings import Settings
 from databricks_steps.workspace import errors, models, served_entities
-from databricks_steps.workspace.crew import Crew
 from databricks_steps.workspace.metrics import Figures
 from databricks_steps.workspace.online_tables import OnlineTables
 from databricks_steps.workspace.served import Document, Serving, load
@@ -52,8 +51,8 @@ class Endpoint:
 class Endpoints:
     """All endpoints of the workspace; changes are saved before they are answered."""
 
-    def __init__(self, settings: Settings, state: State, tables: OnlineTables, crew: Crew) -> None:
-        self._settings, self._state, self._tables, self._crew = settings, state, tables, crew
+    def __init__(self, settings: Settings, state: State, tables: OnlineTables) -> None:
+        self._settings, self._state, self._tables = settings, state, tables
         self._registry = models.Registry(settings)
         self._endpoints: dict[str, Endpoint] = {}
         self._lock = threading.Lock()
@@ -78,9 +77,7 @@ class Endpoints:
 
     def restore(self) -> None:
         """Serve again what was served when the workspace stopped, and go on with what was begun."""
-        self._state.forget_followers()
         for name, document in self._state.all(KIND).items():
-            document["loaded"] = None  # not in this process
             endpoint = Endpoint(document, payload_table=payload_table(document))
             self._endpoints[name] = endpoint
             if document["config"] is not None:
@@ -90,7 +87,7 @@ class Endpoints:
                 except TaxiError as error:
                     _LOG.warning("endpoint %s: %s", name, error)
                     endpoint.log(f"not served after the start: {error}")
-                    document["config_version"] += 1  # a new try, for workers too
+                    document["config_version"] += 1  # a new try
                     pending = document.get("pending_config") or document["config"]
                     document["pending_config"] = pending | {
                         "config_version": document["config_version"]
@@ -98,14 +95,9 @@ class Endpoints:
             if document.get("pending_config"):
                 self._start(endpoint)
 
-    def warm(self) -> None:
-        """A model version will be asked for soon; returns at once."""
-        self._loads.submit(self._registry.warm)
-
     def close(self) -> None:
         """End what is being loaded; it stays pending for the next start."""
         self._closing = True
-        self._registry.close()
         self._loads.shutdown(wait=True, cancel_futures=True)
 
     def create(self, name: str, document: Document, config: Document) -> Endpoint:
@@ -190,7 +182,6 @@ class Endpoints:
         pending, before = endpoint.document["pending_config"], endpoint.serving
         try:
             endpoint.serving = load(pending, self._registry.fetch, self._tables)
-            self._await_crew(endpoint, pending)
         except Exception as error:  # whatever breaks a load must not break what serves
             expected = isinstance(error, TaxiError)
             message = str(error) if expected else "The model could not be loaded; see the log"
@@ -204,17 +195,9 @@ class Endpoints:
         self._finish(endpoint, {"failure": None, "config": pending})
         endpoint.log(f"update {pending['config_version']} serves: {_named(pending)}")
 
-    def _await_crew(self, endpoint: Endpoint, pending: Document) -> None:
-        if self._crew.pids():
-            with endpoint.lock:
-                endpoint.document["loaded"] = pending["config_version"]  # workers take it over
-                self._save(endpoint)
-            name = endpoint.document["name"]
-            self._crew.await_swap(self._state, name, mark(endpoint.document, pending))
-
     def _finish(self, endpoint: Endpoint, changes: Document) -> None:
         with endpoint.lock:
-            settled = {"pending_config": None, "loaded": None, "updated": _now()}
+            settled = {"pending_config": None, "updated": _now()}
             endpoint.document |= changes | settled
             self._save(endpoint)
 
@@ -230,11 +213,6 @@ class Endpoints:
 def missing(name: str) -> errors.ApiError:
     """There is no endpoint of that name."""
     return errors.missing("Serving endpoint", name[:120], "Create it first")
-
-
-def mark(document: Document, config: Document) -> str:
-    """Names a configuration: numbers begin anew where an endpoint is made anew under its name."""
-    return f"{document['id']} {config['config_version']}"
 
 
 def _named(config: Document) -> str:

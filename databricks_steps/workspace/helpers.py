@@ -50,12 +50,6 @@ class Helper:
             raise errors.ApiError(*told["refused"])
         return told["done"]
 
-    def warm(self) -> None:
-        """Start the process now: what it imports takes a while, and a request will follow."""
-        with self._lock:
-            if not self._closed:
-                self._running()
-
     def close(self) -> None:
         """End the process, even one that is being waited for."""
         self._closed = True

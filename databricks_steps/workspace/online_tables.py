@@ -21,7 +21,7 @@ from databricks_steps.settings import Settings
 from databricks_steps.workspace import errors
 
 _LOG = logging.getLogger(__name__)
-REFRESH_SECONDS = 0.01  # between looks for a publish of another process
+REFRESH_SECONDS = 0.25  # between looks for a publish of another process
 REGISTRY = """
 CREATE TABLE IF NOT EXISTS _registry (
     name TEXT PRIMARY KEY, source TEXT NOT NULL, store TEXT NOT NULL, delta_id TEXT NOT NULL,

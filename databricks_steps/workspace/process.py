@@ -24,7 +24,6 @@ from databricks_steps.workspace import auth
 
 START_SECONDS = 60.0
 STOP_SECONDS = 90.0
-LEAVE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,6 @@ class Status:
     running: bool
     pid: int | None = None
     port: int | None = None
-    workers: int = 1
 
     @property
     def host(self) -> str | None:
@@ -88,7 +86,7 @@ def status(settings: Settings) -> Status:
         return Status(running=False)
     try:
         written = json.loads(state_file(settings).read_text(encoding="utf-8"))
-        return Status(True, int(written["pid"]), int(written["port"]), int(written["workers"]))
+        return Status(True, int(written["pid"]), int(written["port"]))
     except (OSError, ValueError, KeyError):  # it has just begun to start, or to stop
         return Status(running=True)
 
@@ -130,7 +128,6 @@ def stop(settings: Settings) -> bool:
 
 
 def _start(settings: Settings, *options: str) -> None:
-    _await_leavers(settings)
     if _taken(settings.port):
         raise _port_in_use(settings)
     log = log_file(settings)
@@ -141,7 +138,7 @@ def _start(settings: Settings, *options: str) -> None:
             [
                 *(sys.executable, "-m", "databricks_steps.workspace"),
                 *("--home", str(settings.home.absolute()), "--port", str(settings.port)),
-                *("--workers", str(settings.workers), *options),
+                *options,
             ],
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
@@ -162,17 +159,6 @@ def _start(settings: Settings, *options: str) -> None:
                 _last_line(log),
                 f"Look at {log}",
             )
-        time.sleep(0.05)
-
-
-def _await_leavers(settings: Settings) -> None:
-    """Workers of a workspace that was killed hold the port until they have noticed."""
-    try:
-        left = json.loads(state_file(settings).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # it ended cleanly
-    deadline = time.monotonic() + LEAVE_SECONDS
-    while left.get("workers", 1) > 1 and _taken(settings.port) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from databricks_steps.settings import Settings, inherited
-from databricks_steps.workspace import dbfs, errors, volumes
+from databricks_steps.workspace import errors, volumes
 from databricks_steps.workspace.state import State
 
 _LOG = logging.getLogger(__name__)
@@ -154,12 +154,10 @@ class Runs:
         ]
 
     def _on_this_machine(self, word: str) -> str:
-        """A path of a volume or of DBFS as the folder behind it; every other word as it is."""
+        """A path of a volume as the folder behind it; every other word as it is."""
         path = word.removeprefix("dbfs:")
         if path.startswith(volumes.PREFIX):
             return str(volumes.local(self._settings, path))
-        if word.startswith(dbfs.PREFIXES):
-            return str(dbfs.local(self._settings, path.removeprefix(dbfs.MOUNT)))
         return word
 
     def _finish(self, run_id: int, result: str, message: str) -> None:

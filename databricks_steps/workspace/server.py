@@ -97,7 +97,7 @@ class Stoppable(uvicorn.Server):
         self.should_exit = True
 
 
-def server(app: ASGIApp, access_log: bool = False, lifespan: bool = True) -> uvicorn.Server:
+def server(app: ASGIApp, access_log: bool = False) -> uvicorn.Server:
     """A server for this application; run it on sockets of `listen`."""
     if not access_log:
         logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
@@ -106,7 +106,7 @@ def server(app: ASGIApp, access_log: bool = False, lifespan: bool = True) -> uvi
             app,
             http=Impatient,
             ws="none",
-            lifespan="on" if lifespan else "off",
+            lifespan="on",
             access_log=access_log,
             server_header=False,
             log_config=None,

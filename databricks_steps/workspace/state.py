@@ -43,9 +43,6 @@ CREATE TABLE IF NOT EXISTS payload_batches (
     payloads BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS followers (
-    pid INTEGER, endpoint TEXT, mark TEXT NOT NULL, failure TEXT, PRIMARY KEY (pid, endpoint)
-) WITHOUT ROWID;
 {metrics.SCHEMA}
 """
 
@@ -121,42 +118,15 @@ class State:
             )
             return found.rowcount > 0
 
-    def changes(self) -> int:
-        """A number that differs when another process has written since the last question."""
-        with self._lock:
-            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
-
-    def follow(self, pid: int, endpoint: str, mark: str, failure: str | None) -> None:
-        """A worker's word on an endpoint: which configuration it serves, or why it does not."""
-        with self._write() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO followers VALUES (?, ?, ?, ?)",
-                (pid, endpoint, mark, failure),
-            )
-
-    def followers(self, endpoint: str) -> dict[int, tuple[str, str | None]]:
-        """Worker → the last configuration of an endpoint it tried, and its failure."""
-        with self._lock:
-            rows = self._connection.execute(
-                "SELECT pid, mark, failure FROM followers WHERE endpoint = ?", (endpoint,)
-            ).fetchall()
-        return {pid: (mark, failure) for pid, mark, failure in rows}
-
-    def forget_followers(self) -> None:
-        """Drop the words of workers of before."""
-        with self._write() as connection:
-            connection.execute("DELETE FROM followers")
-
     def figures(self, endpoint: str) -> metrics.Figures:
         """The counters of an endpoint."""
         with self._lock:
             return metrics.read(self._connection, endpoint)
 
     def forget_endpoint(self, endpoint: str) -> None:
-        """Drop the counters of an endpoint that was deleted, and what workers said of it."""
+        """Drop the counters of an endpoint that was deleted."""
         with self._write() as connection:
             metrics.forget(connection, endpoint)
-            connection.execute("DELETE FROM followers WHERE endpoint = ?", (endpoint,))
 
     def buffer(
         self, payloads: Mapping[str, Sequence[Payload]], tally: metrics.Tally | None = None

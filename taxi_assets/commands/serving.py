@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -14,21 +13,15 @@ from taxi_assets.resources.targets import TARGETS
 
 
 @click.command()
-@click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer; default: 1.")
 @click.option("--access-log", is_flag=True, help="Write a line for each request to the log.")
 @one_line_errors
-def serve(workers: int | None, access_log: bool) -> None:
+def serve(access_log: bool) -> None:
     """Start the embedded workspace; the endpoint answers as it did before."""
     from databricks_steps.workspace import process
 
     settings = embedded().settings
-    if workers is not None:
-        settings = replace(settings, workers=workers)
     host = process.ensure_running(settings, *(["--access-log"] if access_log else []))
-    running = process.status(settings)
-    click.echo(f"{host}  workers: {running.workers}, token in {settings.token_file}")
-    if workers not in (None, running.workers):
-        click.echo("It was running already: taxi-assets stop, then serve, changes the workers")
+    click.echo(f"{host}  token in {settings.token_file}")
 
 
 @click.command()

@@ -10,7 +10,6 @@ from databricks_steps.errors import SettingsError
 
 SPARK_VERSION = "17.3.x-cpu-ml-scala2.13"
 NODE_TYPE = "n2-highmem-4"
-VOLUME, DBFS = "volume", "dbfs"  # where launched steps are staged
 
 # Kind of a principal, as people write it → as the REST API does.
 PRINCIPALS = {"group": "group_name", "user": "user_name", "principal": "service_principal_name"}
@@ -32,8 +31,7 @@ class Cluster:
     `existing` names one that is there, which steps of a run then share; else each step gets a job
     cluster of `workers` nodes (least and most of them: it scales between), from `pool` when one
     is named. `permissions` are (who, level) of the run, who as `group:`, `user:` or `principal:`
-    and a name; `secrets` are (variable, scope, key), which only the cluster reads. `staging` is
-    where the cluster finds its steps: `volume` or `dbfs`.
+    and a name; `secrets` are (variable, scope, key), which only the cluster reads.
     """
 
     spark_version: str = SPARK_VERSION
@@ -55,7 +53,6 @@ class Cluster:
     tags: Mapping[str, str] = field(default_factory=dict)
     permissions: tuple[tuple[str, str], ...] = ()
     secrets: tuple[tuple[str, str, str], ...] = ()
-    staging: str = VOLUME
     poll_seconds: float = 5.0
     grace_seconds: int = 120  # for a run to end that is over its limit or cancelled
     timeout_seconds: int = 6 * 3600
@@ -116,8 +113,6 @@ class Cluster:
             changes["permissions"] = _permissions(env["TAXI_CLUSTER_PERMISSIONS"])
         if env.get("TAXI_CLUSTER_SECRETS"):
             changes["secrets"] = _secrets(env["TAXI_CLUSTER_SECRETS"])
-        if env.get("TAXI_STAGING"):
-            changes["staging"] = _staging(env["TAXI_STAGING"])
         return cls(**{**given, **changes})
 
 
@@ -141,16 +136,6 @@ def _seconds(text: str) -> int:
             "Unset it for six hours",
         )
     return int(text)
-
-
-def _staging(text: str) -> str:
-    if text not in (VOLUME, DBFS):
-        raise SettingsError(
-            "TAXI_STAGING must name where steps are staged",
-            repr(text),
-            f"Use {VOLUME} or {DBFS}",
-        )
-    return text
 
 
 def _permissions(text: str) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""Where launched steps are staged, and what travels: a Unity Catalog volume, or DBFS where wanted.
+"""Where launched steps are staged, a Unity Catalog volume, and what travels.
 
 Calls that fail for a moment are tried again.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import io
 import zipfile
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import requests
@@ -21,7 +19,6 @@ from databricks.sdk.errors import BadRequest, NotFound
 from databricks.sdk.retries import retried
 
 from databricks_steps.settings import REPOSITORY, STAGING_VOLUME, Settings
-from taxi_assets.resources.clusters import DBFS
 
 if TYPE_CHECKING:
     from dagster_databricks.types import DatabricksRunState
@@ -66,19 +63,15 @@ def code_zip() -> bytes:
     return content.getvalue()
 
 
-class Staging(DatabricksClient, ABC):
-    """The launcher's client: files as they are staged, and the states of runs.
+class Staging(DatabricksClient):
+    """The launcher's client: files on the volume, below `prefix`, and the states of runs."""
 
-    `prefix` is where the API and a run's task find them, `mounted` where code on a cluster does.
-    """
-
-    prefix: str
-    mounted: str
-
-    def __init__(self, client: WorkspaceClient) -> None:
+    def __init__(self, client: WorkspaceClient, settings: Settings) -> None:
         # The project's own client: the original's would take a proxy and credentials that the
         # environment has for other workspaces.
         self._workspace_client = client
+        self.prefix = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING_VOLUME}/{RUNS}"
+        self._files = client.files
 
     def put_file(
         self, file_obj: IO[Any], dbfs_path: str, overwrite: bool = False, block_size: int = 0
@@ -95,34 +88,6 @@ class Staging(DatabricksClient, ABC):
     def get_run_state(self, databricks_run_id: int) -> DatabricksRunState:
         return patiently(lambda: super(Staging, self).get_run_state(databricks_run_id))
 
-    @abstractmethod
-    def _write(self, path: str, content: bytes, overwrite: bool) -> None: ...
-
-    @abstractmethod
-    def _read(self, path: str) -> bytes: ...
-
-    @abstractmethod
-    def folders(self, path: str) -> Iterator[tuple[str, int]]:
-        """Name and time of what is in a folder: milliseconds since 1970, 0 where nobody knows.
-
-        Raises:
-            NotFound: there is no such folder.
-        """
-
-    @abstractmethod
-    def remove(self, run: str, step: str) -> None:
-        """Leave nothing of a step behind, and no folder of a run that has no other step."""
-
-
-class VolumeStaging(Staging):
-    """On a volume, by the Files API."""
-
-    def __init__(self, client: WorkspaceClient, settings: Settings) -> None:
-        super().__init__(client)
-        self.prefix = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING_VOLUME}/{RUNS}"
-        self.mounted = self.prefix
-        self._files = client.files
-
     def _write(self, path: str, content: bytes, overwrite: bool) -> None:
         self._files.upload(path, io.BytesIO(content), overwrite=overwrite)
 
@@ -131,10 +96,16 @@ class VolumeStaging(Staging):
         return b"" if contents is None else bytes(contents.read())
 
     def folders(self, path: str) -> Iterator[tuple[str, int]]:
+        """Name and time of what is in a folder: milliseconds since 1970, 0 where nobody knows.
+
+        Raises:
+            NotFound: there is no such folder.
+        """
         for entry in self._files.list_directory_contents(path):
             yield str(entry.name), entry.last_modified or 0
 
     def remove(self, run: str, step: str) -> None:
+        """Leave nothing of a step behind, and no folder of a run that has no other step."""
         folder = f"{self.prefix}/{run}/{step}"
         for entry in patiently(lambda: list(self._files.list_directory_contents(folder))):
             with suppress(NotFound):  # the answer to an earlier try was lost
@@ -142,33 +113,3 @@ class VolumeStaging(Staging):
         patiently(lambda: self._files.delete_directory(folder))
         with suppress(BadRequest):  # another step of the run is still there
             self._files.delete_directory(f"{self.prefix}/{run}")
-
-
-class DbfsStaging(Staging):
-    """On the DBFS root, where a workspace has one, by the original's own calls."""
-
-    prefix = f"dbfs:/{STAGING_VOLUME}/{RUNS}"
-    mounted = f"/dbfs/{STAGING_VOLUME}/{RUNS}"
-
-    def _write(self, path: str, content: bytes, overwrite: bool) -> None:
-        bare = path.removeprefix("dbfs:")
-        super(Staging, self).put_file(io.BytesIO(content), bare, overwrite=overwrite)
-
-    def _read(self, path: str) -> bytes:
-        return super(Staging, self).read_file(path.removeprefix("dbfs:"))
-
-    def folders(self, path: str) -> Iterator[tuple[str, int]]:
-        # DBFS keeps no time of folders.
-        for entry in self.workspace_client.dbfs.list(path):
-            yield Path(str(entry.path)).name, entry.modification_time or 0
-
-    def remove(self, run: str, step: str) -> None:
-        dbfs, folder = self.workspace_client.dbfs, f"{self.prefix}/{run}"
-        patiently(lambda: dbfs.delete(f"{folder}/{step}", recursive=True))
-        if not list(self.folders(folder)):
-            patiently(lambda: dbfs.delete(folder, recursive=True))
-
-
-def staging(client: WorkspaceClient, settings: Settings, kind: str) -> Staging:
-    """The staging that a cluster's `staging` names."""
-    return DbfsStaging(client) if kind == DBFS else VolumeStaging(client, settings)

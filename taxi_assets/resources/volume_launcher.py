@@ -1,8 +1,8 @@
 """dagster-databricks' step launcher without its three faults on Unity Catalog.
 
-It stages on a volume where DBFS is not asked for, installs none of the orchestrator's packages on
-the cluster, and ships exactly the two packages of this project. Imported only where steps are
-launched.
+It stages on a volume, not on the DBFS root that new workspaces lack, installs none of the
+orchestrator's packages on the cluster, and ships exactly the two packages of this project. Imported
+only where steps are launched.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from databricks_steps.errors import TaxiError
 from databricks_steps.settings import REPOSITORY
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.remote_setup import RemoteSetup
-from taxi_assets.resources.staging import Staging, code_zip, patiently, staging
+from taxi_assets.resources.staging import Staging, code_zip, patiently
 from taxi_assets.resources.step_launcher import LISTENERS
 from taxi_assets.resources.targets import Target
 
@@ -83,7 +83,7 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
         # What the original's methods read; its constructor would make a client of its own.
         self.run_config, self.secrets = {}, []
         self.permissions = {"jobs": cluster.access()} if cluster.permissions else {}
-        self._staging = staging(client, target.settings, cluster.staging)
+        self._staging = Staging(client, target.settings)
         self.staging_prefix = self._staging.prefix
         self.local_dagster_job_package_path = str(REPOSITORY)
         self.wait_for_logs = self.verbose_logs = False
@@ -196,8 +196,7 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
         return f"{self.staging_prefix}/{run_id}/{step}/{Path(filename).name}"
 
     def _internal_dbfs_path(self, run_id: str, step_key: str, filename: str) -> str:
-        path = self._dbfs_path(run_id, step_key, filename)
-        return self._staging.mounted + path.removeprefix(self._staging.prefix)
+        return self._dbfs_path(run_id, step_key, filename)
 
     def _sweep(self, instance: dg.DagsterInstance) -> None:
         """Remove what others have left: runs of this instance that are over, or long forgotten.

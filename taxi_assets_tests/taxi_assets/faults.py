@@ -212,11 +212,10 @@ def cancel(home: Home, run_id: int) -> None:
 
 
 def staged(home: Home) -> list[Path]:
-    """Files of launched steps that are on the volume or on DBFS now."""
+    """Files of launched steps that are on the volume now."""
     settings = home.settings
     volume = home.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME
-    found = [*volume.rglob("*"), *(home.path / "dbfs").rglob("*")]
-    return [file for file in found if file.is_file()]
+    return [file for file in volume.rglob("*") if file.is_file()]
 
 
 def launch(environment: Mapping[str, str], **more: str) -> tuple[int, str]:

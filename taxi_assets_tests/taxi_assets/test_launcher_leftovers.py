@@ -98,15 +98,3 @@ def test_files_of_runs_that_are_over_and_of_launches_long_ago_are_removed(
     }
     for file in staged(home):
         file.unlink()
-
-
-def test_steps_are_staged_on_dbfs_where_that_is_asked_for(proxied: Proxied) -> None:
-    home, proxy, environment = proxied
-    assert launch(environment, TAXI_STAGING="dbfs") == (0, "said: success")
-    assert [path for _, path in proxy.seen if path.startswith("/api/2.0/fs/")] == []
-    assert ("POST", "/api/2.0/dbfs/add-block") in proxy.seen
-    task = runs(home)[0]["tasks"][0]["spark_python_task"]
-    assert task["python_file"].startswith(f"dbfs:/{STAGING_VOLUME}/{RUNS}/")
-    assert {path.split("/")[1] for path in task["parameters"]} == {"dbfs"}
-    assert staged(home) == []
-    assert [*(home.path / "dbfs" / STAGING_VOLUME / RUNS).iterdir()] == []

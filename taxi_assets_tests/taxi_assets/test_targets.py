@@ -176,7 +176,6 @@ def test_permissions_and_secrets_are_references() -> None:
         ("TAXI_STEP_SECONDS", "0", r"a whole number from 1 to 604800: '0'"),
         ("TAXI_CLUSTER_PERMISSIONS", "ml=CAN_VIEW", r"must name who may do what: 'ml=CAN_VIEW'"),
         ("TAXI_CLUSTER_SECRETS", "ALERT_URL=s3cr3t", r"must name variables with scope and key"),
-        ("TAXI_STAGING", "s3", r"must name where steps are staged: 's3'"),
         ("TAXI_CANARY", "true", r"TAXI_CANARY=true with target dev"),
     ],
 )
