@@ -6,10 +6,11 @@ import pickle
 import socket
 
 import pytest
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.config import Config
 from databricks.sdk.errors import PermissionDenied
 
 from databricks_steps.errors import TableError, reason
-from databricks_steps.serving.online import workspace_client
 
 
 def test_an_error_of_a_launched_step_is_the_same_here() -> None:
@@ -37,8 +38,10 @@ def test_the_reason_is_the_first_line(error: Exception, said: str) -> None:
 def test_the_reason_of_a_request_tried_again_in_vain_is_the_last_attempts() -> None:
     with socket.socket() as taken:  # bound, and never listening: refused by the kernel
         taken.bind(("127.0.0.1", 0))
-        client = workspace_client(f"http://127.0.0.1:{taken.getsockname()[1]}", "dapi-anything")
-        with pytest.raises(TimeoutError, match=r"^Timed out after 0:00:10$") as caught:
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        config = Config(host=address, token="dapi-anything", retry_timeout_seconds=1)
+        client = WorkspaceClient(config=config)
+        with pytest.raises(TimeoutError, match=r"^Timed out after 0:00:01$") as caught:
             client.current_user.me()
     assert reason(caught.value).endswith(
         "Failed to establish a new connection: [Errno 111] Connection refused"

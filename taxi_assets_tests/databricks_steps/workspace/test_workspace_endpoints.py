@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -29,8 +30,9 @@ from databricks.sdk.service.serving import (
 from databricks_steps import schemas
 from databricks_steps.errors import ServingError
 from databricks_steps.serving import endpoint, online
-from databricks_steps.workspace import online_tables, process
+from databricks_steps.workspace import online_tables, process, state
 from databricks_steps.workspace.online_tables import OnlineTables
+from databricks_steps.workspace.state import State
 from taxi_assets_tests.databricks_steps.workspace.homes import (
     GRID,
     START,
@@ -284,6 +286,29 @@ def test_a_restart_loses_nothing_and_needs_no_registry(start: Callable[[], Works
     with pytest.raises(ServingError, match="There is no model registry"):
         endpoint.ensure_endpoint(workspace.client, workspace.settings, "2", timeout=60)
     assert fare(workspace, name) == answer
+
+
+def test_a_start_without_the_models_copy_makes_it_anew(start: Callable[[], Workspace]) -> None:
+    workspace = start()
+    serve(workspace)
+    name = workspace.settings.endpoint
+    answer = fare(workspace, name)
+    process.stop(workspace.settings)
+    shutil.rmtree(workspace.settings.home / "workspace" / "models")
+    process.ensure_running(workspace.settings)
+    endpoint.ensure_endpoint(workspace.client, workspace.settings, "1", timeout=60)
+    assert fare(workspace, name) == answer
+
+
+def test_an_endpoint_deleted_while_it_loads_stays_away(served: Workspace) -> None:
+    api, memory = served.client.serving_endpoints, State(state.database(served.settings))
+    for _ in range(3):
+        api.create("brief", config=config(served, v2=100))
+        api.delete("brief")
+        time.sleep(0.5)
+        with pytest.raises(NotFound):
+            api.get("brief")
+        assert memory.get("endpoint", "brief") is None
 
 
 def test_a_first_version_that_fails_never_becomes_ready(workspace: Workspace) -> None:
