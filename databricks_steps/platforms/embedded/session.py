@@ -119,16 +119,27 @@ def start(
     session = (make or _built)(spark_conf(settings))
     require_utc(session)
     if settings.spark == SAIL:
-        from pyspark.sql.connect.client.retries import DefaultPolicy
-
-        # PySpark would wait ten minutes for a server on this machine that has ended.
         remote: Any = session
-        remote.client.set_retry_policies([DefaultPolicy(max_retries=3)])
+        remote.client.set_retry_policies([retry_policy()])
         _SESSIONS[:] = [session]
     if not settings.in_jvm:
         # Before PySpark's own end, which asks for models that Sail keeps none of, and logs that.
         atexit.register(session.stop)
     return session
+
+
+def retry_policy() -> Any:
+    """When PySpark asks Sail's server again."""
+    from pyspark.sql.connect.client.retries import DefaultPolicy
+
+    class Policy(DefaultPolicy):
+        def can_retry(self, e: BaseException) -> bool:
+            # Seen once on a busy machine: gRPC could not parse what the server had answered.
+            garbled = "Exception deserializing response" in str(e)
+            return garbled or bool(super().can_retry(e))
+
+    # PySpark's own would wait ten minutes for a server on this machine that has ended.
+    return Policy(max_retries=3)
 
 
 def _running() -> SparkSession | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
 import pyarrow as pa
 import pytest
 
@@ -218,3 +219,10 @@ def test_a_home_that_sail_would_take_for_a_pattern_is_named(tmp_path: Path, name
     with pytest.raises(SettingsError, match="TAXI_HOME") as told:
         Settings.from_environment({"TAXI_HOME": str(tmp_path / name)})
     assert name in str(told.value)
+
+
+def test_an_answer_that_cannot_be_parsed_is_asked_for_again() -> None:
+    policy = session.retry_policy()
+    assert policy.max_retries == 3
+    assert policy.can_retry(grpc.RpcError("Exception deserializing response!"))
+    assert not policy.can_retry(ValueError("of the caller"))
