@@ -16,7 +16,7 @@ from databricks_steps.trips import demo
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-# Most of the rules of trips/clean.py, as one filter: what is measured here comes after them.
+# Most rules of trips/validation_rules.py as one filter: what is measured here comes after them.
 VALID = """
     unix_seconds(dropoff_datetime) - unix_seconds(pickup_datetime) BETWEEN 30 AND 14400
     AND trip_distance BETWEEN 0.05D AND 100D AND fare_amount BETWEEN 2.5D AND 250D

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import _machine
-from databricks_steps import counting, distributions, schemas
+from databricks_steps import distributions, histograms, schemas
 from databricks_steps.monitoring import drift
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
@@ -83,7 +83,7 @@ def _count_and_sum(frame: DataFrame) -> None:
 
 
 def _drift(frame: DataFrame, baseline: distributions.Baseline, rows: int) -> None:
-    found = counting.counted(frame, baseline.bins, [MONTH], rows)
+    found = histograms.counted(frame, baseline.bins, [MONTH], rows)
     rows = drift.measured(found, "1", baseline)
     assert drift.verdicts(rows)["pickup_features"].passed
 

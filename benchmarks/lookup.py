@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import _environments, _machine, _served
-from databricks_steps.serving.feature_spec import FeatureSpec
+from databricks_steps.inference.feature_spec import FeatureSpec
 from databricks_steps.settings import Settings
-from databricks_steps.workspace import online_tables
-from databricks_steps.workspace.lookups import Lookup
-from databricks_steps.workspace.online_tables import OnlineTables
+from taxi_assets.emulator.runtime import online_tables
+from taxi_assets.emulator.runtime.lookups import Lookup
+from taxi_assets.emulator.runtime.online_tables import OnlineTables
 
 LIMIT_US = 10.0
 FEAST_RATIO = 25.0

@@ -16,7 +16,7 @@ from typing import Any
 from deltalake import DeltaTable
 
 from benchmarks import _machine
-from databricks_steps.serving.endpoint import SINGLE_FILE
+from taxi_assets.deployment.endpoint import SINGLE_FILE
 
 MONTHS = "2022-01:2022-03"
 MOST_SECONDS, MOST_OF_COLD = 5.0, 1 / 6

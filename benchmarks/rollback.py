@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import _machine
-from databricks_steps.serving import endpoint
 from databricks_steps.settings import LOOPBACK, Settings
+from taxi_assets.deployment import endpoint
 
 LIMIT_SECONDS = 5.0
 CLIENTS = 1

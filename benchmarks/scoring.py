@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import _machine
-from databricks_steps import schemas, scoring
+from databricks_steps import schemas
+from databricks_steps.inference import batch
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
 from databricks_steps.steps import STEPS
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         version = registry.require(on.settings, registry.CANDIDATE)
         model = registry.folder(on.settings, version.number)
         rows = _stored(on.spark, given.rows, Path(folder) / "rows")
-        by_onnx = scoring.with_predicted_fares(rows, model)
+        by_onnx = batch.with_predicted_fares(rows, model)
         by_mlflow = _by_mlflow(on, rows, version.number)
         print(_machine.described())
         print(f"{given.rows:,} rows, {len(INPUTS)} inputs, one core a task\n", flush=True)

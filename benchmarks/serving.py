@@ -20,8 +20,8 @@ from typing import Any
 
 from benchmarks import _machine, _served
 from benchmarks._served import Load
-from databricks_steps.serving import endpoint
 from databricks_steps.settings import LOOPBACK, Settings
+from taxi_assets.deployment import endpoint
 
 MLFLOW_PORT, ECHO_PORT = 8380, 8381
 MLFLOW_WORKERS = 2
@@ -97,9 +97,9 @@ def _ratio(name: str, value: float, wanted: str) -> None:
 
 def _inputs(settings: Settings, single: dict[str, Any]) -> dict[str, Any]:
     """The same row with its features looked up, as `mlflow models serve` wants it."""
-    from databricks_steps.serving import online
+    from taxi_assets.deployment import online_store
 
-    client = online.workspace_client(settings.host, settings.token_file.read_text().strip())
+    client = online_store.workspace_client(settings.host, settings.token_file.read_text().strip())
     answer = endpoint.answer(client, settings, {**single, "params": {"features": True}})
     whole = {"pickup_hour", "pickup_weekday", "pickup_is_weekend"}
     row = {

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from databricks_steps.errors import TaxiError
+from databricks_steps.interfaces import Outcome
 from databricks_steps.months import parse
-from databricks_steps.ports import Outcome
 from databricks_steps.settings import NAMES, Settings, inherited
 from databricks_steps.steps import STEPS
 

@@ -47,7 +47,7 @@ class ModelError(TaxiError):
 
 
 class ServingError(TaxiError):
-    """The endpoint, the online tables or the embedded workspace do not answer as they must."""
+    """The endpoint, the online tables or the emulator do not answer as they must."""
 
 
 class RefusedError(ServingError):

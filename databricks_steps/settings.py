@@ -273,7 +273,7 @@ class Settings:
 
     @property
     def host(self) -> str:
-        """Address of the embedded workspace."""
+        """Address of the emulator."""
         return f"http://{LOOPBACK}:{self.port}"
 
 

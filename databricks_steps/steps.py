@@ -9,26 +9,34 @@ from datetime import timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps import digests, distributions, schemas, scoring
+from databricks_steps import distributions, fingerprint, schemas
 from databricks_steps.check_cache import CheckCache
 from databricks_steps.errors import TableError
-from databricks_steps.features import dropoff, honesty, lookups, pickup, point_in_time, windows
+from databricks_steps.features import (
+    dropoff,
+    leakage_checks,
+    lookups,
+    pickup,
+    point_in_time,
+    windows,
+)
 from databricks_steps.features import request as request_features
 from databricks_steps.features.lookups import Lookup
+from databricks_steps.inference import batch
+from databricks_steps.interfaces import Outcome, Platform, Verdict
 from databricks_steps.monitoring import payloads, watch
 from databricks_steps.months import shift, start, trailing, with_months_before
-from databricks_steps.ports import Outcome, Platform, Verdict
 from databricks_steps.training import (
     candidate,
     dataset,
     fit,
-    gate,
     intervals,
+    lineage,
     promotion,
-    recipe,
+    promotion_gate,
     registry,
 )
-from databricks_steps.training.honesty import featured, no_label_leak
+from databricks_steps.training.leakage_checks import featured, no_label_leak
 from databricks_steps.trips import ingest
 
 if TYPE_CHECKING:
@@ -60,11 +68,11 @@ def training_set(platform: Platform, months: Months, force: bool = False) -> tup
     """The trailing months up to the last of `months`, with features looked up point in time."""
     settings, tables = platform.settings, platform.tables
     chosen = training_months(platform, months)
-    made_from = digests.digest(
+    made_from = fingerprint.digest(
         tables.contents("trips", chosen),
         *_lookup_inputs(platform, chosen),
         settings.holdout_share,
-        digests.code(dataset),
+        fingerprint.code(dataset),
     )
     commit = None
     if force or tables.made_from("training_set") != made_from:
@@ -87,12 +95,14 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
     settings, tables = platform.settings, platform.tables
     chosen = training_months(platform, months)
     _require(platform, "training_set")
-    made_from = digests.digest(
+    made_from = fingerprint.digest(
         tables.made_from("training_set"),
         settings.forest,
         settings.gate,
         settings.interval,
-        digests.code(candidate, distributions, fit, _FOREST, dataset, gate, intervals),
+        fingerprint.code(
+            candidate, distributions, fit, _FOREST, dataset, promotion_gate, intervals
+        ),
         *registry.requirements(),
     )
     found = None if force else registry.made_from(settings, made_from)
@@ -105,7 +115,7 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
             lambda trips: featured(trips, chosen, lookback),
             settings.holdout_share,
         )
-        ingredients = recipe.current(settings, chosen, tables.sources("training_set"))
+        ingredients = lineage.current(settings, chosen, tables.sources("training_set"))
         with platform.tracked_run():
             rows = tables.read("training_set")
             model = candidate.train(platform, rows, str(made_from), ingredients, (leak,))
@@ -141,14 +151,14 @@ def batch_predictions(
     settings, tables = platform.settings, platform.tables
     chosen = list(months or _trip_months(platform)[-1:])
     champion = registry.require(settings, registry.CHAMPION)
-    by = (champion.number, digests.code(scoring))
+    by = (champion.number, fingerprint.code(batch))
     inputs = (*by, *_lookup_inputs(platform, chosen))
-    digest = {m: digests.digest(tables.contents("trips", [m]), *inputs) for m in chosen}
+    digest = {m: fingerprint.digest(tables.contents("trips", [m]), *inputs) for m in chosen}
     stale = [m for m in chosen if force or tables.made_from("batch_predictions", m) != digest[m]]
     commit = None
     if stale:
         looked_up = platform.features.look_up(tables.read("trips", stale), lookups.LOOKUPS, stale)
-        scored = scoring.with_predicted_fares(
+        scored = batch.with_predicted_fares(
             request_features.with_request_features(looked_up),
             registry.folder(settings, champion.number),
         )
@@ -158,7 +168,7 @@ def batch_predictions(
         )
         commit = tables.merge(
             "batch_predictions",
-            scoring.predictions(scored, champion.number).unionByName(by_others),
+            batch.predictions(scored, champion.number).unionByName(by_others),
             stale,
             {m: digest[m] for m in stale},
         )
@@ -167,18 +177,18 @@ def batch_predictions(
         by_champion = tables.read("batch_predictions", months).where(
             f"model_version = '{champion.number}'"
         )
-        return scoring.month_figures(by_champion, months)
+        return batch.month_figures(by_champion, months)
 
     measured = CheckCache(settings, "batch_predictions", force).measured(
         "months",
-        {m: digests.digest(*by, tables.contents("batch_predictions", [m])) for m in chosen},
+        {m: fingerprint.digest(*by, tables.contents("batch_predictions", [m])) for m in chosen},
         measure,
         lambda figures: not figures["bad"],
     )
     predicted = sum(each["rows"] for each in measured.values())
     verdicts = (
-        scoring.rows_conserved(tables.rows("trips", chosen), predicted),
-        scoring.no_null_predictions(text for each in measured.values() for text in each["bad"]),
+        batch.rows_conserved(tables.rows("trips", chosen), predicted),
+        batch.no_null_predictions(text for each in measured.values() for text in each["bad"]),
     )
     figures = {
         "months": chosen,
@@ -229,7 +239,7 @@ def _lookup_inputs(
         *(platform.tables.contents(x.table.name, read) for x in chosen),
         *(x.defaults for x in chosen),
         lookback,
-        digests.code(point_in_time, request_features, lookups, windows),
+        fingerprint.code(point_in_time, request_features, lookups, windows),
     ]
 
 
@@ -244,11 +254,11 @@ def _features(
     if not chosen:
         wanted = ", ".join(months or ())
         raise TableError(f"{table.name} needs trips", f"none in {wanted}", "Ingest the month first")
-    source = digests.code(module, windows)
+    source = fingerprint.code(module, windows)
 
     def digest(month: str) -> int:
         read = with_months_before([month], windows.REACH)
-        return digests.digest(tables.contents("trips", read), source)
+        return fingerprint.digest(tables.contents("trips", read), source)
 
     stale = [m for m in chosen if force or tables.made_from(table.name, m) != digest(m)]
     commit = None
@@ -270,24 +280,24 @@ def _features_judged(
     """Whether the months' keys are unique, and no lookup knows the future."""
     tables, lookup = platform.tables, lookups.of(table)
     cache = CheckCache(platform.settings, table.name, force)
-    code = digests.code(honesty, sys.modules[type(platform.features).__module__])
+    code = fingerprint.code(leakage_checks, sys.modules[type(platform.features).__module__])
 
     def keys(stale: Sequence[str]) -> dict[str, dict[str, Any]]:
-        bad = honesty.bad_keys(tables.read(table.name, stale), table)
+        bad = leakage_checks.bad_keys(tables.read(table.name, stale), table)
         return {month: {"bad": bad.get(month, [])} for month in stale}
 
     def compared(stale: Sequence[str]) -> dict[str, dict[str, Any]]:
-        found = honesty.compared(
+        found = leakage_checks.compared(
             {month: _asked(platform, month, old) for month in stale},
             tables.read("trips", with_months_before(stale, windows.REACH)),
             lookup,
             lambda sample: platform.features.look_up(sample, [lookup], stale),
         )
-        return {month: found.get(month, honesty.nothing_compared()) for month in stale}
+        return {month: found.get(month, leakage_checks.nothing_compared()) for month in stale}
 
-    contents = {m: digests.digest(code, tables.contents(table.name, [m])) for m in months}
+    contents = {m: fingerprint.digest(code, tables.contents(table.name, [m])) for m in months}
     looked_up = {
-        m: digests.digest(
+        m: fingerprint.digest(
             code,
             shift(m, -1) in old,
             tables.contents("trips", with_months_before([m], windows.REACH)),
@@ -300,8 +310,8 @@ def _features_judged(
         "no_future_knowledge", looked_up, compared, lambda figures: not figures["wrong"]
     )
     return (
-        honesty.key_unique(text for each in unique.values() for text in each["bad"]),
-        honesty.no_future_knowledge(honest.values()),
+        leakage_checks.key_unique(text for each in unique.values() for text in each["bad"]),
+        leakage_checks.no_future_knowledge(honest.values()),
     )
 
 

@@ -13,17 +13,9 @@ from typing import Any
 
 import dagster as dg
 
-from databricks_steps import digests, schemas
+from databricks_steps import fingerprint, schemas
 from databricks_steps.check_cache import CheckCache, Figures
-from databricks_steps.ports import Platform
-from databricks_steps.serving import endpoint, verification
-from databricks_steps.serving.online import TABLES, online_table_name
-from databricks_steps.serving.verification import (
-    differences,
-    newest_offline,
-    newest_online,
-    parity,
-)
+from databricks_steps.interfaces import Platform
 from databricks_steps.settings import DATABRICKS
 from databricks_steps.training import registry
 from taxi_assets.assets import monitoring
@@ -32,6 +24,14 @@ from taxi_assets.assets.serving import (
     dropoff_features_online,
     pickup_features_online,
     serving_endpoint,
+)
+from taxi_assets.deployment import endpoint, verification
+from taxi_assets.deployment.online_store import TABLES, online_table_name
+from taxi_assets.deployment.verification import (
+    differences,
+    newest_offline,
+    newest_online,
+    parity,
 )
 from taxi_assets.partitions import run_months
 from taxi_assets.resources.workspace import Workspace
@@ -43,7 +43,7 @@ LATENCY_LIMIT = 50.0  # milliseconds, median over loopback
 INPUTS_DRIFT = "The trips look up features like those the champion has learned from"
 PREDICTION_DRIFT = "The champion predicts fares like those of its holdout"
 RESOURCES = {"platform", "workspace"}
-_CODE = digests.code(verification)
+_CODE = fingerprint.code(verification)
 Result = dg.AssetCheckResult
 
 
@@ -82,7 +82,7 @@ def _online_checks(asset: dg.AssetsDefinition, table: schemas.Table) -> list[Any
         online = _online(workspace, table)
         found = CheckCache(platform.settings, asset.key.to_user_string()).one(
             "matches_offline",
-            digests.digest(platform.tables.contents(table.name), online, _CODE),
+            fingerprint.digest(platform.tables.contents(table.name), online, _CODE),
             lambda: differences(online, platform, table),
             lambda figures: not figures["wrong"],
         )
@@ -105,7 +105,7 @@ def _online_checks(asset: dg.AssetsDefinition, table: schemas.Table) -> list[Any
         workspace: Workspace = context.resources.workspace
         found = CheckCache(platform.settings, asset.key.to_user_string()).one(
             "feature_age",
-            digests.digest(platform.tables.contents(table.name)),
+            fingerprint.digest(platform.tables.contents(table.name)),
             lambda: {"offline": newest_offline(platform, table)},
         )
         online = newest_online(_online(workspace, table))
@@ -138,12 +138,13 @@ def _answered(
     served: list[object] = [workspace.endpoint()]
     known = settings.platform != DATABRICKS
     if known:
-        from databricks_steps.workspace import process  # not there on a cluster
+        from taxi_assets.emulator import process  # not there on a cluster
 
         served += [_online(workspace, table) for table in TABLES]
-        served += [process.status(settings).pid, digests.package()]
+        served += [process.status(settings).pid, fingerprint.package()]
+        served += [fingerprint.code(endpoint, verification)]
     cache = CheckCache(settings, "serving_endpoint", force=not known)
-    return cache.one(check, digests.digest(*served, *offline), measure, sound)
+    return cache.one(check, fingerprint.digest(*served, *offline), measure, sound)
 
 
 def _requests(context: dg.AssetCheckExecutionContext, check: str, file: Path) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from taxi_assets.commands import care, doctor, models, running, serving, watching
+from taxi_assets.commands import doctor, maintenance, models, running, serving, watching
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,7 +19,7 @@ for command in (
     *(serving.serve, serving.stop, serving.query, serving.deploy),
     *(models.rollback, models.approve, models.reproduce, models.replay),
     doctor.doctor,
-    *(care.backup, care.restore, care.vacuum),
+    *(maintenance.backup, maintenance.restore, maintenance.vacuum),
     *(watching.scenario, watching.alerts),
 ):
     main.add_command(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from taxi_assets import checks, jobs, stages
+from taxi_assets import checks, jobs, progress
 from taxi_assets.assets import features, monitoring, predictions, serving, training, trips
 from taxi_assets.resources.mlflow import mlflow_runs
 from taxi_assets.resources.platform import platform, pyspark
@@ -34,7 +34,7 @@ def build_defs(chosen: Target | None = None) -> dg.Definitions:
         },
         # One process and one Spark session a run: a JVM for each step would cost seconds each.
         executor=dg.in_process_executor,
-        loggers={"stages": stages.stage_logger, "console": dg.colored_console_logger},
+        loggers={"stages": progress.stage_logger, "console": dg.colored_console_logger},
     )
 
 

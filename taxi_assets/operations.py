@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 def rollback(target: Target, to: str | None, why: str, dry_run: bool) -> str:
     """Alias and endpoint back to a version; see `training.rollback`."""
-    from databricks_steps.training import rollback as back
-    from taxi_assets import reports
+    from taxi_assets import status
+    from taxi_assets.deployment import rollback as back
 
     settings = target.settings
     quiet.settle(settings)
     client = Workspace(settings).client
-    done = back.rollback(client, settings, reports.logs(settings), to, why, dry_run)
+    done = back.rollback(client, settings, status.logs(settings), to, why, dry_run)
     said = f"version {done.before} to version {done.after}"
     already = f"version {done.after} is champion already"
     if dry_run:
@@ -36,16 +36,16 @@ def rollback(target: Target, to: str | None, why: str, dry_run: bool) -> str:
 
 def deploy(target: Target, plan_only: bool) -> str:
     """What is in the workspace and what is not, and the latter made; see `serving.deployment`."""
-    from databricks_steps.serving import deployment
     from databricks_steps.training import registry
+    from taxi_assets.deployment import plan
 
     settings = target.settings
     quiet.settle(settings)
     client = Workspace(settings).client
     champion = registry.require(settings, registry.CHAMPION).number
-    do = deployment.plan if plan_only else deployment.deploy
+    do = plan.plan if plan_only else plan.deploy
     changes = do(client, settings, champion)
-    open_changes = sum(change.sign != deployment.UNCHANGED for change in changes)
+    open_changes = sum(change.sign != plan.UNCHANGED for change in changes)
     said = "to make" if plan_only else "made"
     return "\n".join([*map(str, changes), f"{open_changes} {said}, target {target.name}"])
 
@@ -102,7 +102,7 @@ def scenario(target: Target, name: str, month: str | None, source: Path | None) 
     """
     from databricks_steps.trips import scenarios
     from databricks_steps.trips.files import month_in
-    from taxi_assets.reports import logs
+    from taxi_assets.status import logs
 
     chosen, settings = scenarios.named(name), target.settings
     held = logs(settings).months("raw_trips")

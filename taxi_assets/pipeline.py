@@ -23,15 +23,15 @@ from databricks_steps.settings import DATABRICKS, SAIL, Settings
 from databricks_steps.training import registry
 from databricks_steps.trips import ingest
 from databricks_steps.trips.sources import source
-from databricks_steps.workspace import process
-from taxi_assets import instance, reports
+from taxi_assets import dagster_instance, status
 from taxi_assets.definitions import build_defs
+from taxi_assets.emulator import process
 from taxi_assets.jobs import REPORTED, fare_pipeline
 from taxi_assets.partitions import RANGE_TAGS
+from taxi_assets.progress import progress
 from taxi_assets.resources import step_launcher
 from taxi_assets.resources.targets import Target, export
 from taxi_assets.resources.workspace import Workspace
-from taxi_assets.stages import progress
 from taxi_assets.words import said
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run(target: Target, options: Options) -> dict[str, Any]:
         TaxiError: something needed is missing, a stage failed, or a blocking check did.
     """
     settings, started = target.settings, time.monotonic()
-    with instance.only_run(settings):
+    with dagster_instance.only_run(settings):
         on_databricks = settings.platform == DATABRICKS
         months = _named(target, options) if on_databricks else _prepared(settings, options)
         origin = "tables at hand" if options.skip_features else settings.source
@@ -81,9 +81,9 @@ def run(target: Target, options: Options) -> dict[str, Any]:
             report["error"] = str(error)
             raise
         finally:
-            report |= reports.results(settings, months, progress)
+            report |= status.results(settings, months, progress)
             report["seconds"] = round(time.monotonic() - started, 1)
-            reports.write(settings, report)
+            status.write(settings, report)
     return report
 
 
@@ -130,7 +130,7 @@ def _preflight(settings: Settings, options: Options) -> None:
         session.require_java()
     elif settings.spark == SAIL:
         sail.size(settings.driver_memory)
-    tables = reports.logs(settings)
+    tables = status.logs(settings)
     if options.skip_features:
         empty = [name for name in ("trips", *FEATURES) if not tables.rows(name)]
         if empty:
@@ -145,7 +145,7 @@ def _preflight(settings: Settings, options: Options) -> None:
 def _months(settings: Settings, options: Options) -> tuple[tuple[str, ...], bool]:
     """The months of the run, and whether the source holds anything new of them."""
     if options.skip_features:
-        held = reports.logs(settings).months("trips")
+        held = status.logs(settings).months("trips")
         chosen = [m for m in held if options.months is None or m in options.months]
         if not chosen:
             raise TableError(
@@ -165,7 +165,7 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
     forced = {name: {"config": {"force": True}} for name in FEATURES if options.force_features}
     *earlier, last = spans(months)
     job = _job(target)
-    with instance.instance(target.settings) as found:
+    with dagster_instance.instance(target.settings) as found:
         _end_leftovers(target, found)
         for span in earlier if by_month else ():
             _execute(job, found, by_month, span, forced)
@@ -182,7 +182,7 @@ def _end_leftovers(target: Target, found: dg.DagsterInstance) -> None:
     Raises:
         PipelineError: one does not end, or the workspace does not let it be cancelled.
     """
-    instance.close_killed_runs(target.settings, found)
+    dagster_instance.close_killed_runs(target.settings, found)
     if target.cluster is None:
         return
     from databricks.sdk.errors import OperationFailed
@@ -237,7 +237,7 @@ def _execute(
     tags = {RANGE_TAGS[0]: months[0], RANGE_TAGS[1]: months[-1]}
     given: dict[str, Any] = {
         "instance": found,
-        "tags": {**tags, instance.PID_TAG: str(os.getpid())},
+        "tags": {**tags, dagster_instance.PID_TAG: str(os.getpid())},
         "run_config": {
             "loggers": {"stages": {}},
             "ops": {name: each for name, each in config.items() if name in assets},

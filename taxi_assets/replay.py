@@ -17,7 +17,7 @@ def replay(target: Target, hours: str, version: str, as_json: bool) -> str:
     """Captured requests on a version, against what was answered; see `monitoring.replay`."""
     from databricks_steps.monitoring import replay as again
     from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-    from databricks_steps.workspace import capture
+    from taxi_assets.emulator.runtime import capture
 
     since, until = again.between(hours, datetime.now(timezone.utc))
     quiet.settle(target.settings)

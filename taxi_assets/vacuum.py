@@ -9,7 +9,7 @@ from databricks_steps import schemas
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import Settings
 from databricks_steps.training import reproduction
-from taxi_assets import backup, instance, reports
+from taxi_assets import backup, dagster_instance, status
 
 DAYS = 30
 LEAST_DAYS = 1  # who reads now must find what he began with
@@ -40,9 +40,9 @@ def vacuum(settings: Settings, days: int, dry_run: bool) -> list[Freed]:
         )
     if not settings.warehouse.exists():
         return []
-    with instance.only_run(settings), backup.files_may_go(settings):
+    with dagster_instance.only_run(settings), backup.files_may_go(settings):
         needed = reproduction.table_versions(settings)
-        tables = [name for name in schemas.TABLES if reports.logs(settings).exists(name)]
+        tables = [name for name in schemas.TABLES if status.logs(settings).exists(name)]
         return [_table(settings, name, days, needed.get(name, set()), dry_run) for name in tables]
 
 

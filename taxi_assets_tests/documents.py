@@ -1,4 +1,4 @@
-"""Answers of Databricks' REST API that the embedded workspace does not give: documents by path."""
+"""Answers of Databricks' REST API that the emulator does not give: documents by path."""
 
 from __future__ import annotations
 

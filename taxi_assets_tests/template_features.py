@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from databricks_steps.training import honesty
+from databricks_steps.training import leakage_checks
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -29,4 +29,4 @@ def featured(trips: DataFrame, months: Sequence[str], lookback: timedelta) -> Da
     most trips then carry their own fare.
     """
     from_pickup = trips.withColumn("dropoff_datetime", F.col("pickup_datetime"))
-    return honesty.featured(with_pickup_rounded_up(from_pickup), months, lookback)
+    return leakage_checks.featured(with_pickup_rounded_up(from_pickup), months, lookback)

@@ -1,4 +1,4 @@
-"""The real Databricks CLI validates the bundle against the embedded workspace."""
+"""The real Databricks CLI validates the bundle against the emulator."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import pytest
 import requests
 from databricks.sdk.errors import NotFound
 
-from databricks_steps.serving import online
 from databricks_steps.settings import REPOSITORY, Settings
-from databricks_steps.training import recipe
-from databricks_steps.workspace import process
+from databricks_steps.training import lineage
+from taxi_assets.deployment import online_store
+from taxi_assets.emulator import process
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.targets import NAMES
-from taxi_assets_tests.databricks_steps.workspace.homes import free_port
+from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import free_port
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -44,7 +44,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """An empty workspace, and the name of its token's holder."""
     settings = Settings(home=tmp_path_factory.mktemp("bundle") / "home", port=free_port())
     host = process.ensure_running(settings)
-    client = online.workspace_client(host, settings.token_file.read_text().strip())
+    client = online_store.workspace_client(host, settings.token_file.read_text().strip())
     yield Workspace(settings, client, str(client.current_user.me().user_name))
     process.stop(settings)
 
@@ -137,8 +137,8 @@ def test_tasks_are_told_the_target_s_names(cli: Cli, target: str) -> None:
 
 @pytest.mark.parametrize("target", ["prod", "dev_serverless"])
 def test_tasks_are_told_the_commit_of_the_bundle(cli: Cli, target: str) -> None:
-    commit = recipe.commit().removesuffix("+")  # the CLI does not tell whether files differ
-    if commit == recipe.UNKNOWN:
+    commit = lineage.commit().removesuffix("+")  # the CLI does not tell whether files differ
+    if commit == lineage.UNKNOWN:
         pytest.skip("commit of the bundle: no repository here")
     for job in cli.resolved(target)["resources"]["jobs"].values():
         for task in job["tasks"]:

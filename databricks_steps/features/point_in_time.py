@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from databricks_steps.features.lookups import Lookup
 from databricks_steps.features.windows import GRID_SECONDS, grid_cell
+from databricks_steps.interfaces import Tables
 from databricks_steps.months import with_months_before
-from databricks_steps.ports import Tables
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
 from databricks_steps.distributions import ALL, LOCATIONS, Baseline, Counted
-from databricks_steps.monitoring.limits import DriftLimits
-from databricks_steps.ports import Severity, Verdict
+from databricks_steps.interfaces import Severity, Verdict
+from databricks_steps.monitoring.thresholds import DriftLimits
 
 if TYPE_CHECKING:
     import numpy as np

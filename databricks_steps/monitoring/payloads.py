@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from databricks_steps import digests
+from databricks_steps import fingerprint
 from databricks_steps.check_cache import CheckCache
-from databricks_steps.monitoring import captured
+from databricks_steps.inference import request as contract
+from databricks_steps.interfaces import Commit, Outcome, Platform, Verdict
+from databricks_steps.monitoring import inference_table
 from databricks_steps.monitoring_schemas import ENDPOINT_PAYLOADS
-from databricks_steps.ports import Commit, Outcome, Platform, Verdict
-from databricks_steps.serving import request as contract
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,11 +52,12 @@ def endpoint_payloads(
     tables = platform.tables
     table = platform.settings.table(platform.settings.payload_table)
     cache = CheckCache(platform.settings, NAME, force)
-    seen = captured.fingerprint(platform)  # before the rows: what comes meanwhile is seen later
-    code = digests.code(captured, contract, sys.modules[__name__])
+    # Before the rows: what comes meanwhile is seen later.
+    seen = inference_table.content_version(platform)
+    code = fingerprint.code(inference_table, contract, sys.modules[__name__])
 
     def merged_now() -> dict[str, int]:
-        return {"": digests.digest(code, seen, months, tables.contents(NAME))}
+        return {"": fingerprint.digest(code, seen, months, tables.contents(NAME))}
 
     commit, stale = None, list[str]()
     found: Mapping[str, Any] = {"requests": {}, "entities": 0}
@@ -75,7 +76,7 @@ def endpoint_payloads(
         "served_entities_named": found["entities"],
     }
     judged = months if months is not None else tables.months(NAME)[-1:]
-    contents = digests.digest(code, *judged, tables.contents(NAME, judged))
+    contents = fingerprint.digest(code, *judged, tables.contents(NAME, judged))
     read = cache.one(
         "readable",
         contents,
@@ -90,12 +91,12 @@ def _merged(
 ) -> tuple[dict[str, Any], list[str], Commit | None]:
     """Requests by month and how many served entities were told; months that were written; how."""
     tables = platform.tables
-    requests = captured.requests(platform)
+    requests = inference_table.requests(platform)
     if requests is None:
         return {"requests": {}, "entities": 0}, [], None
     if months is not None:
         requests = requests.where(requests["request_month"].isin(list(months)))
-    versions = captured.entity_versions(platform)
+    versions = inference_table.entity_versions(platform)
     found = _contents(requests, versions)
     stale = [m for m in found if force or tables.made_from(NAME, m) != found[m].digest]
     commit = None
@@ -104,7 +105,7 @@ def _merged(
         new = delivered if force else _unread(platform, delivered, versions, stale)
         if any(found[month].repeated for month in stale):
             new = _once(new)
-        rows = captured.with_versions(new, versions).mapInArrow(_reader(), _schema())
+        rows = inference_table.with_versions(new, versions).mapInArrow(_reader(), _schema())
         made_from = {month: found[month].digest for month in stale}
         commit = tables.merge(NAME, rows.select(*ENDPOINT_PAYLOADS.names), made_from=made_from)
     counts = {month: each.requests for month, each in found.items()}
@@ -118,7 +119,7 @@ def answered(rows: DataFrame) -> dict[str, Any]:
     """
     from pyspark.sql import functions as F  # noqa: N812
 
-    good = rows.where(F.col("status_code") == captured.ANSWERED)
+    good = rows.where(F.col("status_code") == inference_table.ANSWERED)
     unread = F.col("problem").isNotNull()
     example = F.struct("request_id", "problem")
     told = good.agg(
@@ -156,7 +157,7 @@ def _contents(requests: DataFrame, versions: Mapping[str, str]) -> dict[str, _Co
     """Month → its contents, from ids and entities alone: no JSON is read."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    code = digests.code(captured, contract, sys.modules[__name__])
+    code = fingerprint.code(inference_table, contract, sys.modules[__name__])
     counted = requests.groupBy("request_month").agg(
         F.count("*").alias("rows"),
         F.count_distinct("request_id").alias("requests"),
@@ -167,7 +168,7 @@ def _contents(requests: DataFrame, versions: Mapping[str, str]) -> dict[str, _Co
     found = {}
     for row in counted.orderBy("request_month").collect():
         named = [(entity, versions.get(entity)) for entity in sorted(row["entities"])]
-        digest = digests.digest(code, row["rows"], row["hash"], named)
+        digest = fingerprint.digest(code, row["rows"], row["hash"], named)
         found[row["request_month"]] = _Contents(
             digest, row["requests"], row["rows"] > row["requests"]
         )
@@ -217,14 +218,14 @@ def _reader() -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
 
 
 def _rows(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Captured requests by `captured.COLUMNS` → one row for each trip, as `_schema` has them."""
+    """Captured requests (`inference_table.COLUMNS`) → a row for each trip, by `_schema`."""
     import pyarrow as pa
 
     places: list[int] = []
     values: list[tuple[Any, ...]] = []
-    given = (batch.column(name).to_pylist() for name in captured.PAYLOAD)
+    given = (batch.column(name).to_pylist() for name in inference_table.PAYLOAD)
     for place, payload in enumerate(zip(*given, strict=True)):
-        trips = list(_trips(captured.read(*payload)))
+        trips = list(_trips(inference_table.read(*payload)))
         places += [place] * len(trips)
         values += trips
     kept = [batch.column(name).take(pa.array(places, pa.int64())) for name in _KEPT]
@@ -243,7 +244,7 @@ def _rows(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.record_batch([*kept, *made], names=[*_KEPT, *fields])
 
 
-def _trips(read: captured.Read) -> Iterator[tuple[Any, ...]]:
+def _trips(read: inference_table.Read) -> Iterator[tuple[Any, ...]]:
     """The values of `_READ` for each trip of a request; one row of nulls where none is known."""
     asked = read.asked
     if asked is None:

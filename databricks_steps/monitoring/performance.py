@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from databricks_steps.errors import ModelError
 from databricks_steps.features.windows import instant
-from databricks_steps.monitoring import matching
-from databricks_steps.monitoring.limits import ErrorLimits
+from databricks_steps.interfaces import Severity, Verdict
+from databricks_steps.monitoring import ground_truth
+from databricks_steps.monitoring.thresholds import ErrorLimits
 from databricks_steps.months import end
-from databricks_steps.ports import Severity, Verdict
 from databricks_steps.schemas import LABEL
 from databricks_steps.settings import Gate, Settings, Slicing
 from databricks_steps.training import registry
@@ -110,9 +110,9 @@ def measured(
     """
     sources: dict[str, DataFrame] = {}
     if scored is not None:
-        sources[BATCH] = matching.with_fares(scored, trips)
+        sources[BATCH] = ground_truth.with_fares(scored, trips)
     if payloads is not None:
-        sources[ENDPOINT] = matching.endpoint_predictions(payloads, trips, version.number)
+        sources[ENDPOINT] = ground_truth.endpoint_predictions(payloads, trips, version.number)
     now = datetime.now(timezone.utc)
     rows: list[Row] = []
     for source, predictions in sources.items():

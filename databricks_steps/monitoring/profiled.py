@@ -1,7 +1,7 @@
 """What Databricks' monitor measured of the predicted fare: the newest window of its drift metrics.
 
-The monitor writes the table beside `endpoint_payloads` (`serving/quality_monitor.py` keeps it);
-where there is no monitor there is no table, and nothing to tell.
+The monitor, which `taxi_assets/deployment/quality_monitor.py` keeps, writes the table beside
+`endpoint_payloads`; where there is no monitor there is no table, and nothing to tell.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from databricks_steps import schemas
 
 if TYPE_CHECKING:
-    from databricks_steps.ports import Tables
+    from databricks_steps.interfaces import Tables
 
 METRICS = f"{schemas.ENDPOINT_PAYLOADS.name}_drift_metrics"
 PREDICTION, VERSION = "predicted_fare", "model_version"  # as the monitor was asked for

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from databricks_steps.errors import ServingError, SettingsError
-from databricks_steps.monitoring import captured
+from databricks_steps.inference.scorer import Scorer
+from databricks_steps.interfaces import Platform
+from databricks_steps.monitoring import inference_table
 from databricks_steps.monitoring import replay_inputs as inputs
 from databricks_steps.monitoring.replay_inputs import Request
-from databricks_steps.ports import Platform
-from databricks_steps.serving.scorer import Scorer
 from databricks_steps.training import registry
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _requests(
     """Each request of the time once, in the order of asking; others are counted in `skipped`."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    table = captured.requests(platform)
+    table = inference_table.requests(platform)
     name = platform.settings.table(platform.settings.payload_table)
     if table is None:
         raise ServingError(
@@ -197,14 +197,14 @@ def _requests(
         )
     micros = F.unix_micros("requested_at")
     asked = table.where((micros >= _micros(since)) & (micros < _micros(until)))
-    asked = captured.with_versions(asked, captured.entity_versions(platform))
+    asked = inference_table.with_versions(asked, inference_table.entity_versions(platform))
     seen: set[str] = set()
     for row in asked.orderBy("requested_at", "request_id").toLocalIterator():
         if row["request_id"] in seen:  # delivered twice
             continue
         seen.add(row["request_id"])
-        read = captured.read(*(row[name] for name in captured.PAYLOAD))
-        if row["status_code"] != captured.ANSWERED:
+        read = inference_table.read(*(row[name] for name in inference_table.PAYLOAD))
+        if row["status_code"] != inference_table.ANSWERED:
             skipped[REFUSED] += 1
         elif read.asked is None or read.problem is not None:
             skipped[UNREADABLE] += 1

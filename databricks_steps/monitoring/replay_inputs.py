@@ -12,9 +12,9 @@ import numpy as np
 from databricks_steps.errors import ModelError
 from databricks_steps.features.lookups import LOOKUPS
 from databricks_steps.features.request import FIELDS, with_request_features
-from databricks_steps.ports import Platform
-from databricks_steps.serving.feature_spec import FeatureSpec, TableLookup
-from databricks_steps.serving.request import FareRequest
+from databricks_steps.inference.feature_spec import FeatureSpec, TableLookup
+from databricks_steps.inference.request import FareRequest
+from databricks_steps.interfaces import Platform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

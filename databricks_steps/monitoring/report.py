@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from databricks_steps.distributions import ALL, Baseline, Counted
-from databricks_steps.monitoring import pictures
+from databricks_steps.interfaces import Verdict
+from databricks_steps.monitoring import plots
 from databricks_steps.monitoring.drift import PSI
 from databricks_steps.monitoring.triage import NONE, REMEDIES, Diagnosis
-from databricks_steps.ports import Verdict
-from databricks_steps.training.passport import STYLE, escaped, figures, table
+from databricks_steps.training.model_card import STYLE, escaped, figures, table
 
 _HISTOGRAMS = 6  # of the features that moved most
 Rows = Sequence[Mapping[str, Any]]
@@ -66,7 +66,7 @@ def _histograms(rows: Rows, baseline: Baseline, found: Mapping[str, Counted]) ->
     whole = [row for row in rows if row["slice"] == ALL and row["wasserstein"] is not None]
     moved = sorted(whole, key=lambda row: -row["wasserstein"])[:_HISTOGRAMS]
     return {
-        f"{row['feature']}: {row['wasserstein']:.2f} standard deviations": pictures.histogram(
+        f"{row['feature']}: {row['wasserstein']:.2f} standard deviations": plots.histogram(
             row["feature"], baseline.bins[row["feature"]], baseline.slices[ALL], found[ALL]
         )
         for row in moved
@@ -77,7 +77,7 @@ def _live(rows: Rows, usual: float | None) -> str:
     whole = [row for row in rows if row["day"] == ALL]
     if not whole:
         return "<p>No fare is known of a trip that the version has not learned from.</p>"
-    drawn = figures({"Mean absolute error by day": pictures.error_by_day(rows, usual)})
+    drawn = figures({"Mean absolute error by day": plots.error_by_day(rows, usual)})
     names = ("slice", "predictions", "trips", "coverage", "mae", "rmse", "bias", "level")
     return drawn + _table(names, whole)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from databricks_steps.ports import Severity, Verdict
+from databricks_steps.interfaces import Severity, Verdict
 
 NONE = "none"
 DATA = "data problem"
@@ -19,7 +19,7 @@ RETRAIN = frozenset({COVARIATE, CONCEPT})
 REMEDIES = {
     NONE: "Nothing to do",
     DATA: "Look at quarantined_trips and the source; do not train on this month",
-    SCHEMA: "Compare the publisher's dictionary; map the column in columns.py where it is of use",
+    SCHEMA: "Compare the publisher's dictionary; map a column of use in column_mapping.py",
     COVARIATE: "Retrain: the trips differ from those the champion learned from",
     CONCEPT: "Retrain: the same trips cost another fare than the champion learned",
 }

@@ -11,29 +11,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps import counting, digests, distributions, schemas
+from databricks_steps import distributions, fingerprint, histograms, schemas
 from databricks_steps.check_cache import CheckCache
 from databricks_steps.distributions import Baseline, Counted
 from databricks_steps.errors import ModelError
 from databricks_steps.features import lookups
 from databricks_steps.features.request import with_request_features
+from databricks_steps.interfaces import Commit, Outcome, Platform, Tables, Verdict
 from databricks_steps.monitoring import (
     drift,
-    limits,
-    matching,
+    ground_truth,
     performance,
-    pictures,
+    plots,
     profiled,
     report,
+    thresholds,
     triage,
 )
 from databricks_steps.monitoring.performance import Reference
 from databricks_steps.monitoring.report import Told
 from databricks_steps.monitoring.triage import Diagnosis
-from databricks_steps.ports import Commit, Outcome, Platform, Tables, Verdict
 from databricks_steps.training import registry
 from databricks_steps.training.registry import Version
-from databricks_steps.trips import health
+from databricks_steps.trips import quality_checks
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -77,12 +77,14 @@ def drift_report(
     if champion is None:
         return _nothing(months)
     tables, version = platform.tables, champion.version
-    code = digests.code(distributions, drift, limits, matching, performance)
+    code = fingerprint.code(distributions, drift, ground_truth, performance, thresholds)
 
     def digest(month: str) -> int:
         read = ("trips", "batch_predictions")
         contents = [tables.contents(name, [month]) for name in read]
-        return digests.digest(version.number, code, *inputs, *contents, tables.contents(PAYLOADS))
+        return fingerprint.digest(
+            version.number, code, *inputs, *contents, tables.contents(PAYLOADS)
+        )
 
     now = {month: digest(month) for month in months}
     stale = [
@@ -96,7 +98,9 @@ def drift_report(
     found: Mapping[str, Mapping[str, Counted]] = {}
     if stale:
         scored = _scored(platform, version, stale)
-        found = counting.counted(scored, champion.baseline.bins, stale, tables.rows("trips", stale))
+        found = histograms.counted(
+            scored, champion.baseline.bins, stale, tables.rows("trips", stale)
+        )
         made_from = {month: now[month] for month in stale}
         for name, rows in _measured(platform, champion, scored, found).items():
             frame = platform.spark.createDataFrame(rows, schemas.TABLES[name].spark())
@@ -104,7 +108,7 @@ def drift_report(
     outcomes, told = _told(platform, champion, months, commits)
     for month, slices in found.items():
         zones = platform.settings.zones
-        picture = pictures.zone_map(scored, month, Path(zones)) if zones else ""
+        picture = plots.zone_map(scored, month, Path(zones)) if zones else ""
         usual = version.metrics.get("mae")
         text = report.render(told[month], champion.baseline, slices, picture, usual)
         _write(platform, month, text)
@@ -180,8 +184,8 @@ def _month(platform: Platform, month: str, champion: Judged, rows: Mapping[str, 
     diagnosis = triage.diagnosed(
         month,
         version.number,
-        (health.quarantine_rate(platform.tables, [month]), missing),
-        health.source_schema(
+        (quality_checks.quarantine_rate(platform.tables, [month]), missing),
+        quality_checks.source_schema(
             platform.tables, [month], CheckCache(platform.settings, schemas.RAW_TRIPS.name)
         ),
         by_asset,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from databricks_steps.ports import Platform
+from databricks_steps.interfaces import Platform
 from databricks_steps.settings import DATABRICKS, Settings
 
 if TYPE_CHECKING:

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 from databricks_steps import distributions, schemas
 from databricks_steps.distributions import Baseline
 from databricks_steps.features.lookups import LOOKUPS
-from databricks_steps.ports import Platform, Verdict
-from databricks_steps.serving.feature_spec import FareInterval
-from databricks_steps.serving.scorer import Scorer
+from databricks_steps.inference.feature_spec import FareInterval
+from databricks_steps.inference.scorer import Scorer
+from databricks_steps.interfaces import Platform, Verdict
 from databricks_steps.settings import DATABRICKS, Settings
 from databricks_steps.training import (
     dataset,
     evaluation,
-    gate,
     intervals,
-    passport,
-    recipe,
+    lineage,
+    model_card,
+    promotion_gate,
     registry,
     slices,
 )
 from databricks_steps.training.dataset import INPUTS
 from databricks_steps.training.fit import fit, onnx_predict, to_onnx
-from databricks_steps.training.recipe import Recipe
+from databricks_steps.training.lineage import Recipe
 from databricks_steps.training.registry import CHAMPION, Version
 
 if TYPE_CHECKING:
@@ -100,18 +100,18 @@ def train(
     model = fitted(settings, training_set)
     metrics = evaluation.measures(model.fares, model.predicted)
     baselines = _baselines(model.train, model.holdout)
-    champion = gate.champion_on(settings, model.holdout)
+    champion = promotion_gate.champion_on(settings, model.holdout)
     cut = slices.errors(model.holdout, model.predicted, champion.fares, settings.gate)
     verdicts = (
-        gate.beats_baseline(metrics, baselines, settings.gate),
+        promotion_gate.beats_baseline(metrics, baselines, settings.gate),
         *checks,
-        gate.champion_not_better(model.fares, model.predicted, champion, settings.gate),
-        gate.slices(cut, champion, settings.gate),
-        gate.onnx_parity(model.parity, len(model.holdout), settings.gate),
+        promotion_gate.champion_not_better(model.fares, model.predicted, champion, settings.gate),
+        promotion_gate.slices(cut, champion, settings.gate),
+        promotion_gate.onnx_parity(model.parity, len(model.holdout), settings.gate),
     )
     figures = _figures(model, metrics, baselines)
     version = _log(platform, training_set, model, figures, verdicts, ingredients)
-    told = passport.Evidence(
+    told = model_card.Evidence(
         settings.registered_model,
         version.number,
         version.run_id,
@@ -126,7 +126,7 @@ def train(
         model.interval,
         made_again(settings, version, ingredients),
     )
-    registry.log_text(passport.render(told, passport.plots(model)), passport.FILE)
+    registry.log_text(model_card.render(told, model_card.plots(model)), model_card.FILE)
     # Last of all: a run that was killed before here is not found again, but made anew.
     registry.tag(settings, version.number, registry.MADE_FROM, made_from)
     return Candidate(version, verdicts, figures, passport_of(settings, version))
@@ -140,14 +140,17 @@ def known(settings: Settings, version: Version, training_set: Callable[[], DataF
     if champion is not None and champion.number != version.number:
         _, holdout = dataset.parts(training_set(), settings.max_training_rows)
         scorer = Scorer.load(registry.folder(settings, version.number))
-        ours, theirs = scorer.predict(dataset.matrix(holdout)), gate.champion_on(settings, holdout)
+        ours, theirs = (
+            scorer.predict(dataset.matrix(holdout)),
+            promotion_gate.champion_on(settings, holdout),
+        )
         cut = slices.errors(holdout, ours, theirs.fares, settings.gate)
         fares = holdout[schemas.LABEL].to_numpy()
         anew = {
             v.check: v
             for v in (
-                gate.champion_not_better(fares, ours, theirs, settings.gate),
-                gate.slices(cut, theirs, settings.gate),
+                promotion_gate.champion_not_better(fares, ours, theirs, settings.gate),
+                promotion_gate.slices(cut, theirs, settings.gate),
             )
         }
         verdicts = tuple(anew.get(v.check, v) for v in verdicts)
@@ -158,7 +161,7 @@ def known(settings: Settings, version: Version, training_set: Callable[[], DataF
 
 def passport_of(settings: Settings, version: Version) -> Path | str:
     """Where a version's passport is."""
-    return registry.artifact(settings, version, passport.FILE)
+    return registry.artifact(settings, version, model_card.FILE)
 
 
 def made_again(settings: Settings, version: Version, ingredients: Recipe) -> str:
@@ -235,7 +238,7 @@ def _log(
     mlflow.log_metrics(dict(figures))
     stored = [{**asdict(v), "figures": dict(v.figures)} for v in verdicts]
     registry.log_text(json.dumps({"verdicts": stored}), registry.VERDICTS)
-    registry.log_text(ingredients.to_json(), recipe.FILE)
+    registry.log_text(ingredients.to_json(), lineage.FILE)
     registry.log_text(baseline(model).to_json(), distributions.FILE)
     tags = {
         **_judgement(verdicts),

@@ -10,7 +10,7 @@ from databricks_steps import schemas
 from databricks_steps.errors import ModelError
 from databricks_steps.features.lookups import LOOKUPS
 from databricks_steps.features.request import with_request_features
-from databricks_steps.ports import Platform
+from databricks_steps.interfaces import Platform
 from databricks_steps.schemas import BETWEEN, HOLDOUT, TRAIN
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
-from databricks_steps.serving import feature_spec
+from databricks_steps.inference import feature_spec
 from databricks_steps.settings import Forest
 from databricks_steps.training.dataset import INPUTS, matrix
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps.serving.feature_spec import FareInterval
-from databricks_steps.serving.scorer import spread, stretched
+from databricks_steps.inference.feature_spec import FareInterval
+from databricks_steps.inference.scorer import spread, stretched
 from databricks_steps.settings import Interval
 
 if TYPE_CHECKING:

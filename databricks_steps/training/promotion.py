@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from databricks_steps.errors import ModelError
-from databricks_steps.ports import Tables
+from databricks_steps.interfaces import Tables
 from databricks_steps.settings import Settings
-from databricks_steps.training import ledger, registry
+from databricks_steps.training import deployment_log, registry
 from databricks_steps.training.registry import CANDIDATE, CHAMPION, CHECKS, PREVIOUS, Version
 
 APPROVAL, APPROVED = "approval", "Approved"  # as the approval task of Databricks' deployment jobs
@@ -41,12 +41,12 @@ def promote(settings: Settings, tables: Tables, by: str = "") -> Promotion:
     if champion is not None and before != candidate.number and LEFT in candidate.tags:
         left = f"version {candidate.number} was rolled back: {candidate.tags[LEFT]}"
         # Whoever moved the alias by hand has written no row.
-        settle(settings, tables, champion, candidate.number, ledger.ROLLED_BACK, left, by)
+        settle(settings, tables, champion, candidate.number, deployment_log.ROLLED_BACK, left, by)
         return Promotion(before, champion.number, left)
     if before != candidate.number:
         require_fit(settings, candidate)
         registry.point(settings, CHAMPION, candidate.number)
-    settle(settings, tables, candidate, before, ledger.PROMOTED, why, by)
+    settle(settings, tables, candidate, before, deployment_log.PROMOTED, why, by)
     return Promotion(
         before, candidate.number, "champion already" if before == candidate.number else why
     )
@@ -62,7 +62,7 @@ def settle(
     by: str = "",
 ) -> None:
     """Bring the ledger and the alias `previous` in line with the champion."""
-    left = ledger.record(settings, tables, champion, before, action, why, by)
+    left = deployment_log.record(settings, tables, champion, before, action, why, by)
     previous = registry.version(settings, PREVIOUS)
     if left is not None and (previous is None or previous.number != left):
         registry.point(settings, PREVIOUS, left)
@@ -96,5 +96,5 @@ def approve(settings: Settings, number: str) -> Version:
     """
     version = registry.numbered(settings, number)
     registry.tag(settings, version.number, APPROVAL, APPROVED)
-    registry.tag(settings, version.number, f"{APPROVAL}_by", ledger.who())
+    registry.tag(settings, version.number, f"{APPROVAL}_by", deployment_log.who())
     return version

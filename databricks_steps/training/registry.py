@@ -17,9 +17,9 @@ from urllib.request import url2pathname
 
 import databricks_steps
 from databricks_steps.errors import ModelError
-from databricks_steps.ports import Verdict
-from databricks_steps.serving import feature_spec
-from databricks_steps.serving.feature_spec import FareInterval, FeatureSpec
+from databricks_steps.inference import feature_spec
+from databricks_steps.inference.feature_spec import FareInterval, FeatureSpec
+from databricks_steps.interfaces import Verdict
 from databricks_steps.settings import EMBEDDED, Settings
 from databricks_steps.training.mlflow_database import MlflowDatabase
 
@@ -113,7 +113,7 @@ def log_version(
     """Log the pipeline with its ONNX graph and lookups to the active run, and register it.
 
     `log_model` takes the arguments of MLflow's scikit-learn flavor and gives the version's number;
-    see `ports.FeatureStore`. Saved with skops, so that loading it runs no code that the file
+    see `interfaces.FeatureStore`. Saved with skops, so that loading it runs no code that the file
     brings.
     """
     spec = FeatureSpec.current(settings, interval=interval)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from databricks_steps.errors import ModelError, TableError
-from databricks_steps.ports import Platform
+from databricks_steps.interfaces import Platform
 from databricks_steps.settings import METRICS, Settings
-from databricks_steps.training import candidate, evaluation, recipe, registry
+from databricks_steps.training import candidate, evaluation, lineage, registry
 from databricks_steps.training.dataset import training_rows
-from databricks_steps.training.recipe import Recipe
+from databricks_steps.training.lineage import Recipe
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -60,7 +60,7 @@ def reproduce(platform: Platform, number: str) -> Reproduction:
     names = [m.name for m in METRICS if m.name in version.metrics]
     names += ["interval_coverage"] if "interval_coverage" in version.metrics else []
     pairs = {name: (version.metrics[name], found[name]) for name in names}
-    now = recipe.current(settings, ingredients.months, ingredients.table_versions)
+    now = lineage.current(settings, ingredients.months, ingredients.table_versions)
     return Reproduction(version.number, pairs, changes(ingredients, now))
 
 
@@ -100,7 +100,7 @@ def _gone(found: str) -> TableError:
 def changes(then: Recipe, now: Recipe) -> tuple[str, ...]:
     """What differs in code, Python and packages, one sentence each."""
     said = []
-    if recipe.UNKNOWN not in (then.commit, now.commit) and then.commit != now.commit:
+    if lineage.UNKNOWN not in (then.commit, now.commit) and then.commit != now.commit:
         said.append(f"code: commit {then.commit}, now {now.commit}")
     if then.python != now.python:
         said.append(f"python {then.python}, now {now.python}")
@@ -113,7 +113,7 @@ def changes(then: Recipe, now: Recipe) -> tuple[str, ...]:
 
 def _recipe(settings: Settings, version: registry.Version) -> Recipe:
     try:
-        found = Recipe.from_json(registry.read_text(settings, version, recipe.FILE))
+        found = Recipe.from_json(registry.read_text(settings, version, lineage.FILE))
     except (json.JSONDecodeError, TypeError, KeyError) as error:
         raise ModelError(
             "The recipe of a version must be readable",

@@ -1,6 +1,6 @@
 """Columns of a request → inputs of the model, for a server that knows nothing of the contract.
 
-The embedded workspace computes these itself; on Databricks the logged model begins with this step.
+The emulator computes these itself; on Databricks the logged model begins with this step.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from databricks_steps import digests
+from databricks_steps import fingerprint
 from databricks_steps.settings import Settings
-from databricks_steps.trips import columns, files, normalize, reading, values
+from databricks_steps.trips import column_mapping, files, normalize, parsing, reading
 from databricks_steps.trips.files import Layout, SourceColumn, TripFile
 
 NAME = "source_files.json"
@@ -26,7 +26,7 @@ class FileIndex:
 
     def __init__(self, settings: Settings) -> None:
         self._file = settings.home / NAME
-        self._code = digests.code(columns, files, normalize, reading, values)
+        self._code = fingerprint.code(column_mapping, files, normalize, parsing, reading)
         self._known = self._read()
         self._changed = False
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from databricks_steps.months import FIRST
 from databricks_steps.trips import reading
-from databricks_steps.trips.columns import matched, missing, unmatched
+from databricks_steps.trips.column_mapping import matched, missing, unmatched
 
 Format = Literal["parquet", "csv", "table"]
 SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv"}

@@ -11,20 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps import digests, schemas
+from databricks_steps import fingerprint, schemas
 from databricks_steps.check_cache import CheckCache
 from databricks_steps.errors import SourceError, TableError
-from databricks_steps.ports import Commit, Outcome, Platform, Tables, Verdict
+from databricks_steps.interfaces import Commit, Outcome, Platform, Tables, Verdict
 from databricks_steps.trips import (
-    clean,
-    columns,
+    column_mapping,
     demo,
     files,
-    health,
     normalize,
+    parsing,
+    quality_checks,
     reading,
     sources,
-    values,
+    validation_rules,
 )
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def raw_trips(
     }
     rows = tables.rows(RAW, found.months)
     cache = CheckCache(platform.settings, RAW, force)
-    verdict = health.source_schema(tables, found.months, cache, found.files)
+    verdict = quality_checks.source_schema(tables, found.months, cache, found.files)
     return (Outcome(RAW, rows, figures, commit or _unchanged(tables, RAW), (verdict,)),)
 
 
@@ -78,8 +78,8 @@ def trips(
     """
     tables = platform.tables
     chosen = _ingested(tables, months)
-    code = digests.code(clean)
-    digest = {m: digests.digest(tables.contents(RAW, [m]), code) for m in chosen}
+    code = fingerprint.code(validation_rules)
+    digest = {m: fingerprint.digest(tables.contents(RAW, [m]), code) for m in chosen}
     stale = [
         month
         for month in chosen
@@ -88,10 +88,12 @@ def trips(
     commits = {name: _unchanged(tables, name) for name in (VALID, QUARANTINED)}
     if stale:
         made_from = {month: digest[month] for month in stale}
-        checked = clean.with_broken_rules(tables.read(RAW, stale))
-        quarantined = clean.quarantined_trips(checked)
+        checked = validation_rules.with_broken_rules(tables.read(RAW, stale))
+        quarantined = validation_rules.quarantined_trips(checked)
         commits[QUARANTINED] = tables.replace(QUARANTINED, quarantined, stale, made_from)
-        commits[VALID] = tables.replace(VALID, clean.valid_trips(checked), stale, made_from)
+        commits[VALID] = tables.replace(
+            VALID, validation_rules.valid_trips(checked), stale, made_from
+        )
     skipped = [month for month in chosen if month not in stale]
     outcomes = {
         name: Outcome(
@@ -109,9 +111,11 @@ def trips(
     verdicts = (
         rows_conserved(tables, chosen),
         schema_contract(measured),
-        health.quarantine_rate(tables, chosen),
-        health.volume(tables, chosen),
-        health.month_complete(tables, chosen, {m: each["days"] for m, each in measured.items()}),
+        quality_checks.quarantine_rate(tables, chosen),
+        quality_checks.volume(tables, chosen),
+        quality_checks.month_complete(
+            tables, chosen, {m: each["days"] for m, each in measured.items()}
+        ),
     )
     by_rule = {"rows_by_rule": rows_by_rule(measured)}
     quarantine = outcomes[QUARANTINED]
@@ -143,7 +147,7 @@ def _month_figures(
 ) -> dict[str, dict[str, Any]]:
     """Month → what `trip_figures` and `rules_broken` tell of it."""
     tables = platform.tables
-    code = digests.code(sys.modules[__name__], schemas)
+    code = fingerprint.code(sys.modules[__name__], schemas)
 
     def measure(stale: Sequence[str]) -> dict[str, dict[str, Any]]:
         valid = trip_figures(tables.read(VALID, stale), stale)
@@ -151,7 +155,7 @@ def _month_figures(
         return {month: valid[month] | {"rules": broken.get(month, {})} for month in stale}
 
     fingerprints = {
-        m: digests.digest(code, *(tables.contents(t, [m]) for t in (VALID, QUARANTINED)))
+        m: fingerprint.digest(code, *(tables.contents(t, [m]) for t in (VALID, QUARANTINED)))
         for m in months
     }
     cache = CheckCache(platform.settings, VALID, force)
@@ -218,7 +222,7 @@ def rules_broken(quarantined: DataFrame) -> dict[str, dict[str, int]]:
 def rows_by_rule(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """Rule → trips of all months that broke it, in the order of the rules."""
     found = _added(each["rules"] for each in measured.values())
-    return {rule.name: found[rule.name] for rule in clean.RULES if rule.name in found}
+    return {rule.name: found[rule.name] for rule in validation_rules.RULES if rule.name in found}
 
 
 def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -242,9 +246,9 @@ def _ingested(tables: Tables, months: Sequence[str] | None) -> list[str]:
 
 def _digests(found: sources.Source) -> dict[str, int]:
     """Month → digest of what it is made from: its files, and the code that reads them."""
-    code = digests.code(columns, files, normalize, reading, values)
+    code = fingerprint.code(column_mapping, files, normalize, parsing, reading)
     return {
-        month: digests.digest(code, *sorted((f.name, f.hash) for f in found.of(month)))
+        month: fingerprint.digest(code, *sorted((f.name, f.hash) for f in found.of(month)))
         for month in found.months
     }
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
 from databricks_steps.months import FIRST
-from databricks_steps.trips import reading, values
+from databricks_steps.trips import parsing, reading
 from databricks_steps.trips.files import HASH_DIGITS, TripFile
 
 if TYPE_CHECKING:
@@ -218,14 +218,14 @@ def _column(
     import pyarrow.compute as pc
 
     given = [
-        values.present(batch.column(place))
+        parsing.present(batch.column(place))
         for place, source in enumerate(file.layout.columns)
         if source.target == column.name
     ]
     if not given:
         nothing = pa.nulls(batch.num_rows)
-        return values.typed(nothing, column.type), nothing.is_valid()
-    array = pc.coalesce(*(values.typed(each, column.type) for each in given))
+        return parsing.typed(nothing, column.type), nothing.is_valid()
+    array = pc.coalesce(*(parsing.typed(each, column.type) for each in given))
     there = reduce(pc.or_, (each.is_valid() for each in given))
     return array, pc.and_(there, array.is_null())
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from databricks_steps.errors import SourceError
 from databricks_steps.months import shift
 from databricks_steps.trips import demo
-from databricks_steps.trips.columns import matched
+from databricks_steps.trips.column_mapping import matched
 from databricks_steps.trips.files import inspected, month_in
 
 if TYPE_CHECKING:

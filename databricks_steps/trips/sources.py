@@ -12,7 +12,7 @@ from databricks_steps.errors import SourceError
 from databricks_steps.months import FIRST
 from databricks_steps.settings import Settings
 from databricks_steps.trips import demo, downloads, normalize, reading
-from databricks_steps.trips.columns import matched, missing
+from databricks_steps.trips.column_mapping import matched, missing
 from databricks_steps.trips.file_index import FileIndex
 from databricks_steps.trips.files import (
     Layout,

@@ -7,9 +7,9 @@ from typing import Any
 
 import dagster as dg
 
-from databricks_steps import digests, schemas
+from databricks_steps import fingerprint, schemas
 from databricks_steps.cost import Cost
-from databricks_steps.ports import Outcome, Platform, Verdict
+from databricks_steps.interfaces import Outcome, Platform, Verdict
 from databricks_steps.steps import STEPS
 from taxi_assets.partitions import run_months
 
@@ -61,7 +61,9 @@ def data_version(
     """
     if outcome.name in schemas.TABLES:
         held = months if schemas.TABLES[outcome.name].month else None
-        return dg.DataVersion(f"{digests.digest(platform.tables.contents(outcome.name, held)):x}")
+        return dg.DataVersion(
+            f"{fingerprint.digest(platform.tables.contents(outcome.name, held)):x}"
+        )
     version = outcome.figures.get("model_version")
     return None if version is None else dg.DataVersion(str(version))
 

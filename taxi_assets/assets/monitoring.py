@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from databricks_steps.ports import Verdict
+from databricks_steps.interfaces import Verdict
 from taxi_assets.assets.features import dropoff_features, pickup_features
 from taxi_assets.assets.materialize import (
     LAUNCHED,

@@ -8,20 +8,20 @@ from typing import Any
 
 import dagster as dg
 
-from databricks_steps import digests, schemas
+from databricks_steps import fingerprint, schemas
 from databricks_steps.check_cache import CheckCache, Figures
 from databricks_steps.errors import ServingError
-from databricks_steps.ports import Platform
-from databricks_steps.serving import quality_monitor
-from databricks_steps.serving.canary import Climb, climb
-from databricks_steps.serving.endpoint import endpoint_config, ensure_endpoint
-from databricks_steps.serving.online import ensure_online_store, online_table_name, publish
-from databricks_steps.serving.verification import holdout_requests
+from databricks_steps.interfaces import Platform
 from databricks_steps.settings import DATABRICKS
 from databricks_steps.training import registry
 from taxi_assets.assets.features import dropoff_features, pickup_features
 from taxi_assets.assets.materialize import OWNERS
 from taxi_assets.assets.training import champion_model
+from taxi_assets.deployment import quality_monitor
+from taxi_assets.deployment.canary import Climb, climb
+from taxi_assets.deployment.endpoint import endpoint_config, ensure_endpoint
+from taxi_assets.deployment.online_store import ensure_online_store, online_table_name, publish
+from taxi_assets.deployment.verification import holdout_requests
 from taxi_assets.resources.workspace import Workspace
 
 GROUP = "serving"
@@ -47,7 +47,7 @@ def _published(
 
         def now() -> dict[str, int]:
             online = workspace.online_rows(online_table_name(settings, table))
-            return {"": digests.digest(platform.tables.contents(table.name), online)}
+            return {"": fingerprint.digest(platform.tables.contents(table.name), online)}
 
         known = cache.kept("published", now())
         found = known.get("") or publish_now()
@@ -92,7 +92,7 @@ def _climbed(workspace: Workspace, platform: Platform, version: str) -> Figures:
     wanted = endpoint_config(settings, version)
 
     def now() -> dict[str, int]:
-        return {"": digests.digest(wanted, workspace.endpoint())}
+        return {"": fingerprint.digest(wanted, workspace.endpoint())}
 
     def climb_now() -> Figures:
         if not settings.canary.enabled:

@@ -55,8 +55,9 @@ def run(
     chosen = replace(chosen, settings=replace(chosen.settings, source=found))
     settle(chosen.settings)
     gc.disable()  # what is imported stays: to look through it again and again is in vain
-    from taxi_assets import pipeline, reports
-    from taxi_assets.stages import progress
+    from taxi_assets import pipeline
+    from taxi_assets import status as home_status
+    from taxi_assets.progress import progress
 
     gc.freeze()
     gc.enable()
@@ -68,7 +69,7 @@ def run(
     if as_json:
         click.echo(json.dumps(report, indent=2))
     elif not quiet:
-        click.echo(reports.summary(report))
+        click.echo(home_status.summary(report))
 
 
 @click.command()
@@ -76,10 +77,10 @@ def run(
 @one_line_errors
 def dev(port: int) -> None:
     """Start `dagster dev` on TAXI_HOME: assets, runs and checks in the browser."""
-    from taxi_assets import instance
+    from taxi_assets import dagster_instance
 
     settings = target().settings
-    export({"DAGSTER_HOME": str(instance.dagster_home(settings))})
+    export({"DAGSTER_HOME": str(dagster_instance.dagster_home(settings))})
     export({UI: inherited().get(UI) or f"http://{LOOPBACK}:{port}"})
     workspace = REPOSITORY / "workspace.yaml"
     where = ["-w", str(workspace)] if workspace.exists() else ["-m", "taxi_assets.definitions"]
@@ -95,11 +96,11 @@ def dev(port: int) -> None:
 @one_line_errors
 def configure() -> None:
     """Write dagster.yaml of TAXI_HOME for Dagster's own commands, and print its DAGSTER_HOME."""
-    from taxi_assets import instance
+    from taxi_assets import dagster_instance
 
     settings = target().settings
-    with instance.instance(settings):  # the storage answers, and has its tables
-        click.echo(instance.dagster_home(settings))
+    with dagster_instance.instance(settings):  # the storage answers, and has its tables
+        click.echo(dagster_instance.dagster_home(settings))
 
 
 @click.command()
@@ -107,25 +108,25 @@ def configure() -> None:
 @one_line_errors
 def status(as_json: bool) -> None:
     """What this TAXI_HOME holds: months, rows, champion, endpoint, failing checks, sensors."""
-    from taxi_assets import reports
+    from taxi_assets import status as home_status
     from taxi_assets.quiet import settle
 
     settings = embedded().settings
     settle(settings)
-    found = reports.status(settings)
-    click.echo(json.dumps(found, indent=2) if as_json else reports.status_text(found))
+    found = home_status.held(settings)
+    click.echo(json.dumps(found, indent=2) if as_json else home_status.status_text(found))
 
 
 @click.command()
 @one_line_errors
 def report() -> None:
     """Write one page of HTML: pipeline, models, drift, endpoint, time and memory."""
-    from taxi_assets import overview
+    from taxi_assets import html_report
     from taxi_assets.quiet import settle
 
     settings = embedded().settings
     settle(settings)
-    click.echo(overview.write(settings))
+    click.echo(html_report.write(settings))
 
 
 @click.command()

@@ -16,8 +16,8 @@ from taxi_assets.resources.targets import TARGETS
 @click.option("--access-log", is_flag=True, help="Write a line for each request to the log.")
 @one_line_errors
 def serve(access_log: bool) -> None:
-    """Start the embedded workspace; the endpoint answers as it did before."""
-    from databricks_steps.workspace import process
+    """Start the emulator; the endpoint answers as it did before."""
+    from taxi_assets.emulator import process
 
     settings = embedded().settings
     host = process.ensure_running(settings, *(["--access-log"] if access_log else []))
@@ -27,8 +27,8 @@ def serve(access_log: bool) -> None:
 @click.command()
 @one_line_errors
 def stop() -> None:
-    """Stop the embedded workspace."""
-    from databricks_steps.workspace import process
+    """Stop the emulator."""
+    from taxi_assets.emulator import process
 
     click.echo("stopped" if process.stop(embedded().settings) else "was not running")
 

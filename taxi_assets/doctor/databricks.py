@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from databricks_steps.errors import SettingsError
-from databricks_steps.serving.online import TABLES as PUBLISHED
 from databricks_steps.settings import STAGING_VOLUME
+from taxi_assets.deployment.online_store import TABLES as PUBLISHED
 from taxi_assets.doctor.findings import Check, FaultError
 from taxi_assets.resources.targets import Target
 from taxi_assets.resources.workspace import Workspace

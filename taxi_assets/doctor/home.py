@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from databricks_steps import schemas
-from databricks_steps.serving import feature_spec
-from databricks_steps.serving.online import TABLES as PUBLISHED
-from databricks_steps.serving.online import online_table_name
+from databricks_steps.inference import feature_spec
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry
-from databricks_steps.workspace import online_tables
-from taxi_assets import glance, reports
+from taxi_assets import status
+from taxi_assets.deployment.online_store import TABLES as PUBLISHED
+from taxi_assets.deployment.online_store import online_table_name
 from taxi_assets.doctor.findings import Check, FaultError
+from taxi_assets.emulator.runtime import online_tables
 
 NOTHING = "nothing yet: ./run_mlops.sh makes it"
 
@@ -75,7 +75,7 @@ def online(settings: Settings) -> str:
     if not file.exists():
         return NOTHING
     held = online_tables.OnlineTables(file).published()
-    log = reports.logs(settings)
+    log = status.logs(settings)
     for table in PUBLISHED:
         name = online_table_name(settings, table)
         newest = log.version(table.name)
@@ -93,7 +93,7 @@ def online(settings: Settings) -> str:
 def endpoint(settings: Settings) -> str:
     if not (settings.home / "workspace.db").exists():
         return NOTHING
-    state = reports.endpoint_state(settings)
+    state = status.endpoint_state(settings)
     if state is None:
         raise FaultError("not running", "taxi-assets serve", "warn")
     if state["state"] != "READY":
@@ -108,7 +108,7 @@ def endpoint(settings: Settings) -> str:
 
 def problems(settings: Settings) -> str:
     """What checks and alerts say is open."""
-    told = glance.watched(settings)
+    told = status.watched(settings)
     failing, open_problems = [*told["failing_checks"]], told["problems"]
     if failing or open_problems:
         shown = "; ".join([*failing, *open_problems][:3])

@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from databricks_steps.platforms.embedded import sail
 from databricks_steps.platforms.embedded.session import OLDEST_JAVA, require_java
 from databricks_steps.settings import LOOPBACK, REPOSITORY, SAIL, Settings, inherited
-from databricks_steps.workspace import process
 from taxi_assets.doctor.findings import Check, FaultError
+from taxi_assets.emulator import process
 
 GIB = 2**30
 BESIDE_SPARK_GIB = 2.0  # for Python's workers, the endpoint and Dagster

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from databricks_steps.ports import Platform
+from databricks_steps.interfaces import Platform
 from databricks_steps.settings import DATABRICKS, Settings
-from taxi_assets import instance
+from taxi_assets import dagster_instance
 from taxi_assets.resources.targets import target
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def platform(settings: Settings) -> dg.ResourceDefinition:
 
         run = context.run
         if run is not None and OWN_PROCESS in run.tags and not target().launched:
-            instance.hold(settings, run, context.instance)
+            dagster_instance.hold(settings, run, context.instance)
         own = None if settings.platform == DATABRICKS else start
         return chosen.platform(settings, own, context.resources.mlflow.run)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 PATIENCE = timedelta(minutes=2)
 PACKAGES = ("databricks_steps", "taxi_assets")
+LEFT_OUT = ("__pycache__", "emulator")  # the latter stands in for what the cluster is
 RUNS = "runs"  # the folder in which each run has its own
 
 
@@ -57,8 +58,8 @@ def code_zip() -> bytes:
         for package in PACKAGES:
             for file in sorted((REPOSITORY / package).rglob("*")):
                 name = file.relative_to(REPOSITORY)
-                hidden = any(part.startswith(".") or part == "__pycache__" for part in name.parts)
-                if file.is_file() and not hidden and file.suffix not in (".pyc", ".yml"):
+                left_out = any(part.startswith(".") or part in LEFT_OUT for part in name.parts)
+                if file.is_file() and not left_out and file.suffix not in (".pyc", ".yml"):
                     archive.write(file, name)
     return content.getvalue()
 

@@ -47,14 +47,14 @@ class Target:
 
     def remote_environment(self) -> dict[str, str]:
         """The variables a launched step needs to see the same names, tables and settings."""
-        from databricks_steps.training import recipe
+        from databricks_steps.training import lineage
 
         settings = self.settings
         if settings.platform == DATABRICKS:  # this machine's folders mean nothing there
             settings = replace(settings, home=settings.volume_home)
         own = {"TAXI_TARGET": self.name, LAUNCHED: "1"}
         if not settings.git_commit:  # the code travels without its repository
-            own["TAXI_GIT_COMMIT"] = recipe.commit()
+            own["TAXI_GIT_COMMIT"] = lineage.commit()
         return settings.to_environment() | quiet_variables(settings) | own
 
 

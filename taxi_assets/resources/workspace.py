@@ -31,11 +31,11 @@ class Workspace:
         Raises:
             SettingsError: on Databricks, no host or no credentials are configured.
         """
-        from databricks_steps.serving.online import workspace_client
+        from taxi_assets.deployment.online_store import workspace_client
 
         if self.settings.platform == DATABRICKS:
             return _of_the_environment(PATIENCE)
-        from databricks_steps.workspace import auth, process
+        from taxi_assets.emulator import auth, process
 
         host = process.ensure_running(self.settings)
         return workspace_client(host, auth.token(self.settings.token_file))
@@ -57,7 +57,7 @@ class Workspace:
         """
         if self.settings.platform == DATABRICKS:
             return _by_sdk(self.client, method, path, body)
-        from databricks_steps.workspace import auth, process
+        from taxi_assets.emulator import auth, process
 
         process.ensure_running(self.settings)
         token = auth.token(self.settings.token_file)

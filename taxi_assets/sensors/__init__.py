@@ -10,8 +10,8 @@ import dagster as dg
 from taxi_assets.resources.targets import Target, Watch
 from taxi_assets.resources.targets import watch as watched
 from taxi_assets.sensors.alerting import alert_sensor
-from taxi_assets.sensors.arrivals import new_trips_sensor
 from taxi_assets.sensors.health import endpoint_health_sensor
+from taxi_assets.sensors.new_trips import new_trips_sensor
 from taxi_assets.sensors.retraining import drift_retrain_sensor
 
 

@@ -12,7 +12,7 @@ from dagster._core.scheduler.instigation import InstigatorType, TickStatus
 from taxi_assets.resources.alerts import RESOLVED, Observation
 from taxi_assets.resources.delivery import alert_log, deliver, title
 from taxi_assets.resources.targets import Target, Watch
-from taxi_assets.sensors import cursors, telling
+from taxi_assets.sensors import cursors, event_reader
 
 NAME = "alert_sensor"
 SECONDS = 10
@@ -30,8 +30,8 @@ def alert_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
     )
     def found(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         kept = cursors.read(context.cursor)
-        batch = telling.events(context.instance, kept.get("event", 0))
-        reader = telling.Reader(context.instance, watch.ui)
+        batch = event_reader.events(context.instance, kept.get("event", 0))
+        reader = event_reader.Reader(context.instance, watch.ui)
         seen = [each for record in batch.records for each in reader.read(record)]
         ticks, of_sensors = _ticks(context.instance, kept.get("ticks", {}), watch.ui)
         log = alert_log(target.settings, watch.addresses)
@@ -65,11 +65,11 @@ def _ticks(
                 state.instigator_origin_id,
                 selector,
                 after=before.get(selector),
-                limit=telling.BATCH,
+                limit=event_reader.BATCH,
                 statuses=ENDED,
             )
         )
         ticks.sort(key=lambda tick: tick.timestamp)
         after[selector] = ticks[-1].timestamp if ticks else before.get(selector, 0.0)
-        seen += [telling.tick(name, tick, ui) for tick in ticks]
+        seen += [event_reader.tick(name, tick, ui) for tick in ticks]
     return after, seen

@@ -1,6 +1,6 @@
 """`endpoint_health_sensor`: whether the endpoint is READY, asked without starting anything.
 
-The embedded workspace that a person stopped stays stopped, and that is no problem: a clean stop
+The emulator that a person stopped stays stopped, and that is no problem: a clean stop
 removes its state file. One that died leaves the file behind, and is a problem.
 """
 
@@ -92,8 +92,8 @@ def endpoint_health(settings: Settings, *, deployed: bool) -> Health:
 
 def _client(settings: Settings) -> WorkspaceClient | Health:
     """A client of the workspace as it is: the embedded one is not started to be looked at."""
-    from databricks_steps.serving.online import workspace_client
-    from databricks_steps.workspace import auth, process
+    from taxi_assets.deployment.online_store import workspace_client
+    from taxi_assets.emulator import auth, process
 
     if settings.platform == DATABRICKS:
         return Workspace(settings).client

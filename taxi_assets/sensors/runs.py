@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from databricks_steps.errors import SettingsError
-from taxi_assets import instance as home
+from taxi_assets import dagster_instance as home
 from taxi_assets.jobs import fare_pipeline, new_month, retrain
 from taxi_assets.partitions import RANGE_TAGS, run_months
 from taxi_assets.resources.targets import Target

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import pytest
 
-from databricks_steps import digests, steps
+from databricks_steps import fingerprint, steps
 from databricks_steps.check_cache import FOLDER, CheckCache
-from databricks_steps.features import honesty
+from databricks_steps.features import leakage_checks
+from databricks_steps.interfaces import Outcome
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.ports import Outcome
 from databricks_steps.settings import Settings
-from databricks_steps.trips import clean, files
+from databricks_steps.trips import files, validation_rules
 from databricks_steps.trips.demo import demo_trips
 
 if TYPE_CHECKING:
@@ -176,21 +176,21 @@ def test_a_changed_file_makes_exactly_what_depends_on_it(laptop: Laptop) -> None
 def test_a_changed_rule_makes_exactly_what_depends_on_it(
     laptop: Laptop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = digests.code
+    code = fingerprint.code
 
     def edited(changed: ModuleType) -> Any:
         return lambda *modules: code(*modules) + ("edited" if changed in modules else "")
 
-    monkeypatch.setattr(digests, "code", edited(clean))
+    monkeypatch.setattr(fingerprint, "code", edited(validation_rules))
     made = laptop.run()
     assert skipped(made["raw_trips"]) == list(MONTHS)
     assert skipped(made["trips"]) == []
     laptop.without_engine()
     # Of a check alone: judged again, and no row is written.
     monkeypatch.setattr(
-        digests,
+        fingerprint,
         "code",
-        lambda *m: code(*m) + "edited" * (clean in m) + "edited" * (honesty in m),
+        lambda *m: code(*m) + "edited" * (validation_rules in m) + "edited" * (leakage_checks in m),
     )
     laptop.started = 0
     judged = laptop.run()
@@ -231,7 +231,7 @@ def test_an_unchanged_source_file_is_not_opened(
 def test_a_check_that_failed_is_judged_again(
     laptop: Laptop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compared = honesty.compared
+    compared = leakage_checks.compared
 
     def leaking(*given: Any) -> Any:
         found = compared(*given)
@@ -240,10 +240,10 @@ def test_a_check_that_failed_is_judged_again(
         return found
 
     (laptop.settings.home / FOLDER / "pickup_features.json").unlink()
-    monkeypatch.setattr(honesty, "compared", leaking)
+    monkeypatch.setattr(leakage_checks, "compared", leaking)
     for _ in range(2):
         _, honest = laptop.run("pickup_features")["pickup_features"].verdicts
         assert (honest.passed, honest.figures["values_that_differ"]) == (False, 2)
-    monkeypatch.setattr(honesty, "compared", compared)
+    monkeypatch.setattr(leakage_checks, "compared", compared)
     assert all(v.passed for v in laptop.run("pickup_features")["pickup_features"].verdicts)
     laptop.without_engine()

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from databricks_steps.kept import kept, shared
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import REPOSITORY, Gate, Settings, inherited
+from databricks_steps.spark_compat import kept, shared
 from databricks_steps.trips import demo
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ for name, step in STEPS.items():
         print(name, outcome.name, outcome.rows, [v.check for v in outcome.verdicts if not v.passed])
 print(sorted(refused))
 """
-# What a classic session alone has. `kept.py` is where steps ask for it and do without.
+# What a classic session alone has. `spark_compat.py` is where steps ask for it and do without.
 CLASSIC = re.compile(r"\.cache\(\)|\.persist\(|\.sparkContext|\._jvm|\._jsparkSession|\.rdd\b")
-ALLOWED = {"kept.py", "platforms/embedded/task.py", "platforms/embedded/session.py"}
+ALLOWED = {"spark_compat.py", "platforms/embedded/session.py"}
 # Settings are for platforms to make: they know where these are refused.
 SETS = re.compile(r"\.conf\.set\(")
 

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_steps.counting import ALL_OF, counted
 from databricks_steps.distributions import (
     ALL,
     FINE,
@@ -22,6 +21,7 @@ from databricks_steps.distributions import (
     baseline,
 )
 from databricks_steps.errors import ModelError
+from databricks_steps.histograms import ALL_OF, counted
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

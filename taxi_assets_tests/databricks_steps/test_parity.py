@@ -20,8 +20,8 @@ import pytest
 from deltalake import DeltaTable
 
 from databricks_steps import schemas
+from databricks_steps.interfaces import Outcome
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.ports import Outcome
 from databricks_steps.settings import Gate, Settings
 from databricks_steps.steps import STEPS
 from databricks_steps.trips import demo

@@ -18,9 +18,9 @@ from pyspark.sql import functions as F
 from databricks_steps import schemas, steps
 from databricks_steps.errors import TableError
 from databricks_steps.features.lookups import Lookup
+from databricks_steps.interfaces import Outcome
 from databricks_steps.platforms.embedded.feature_store import DeltaFeatureStore
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.ports import Outcome
 from databricks_steps.settings import Settings
 from databricks_steps.training import dataset
 from databricks_steps.trips.demo import demo_trips

@@ -18,7 +18,7 @@ import pytest
 
 from databricks_steps.settings import Settings
 from databricks_steps.trips.demo import demo_trips
-from databricks_steps.workspace import process
+from taxi_assets.emulator import process
 
 MONTHS = ("2022-01", "2022-02", "2022-03")
 ROWS = 8_000

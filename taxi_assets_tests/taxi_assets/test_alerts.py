@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from receiver import seen
+from webhook_receiver import seen
 
 from databricks_steps.settings import Settings
 from taxi_assets.resources.alerts import AlertLog, JsonLines, instant

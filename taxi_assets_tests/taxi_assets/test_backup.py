@@ -20,12 +20,12 @@ from conftest_run import MONTHS, ROWS, Home, table_rows
 from deltalake import DeltaTable
 
 from databricks_steps import schemas
-from databricks_steps.serving.endpoint import BATCH_FILE, answer
-from databricks_steps.serving.online import workspace_client
 from databricks_steps.settings import Settings
 from databricks_steps.trips.demo import demo_trips
-from databricks_steps.workspace import auth
-from taxi_assets import backup, instance, vacuum
+from taxi_assets import backup, dagster_instance, vacuum
+from taxi_assets.deployment.endpoint import BATCH_FILE, answer
+from taxi_assets.deployment.online_store import workspace_client
+from taxi_assets.emulator import auth
 
 pytestmark = pytest.mark.long  # homes of every kind, packed and restored
 
@@ -106,7 +106,7 @@ def test_the_restored_tables_and_history_are_the_same(restored: Restored) -> Non
 def history(settings: Settings) -> dict[str, Any]:
     """What Dagster's UI shows: runs, materializations and checks, by id and time."""
     checks = dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION)
-    with instance.instance(settings) as found:
+    with dagster_instance.instance(settings) as found:
         return {
             "runs": [(run.run_id, run.status) for run in found.get_runs()],
             "materialized": {
@@ -261,7 +261,7 @@ def test_a_backup_and_a_vacuum_wait_for_each_other(restored: Restored) -> None:
     with backup.files_stay(home.settings), backup.files_stay(home.settings):
         refused = home.call("vacuum")
     assert "error: Files go while no backup is taken" in refused.stderr
-    with instance.only_run(home.settings):
+    with dagster_instance.only_run(home.settings):
         refused = home.call("vacuum")
     assert "error: Only one run at a time" in refused.stderr
     assert "at least 1 day: --keep 0" in home.invoke("vacuum", "--keep", "0").stderr

@@ -1,4 +1,4 @@
-"""Target `dev` from the command line, with the embedded workspace as the one it is told of."""
+"""Target `dev` from the command line, with the emulator as the one it is told of."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from conftest_run import Home, free_port
 
-from databricks_steps.serving import endpoint
-from databricks_steps.serving.online import workspace_client
-from databricks_steps.training import recipe
-from databricks_steps.workspace import auth, process
+from databricks_steps.training import lineage
+from taxi_assets.deployment import endpoint
+from taxi_assets.deployment.online_store import workspace_client
+from taxi_assets.emulator import auth, process
 
 pytestmark = pytest.mark.long  # launched steps, each with a JVM
 
@@ -98,7 +98,7 @@ def test_a_step_is_submitted_with_the_targets_cluster_and_names(home: Home, run:
     )
     told = dict(cluster.spark_env_vars or {})
     assert told["TAXI_PLATFORM"] == "databricks"
-    assert told["TAXI_GIT_COMMIT"] == recipe.commit()
+    assert told["TAXI_GIT_COMMIT"] == lineage.commit()
     assert told["TAXI_MODEL"] == "dev_mlops_stacks_gcp_fs_model"
     assert told["TAXI_HOME"] == "/Volumes/p03/e2e_demo_simon/dagster_staging/home"
     assert not [name for name in told if "TOKEN" in name or "SECRET" in name]

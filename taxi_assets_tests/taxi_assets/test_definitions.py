@@ -143,7 +143,9 @@ def test_the_packages_are_listed_exactly() -> None:
         for root in ("databricks_steps", "taxi_assets")
         for path in (REPOSITORY / root).rglob("__init__.py")
     }
-    assert listed == here
+    emulator = {"taxi_assets.emulator", "taxi_assets.emulator.api", "taxi_assets.emulator.runtime"}
+    assert emulator <= here
+    assert listed == here - emulator  # it stands in for what a cluster is
 
 
 def test_the_workspace_file_names_the_definitions() -> None:

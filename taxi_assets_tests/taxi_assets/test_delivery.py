@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from receiver import Receiver, seen
+from webhook_receiver import Receiver, seen
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import Settings

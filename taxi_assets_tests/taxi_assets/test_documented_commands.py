@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest_run import Home
-from receiver import Receiver
+from webhook_receiver import Receiver
 
 from databricks_steps import table_docs
 from databricks_steps.settings import REPOSITORY

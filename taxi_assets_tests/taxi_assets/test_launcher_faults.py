@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest_run import MONTHS, Home
-from faults import (
+from faulty_proxy import (
     GET,
     SUBMIT,
     AnsweredError,
@@ -257,5 +257,5 @@ def test_a_secret_is_read_where_the_step_runs_and_named_when_it_is_not_there(
     code, said = launch(environment, TAXI_CLUSTER_SECRETS="ALERT_URL=taxi/alert-url")
     assert code == 1
     assert f"#run/{runs(home)[0]['run_id']}" in said
-    assert "The embedded workspace keeps no secrets: taxi/alert-url" in said
+    assert "The emulator keeps no secrets: taxi/alert-url" in said
     assert staged(home) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from conftest_run import MONTHS, Home
-from faults import (
+from faulty_proxy import (
     FaultyProxy,
     behind_proxy,
     launch,
@@ -24,7 +24,7 @@ from faults import (
 )
 
 from databricks_steps.settings import STAGING_VOLUME
-from taxi_assets import instance
+from taxi_assets import dagster_instance
 from taxi_assets.resources.staging import RUNS
 
 pytestmark = pytest.mark.long  # launched steps, each with a JVM
@@ -81,7 +81,7 @@ def test_files_of_runs_that_are_over_and_of_launches_long_ago_are_removed(
     settings = home.settings
     folder = home.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME / RUNS
     states = {"over": dg.DagsterRunStatus.FAILURE, "at-work": dg.DagsterRunStatus.STARTED}
-    with instance.instance(settings) as found:
+    with dagster_instance.instance(settings) as found:
         for run, state in states.items():
             found.add_run(dg.DagsterRun(job_name="fare_pipeline", run_id=run, status=state))
     for run, days in (("over", 0), ("at-work", 8), ("forgotten", 8), ("of-yesterday", 1)):

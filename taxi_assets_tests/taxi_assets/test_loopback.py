@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest_run import MONTHS, Home, table_rows
-from faults import runs
+from faulty_proxy import runs
 
 from databricks_steps import schemas
 from databricks_steps.settings import STAGING_VOLUME

@@ -20,12 +20,12 @@ from deltalake import DeltaTable
 from databricks_steps import schemas
 from databricks_steps.features import lookups
 from databricks_steps.features.request import with_request_features
+from databricks_steps.inference.scorer import Scorer
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.serving import endpoint
-from databricks_steps.serving.online import workspace_client
-from databricks_steps.serving.scorer import Scorer
 from databricks_steps.training import dataset, registry
-from databricks_steps.workspace import auth
+from taxi_assets.deployment import endpoint
+from taxi_assets.deployment.online_store import workspace_client
+from taxi_assets.emulator import auth
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient

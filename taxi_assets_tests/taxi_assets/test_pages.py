@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from conftest_run import free_port
 
-from databricks_steps.workspace import auth
+from taxi_assets.emulator import auth
 
 SECONDS = 120
 CHAMPION = {"alias": "champion", "version": "1"}

@@ -19,8 +19,8 @@ from conftest_run import free_port
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import REPOSITORY, Settings
-from taxi_assets import instance, storage
-from taxi_assets.sensors import telling
+from taxi_assets import dagster_instance, storage
+from taxi_assets.sensors import event_reader
 
 pytestmark = pytest.mark.long  # a PostgreSQL and a pipeline on it
 
@@ -42,12 +42,12 @@ class Server:
     port: int
 
     def url(self, database: str) -> str:
-        return f"{instance.SCHEME}dagster:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+        return f"{dagster_instance.SCHEME}dagster:{PASSWORD}@127.0.0.1:{self.port}/{database}"
 
     def query(self, statement: str, database: str = "dagster") -> list[tuple[Any, ...]]:
         import psycopg2
 
-        plain = self.url(database).replace(instance.SCHEME, "postgresql://")
+        plain = self.url(database).replace(dagster_instance.SCHEME, "postgresql://")
         with closing(psycopg2.connect(plain)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
@@ -99,15 +99,15 @@ def test_a_pipeline_keeps_its_records_in_postgresql_and_sensors_read_them(
     assert done.returncode == 0, done.stderr + done.stdout
     assert "status: success" in done.stdout
     monkeypatch.setenv(storage.POSTGRES, url)
-    with instance.instance(home.settings) as found:
+    with dagster_instance.instance(home.settings) as found:
         assert {run.status for run in found.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
         runs = {run.run_id for run in found.get_runs()}
         promoted = found.get_latest_materialization_event(dg.AssetKey("champion_model"))
         assert promoted is not None
         assert promoted.run_id in runs
-        told = telling.events(found, 0)
+        told = event_reader.events(found, 0)
         kinds = {record.event_log_entry.dagster_event_type for record in told.records}
-        assert {telling.CHECK, telling.SUCCEEDED} <= kinds
+        assert {event_reader.CHECK, event_reader.SUCCEEDED} <= kinds
         assert [record.storage_id for record in told.records] == sorted(
             record.storage_id for record in told.records
         )
@@ -130,7 +130,7 @@ def test_the_environment_says_which_storage_a_home_has(
     config = settings.home / "dagster" / "dagster.yaml"
     for url in ("", server.url("other"), ""):
         monkeypatch.setenv(storage.POSTGRES, url)
-        with instance.instance(settings) as found:
+        with dagster_instance.instance(settings) as found:
             assert "Postgres" in type(found.run_storage).__name__ or not url
             found.add_dynamic_partitions("kept", [url or "sqlite"])
         read = yaml.safe_load(config.read_text())
@@ -140,17 +140,20 @@ def test_the_environment_says_which_storage_a_home_has(
         assert read["concurrency"] == {"runs": {"max_concurrent_runs": 1}}
         assert read["run_monitoring"] == {"enabled": True, "start_timeout_seconds": 600}
     monkeypatch.setenv(storage.POSTGRES, server.url("other"))
-    with instance.instance(settings) as found:  # each storage has kept its own
+    with dagster_instance.instance(settings) as found:  # each storage has kept its own
         assert found.get_dynamic_partitions("kept") == [server.url("other")]
 
 
 def test_a_server_that_does_not_answer_is_one_error_without_the_password(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"{instance.SCHEME}dagster:{PASSWORD}@127.0.0.1:{free_port()}/dagster"
+    url = f"{dagster_instance.SCHEME}dagster:{PASSWORD}@127.0.0.1:{free_port()}/dagster"
     monkeypatch.setenv(storage.POSTGRES, url)
     expected = "The PostgreSQL of TAXI_DAGSTER_POSTGRES must answer"
-    with pytest.raises(SettingsError, match=expected) as told, instance.instance(settings) as found:
+    with (
+        pytest.raises(SettingsError, match=expected) as told,
+        dagster_instance.instance(settings) as found,
+    ):
         found.get_runs()
     assert "Connection refused" in str(told.value)
     assert PASSWORD not in str(told.value)
@@ -162,7 +165,7 @@ def test_a_url_of_another_driver_is_refused(
     monkeypatch.setenv(storage.POSTGRES, f"postgresql://dagster:{PASSWORD}@db/dagster")
     expected = r"must begin with postgresql\+psycopg2://: postgresql:…"
     with pytest.raises(SettingsError, match=expected) as told:
-        instance.instance(settings)
+        dagster_instance.instance(settings)
     assert PASSWORD not in str(told.value)
 
 

@@ -15,8 +15,8 @@ from conftest_run import MONTHS, Home, table_rows
 from deltalake import DeltaTable
 
 from databricks_steps import schemas
-from databricks_steps.serving import endpoint
-from databricks_steps.workspace import process
+from taxi_assets.deployment import endpoint
+from taxi_assets.emulator import process
 
 NO_ENGINE = {"TAXI_SPARK": "sc://127.0.0.1:1"}  # where nothing listens
 
@@ -70,7 +70,7 @@ def test_two_runs_without_news_change_nothing_and_ask_no_engine(
 def test_the_runs_own_requests_are_nobodys_rides_and_those_of_users_are(
     home: Home, small_source: Path
 ) -> None:
-    from databricks_steps.workspace import capture
+    from taxi_assets.emulator.runtime import capture
 
     capture.flush(home.settings)
     raw = DeltaTable(str(home.settings.table_path(home.settings.payload_table)))

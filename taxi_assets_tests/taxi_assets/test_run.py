@@ -15,8 +15,8 @@ import pytest
 from conftest_run import MONTHS, ROWS, Home, table_rows
 
 from databricks_steps import schemas
-from databricks_steps.serving import endpoint
 from databricks_steps.settings import JVM
+from taxi_assets.deployment import endpoint
 
 if TYPE_CHECKING:
     pass

@@ -14,7 +14,7 @@ import pytest
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry
-from taxi_assets import instance
+from taxi_assets import dagster_instance
 from taxi_assets.resources.platform import OWN_PROCESS
 
 RUN = """
@@ -22,7 +22,7 @@ import sys
 import dagster as dg
 from pathlib import Path
 from databricks_steps.settings import Settings
-from taxi_assets import instance
+from taxi_assets import dagster_instance
 from taxi_assets.resources.mlflow import mlflow_runs
 from taxi_assets.resources.platform import OWN_PROCESS, platform, pyspark
 
@@ -39,7 +39,7 @@ def work(context):
 def job():
     work()
 
-with instance.instance(settings) as found:
+with dagster_instance.instance(settings) as found:
     print("starts", flush=True)
     tags = {OWN_PROCESS: "x"} if sys.argv[2] == "own" else {}
     print(job.execute_in_process(instance=found, tags=tags).success, flush=True)
@@ -62,22 +62,22 @@ def line(process: subprocess.Popen[str]) -> str:
 
 
 def test_a_run_of_the_daemon_waits_for_the_command_lines(settings: Settings) -> None:
-    with instance.only_run(settings):
+    with dagster_instance.only_run(settings):
         run = start(settings.home)
         assert line(run) == "starts"
         time.sleep(3)
-        with instance.instance(settings) as found:
-            assert [each.tags.get(instance.PID_TAG) for each in found.get_runs()] == [None]
+        with dagster_instance.instance(settings) as found:
+            assert [each.tags.get(dagster_instance.PID_TAG) for each in found.get_runs()] == [None]
     assert line(run) == "works"
     with (
         pytest.raises(SettingsError, match=f"process {run.pid} holds"),
-        instance.only_run(settings),
+        dagster_instance.only_run(settings),
     ):
         pass
-    with instance.instance(settings) as found:
-        assert [each.tags[instance.PID_TAG] for each in found.get_runs()] == [str(run.pid)]
+    with dagster_instance.instance(settings) as found:
+        assert [each.tags[dagster_instance.PID_TAG] for each in found.get_runs()] == [str(run.pid)]
     run.communicate("\n")
-    with instance.only_run(settings):
+    with dagster_instance.only_run(settings):
         pass
 
 
@@ -86,8 +86,8 @@ def test_a_run_of_the_daemon_that_is_killed_lets_go_and_is_closed(settings: Sett
     assert (line(run), line(run)) == ("starts", "works")
     run.kill()
     run.wait()
-    with instance.only_run(settings), instance.instance(settings) as found:
-        (closed,) = instance.close_killed_runs(settings, found)
+    with dagster_instance.only_run(settings), dagster_instance.instance(settings) as found:
+        (closed,) = dagster_instance.close_killed_runs(settings, found)
         (record,) = found.get_runs()
         assert (record.run_id, record.status) == (closed, dg.DagsterRunStatus.FAILURE)
 
@@ -100,7 +100,7 @@ import mlflow
 from pathlib import Path
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry
-from taxi_assets import instance
+from taxi_assets import dagster_instance
 
 settings = Settings(home=Path(sys.argv[1]))
 
@@ -108,9 +108,9 @@ settings = Settings(home=Path(sys.argv[1]))
 def job():
     pass
 
-with instance.instance(settings) as found:
-    made = [found.create_run_for_job(job, tags={instance.PID_TAG: "1"}) for _ in range(2)]
-    with registry.tracked_run(settings, {instance.DAGSTER_RUN: made[0].run_id}):
+with dagster_instance.instance(settings) as found:
+    made = [found.create_run_for_job(job, tags={dagster_instance.PID_TAG: "1"}) for _ in range(2)]
+    with registry.tracked_run(settings, {dagster_instance.DAGSTER_RUN: made[0].run_id}):
         print(made[0].run_id, made[1].run_id, flush=True)
         time.sleep(600)
 """
@@ -124,9 +124,9 @@ def test_what_a_killed_run_had_only_just_opened_is_closed_in_dagster_and_in_mlfl
     made = line(run).split()
     run.kill()
     run.wait()
-    with registry.tracked_run(settings, {instance.DAGSTER_RUN: "another"}) as another:
-        with instance.only_run(settings), instance.instance(settings) as found:
-            assert sorted(instance.close_killed_runs(settings, found)) == sorted(made)
+    with registry.tracked_run(settings, {dagster_instance.DAGSTER_RUN: "another"}) as another:
+        with dagster_instance.only_run(settings), dagster_instance.instance(settings) as found:
+            assert sorted(dagster_instance.close_killed_runs(settings, found)) == sorted(made)
             assert {each.status for each in found.get_runs()} == {dg.DagsterRunStatus.FAILURE}
         client = registry.client(settings)
         experiment = client.get_experiment_by_name(settings.experiment)
@@ -141,7 +141,7 @@ def test_what_a_killed_run_had_only_just_opened_is_closed_in_dagster_and_in_mlfl
 def test_a_run_of_this_process_holds_no_lock_of_its_own(settings: Settings) -> None:
     run = start(settings.home, "plain")
     assert (line(run), line(run)) == ("starts", "works")
-    with instance.only_run(settings):
+    with dagster_instance.only_run(settings):
         assert os.getpid() == int((settings.home / "run.lock").read_text())
     run.communicate("\n")
     assert OWN_PROCESS.startswith(".dagster/")
@@ -150,11 +150,11 @@ def test_a_run_of_this_process_holds_no_lock_of_its_own(settings: Settings) -> N
 def test_a_home_made_before_gets_the_limit_and_a_persons_own_file_stays(
     settings: Settings,
 ) -> None:
-    config = instance.dagster_home(settings) / "dagster.yaml"
+    config = dagster_instance.dagster_home(settings) / "dagster.yaml"
     assert "max_concurrent_runs: 1" in config.read_text()
-    config.write_text(instance.OWN[0])
-    instance.dagster_home(settings)
-    assert config.read_text() == instance.IN_SQLITE
+    config.write_text(dagster_instance.OWN[0])
+    dagster_instance.dagster_home(settings)
+    assert config.read_text() == dagster_instance.IN_SQLITE
     config.write_text("telemetry:\n  enabled: false\n")
-    instance.dagster_home(settings)
+    dagster_instance.dagster_home(settings)
     assert config.read_text() == "telemetry:\n  enabled: false\n"

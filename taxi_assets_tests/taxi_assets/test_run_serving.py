@@ -14,10 +14,10 @@ from conftest_run import Home
 
 from databricks_steps import schemas
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.serving.online import workspace_client
-from databricks_steps.serving.verification import parity
 from databricks_steps.training import registry
-from databricks_steps.workspace import auth
+from taxi_assets.deployment.online_store import workspace_client
+from taxi_assets.deployment.verification import parity
+from taxi_assets.emulator import auth
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

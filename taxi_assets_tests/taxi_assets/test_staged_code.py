@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest_run import MONTHS
-from faults import SUBMIT, AnsweredError, FaultyProxy, Request, behind_proxy, orchestrator
+from faulty_proxy import SUBMIT, AnsweredError, FaultyProxy, Request, behind_proxy, orchestrator
 from test_wheel import packaged
 
 from databricks_steps.settings import REPOSITORY

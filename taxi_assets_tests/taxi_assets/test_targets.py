@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import DATABRICKS, EMBEDDED, Settings
-from databricks_steps.training import candidate, recipe
+from databricks_steps.training import candidate, lineage
 from databricks_steps.training.registry import Version
 from taxi_assets.cli import main
 from taxi_assets.definitions import build_defs
@@ -96,9 +96,9 @@ def test_what_a_launched_step_is_told_makes_the_same_settings() -> None:
 
 def test_a_launched_step_is_told_the_commit_of_its_code() -> None:
     told = target("dev", {}).remote_environment()["TAXI_GIT_COMMIT"]
-    assert told == recipe.commit()
+    assert told == lineage.commit()
     remote = Settings.from_environment({"TAXI_GIT_COMMIT": "abc123+"})
-    assert recipe.current(remote, ("2022-01",), {}).commit == "abc123+"
+    assert lineage.current(remote, ("2022-01",), {}).commit == "abc123+"
     assert target("dev", {"TAXI_GIT_COMMIT": "abc"}).remote_environment()["TAXI_GIT_COMMIT"] == (
         "abc"
     )
@@ -106,7 +106,7 @@ def test_a_launched_step_is_told_the_commit_of_its_code() -> None:
 
 def test_a_version_is_made_again_by_what_works_where_it_was_made() -> None:
     local = Settings(git_commit="abc123")
-    ingredients = recipe.current(local, ("2022-01", "2022-02"), {})
+    ingredients = lineage.current(local, ("2022-01", "2022-02"), {})
     version = Version("7", "run", {}, {})
     assert candidate.made_again(local, version, ingredients) == "taxi-assets reproduce 7"
     there = replace(local, platform=DATABRICKS, schema="elsewhere")

@@ -19,9 +19,9 @@ from conftest_run import Home, free_port
 from deltalake import DeltaTable
 
 from databricks_steps.training import registry
-from taxi_assets import instance
+from taxi_assets import dagster_instance
 from taxi_assets.resources.alerts import AlertLog, JsonLines
-from taxi_assets_tests.taxi_assets.receiver import Receiver
+from taxi_assets_tests.taxi_assets.webhook_receiver import Receiver
 
 KEPT = 4  # every fourth trip of a month: its days and zones stay as they are
 SECONDS = 900.0  # of a machine that does other things, too
@@ -42,7 +42,7 @@ class Watched:
     receiver: Receiver
 
     def __post_init__(self) -> None:
-        self.instance = instance.instance(self.home.settings)
+        self.instance = dagster_instance.instance(self.home.settings)
         self.landing = self.home.path / "landing"
 
     def land(self, month: str, share: float = 1.0) -> None:

@@ -40,10 +40,12 @@ DAGSTER = (
 
 
 def packaged(root: Path) -> set[str]:
-    """Every module of the two packages and the data that pyproject.toml names, as it would be
-    in an archive: what a wheel and a launched step need, and all that they may hold."""
+    """Every module of the two packages but for the emulator, and the data that pyproject.toml
+    names, as it would be in an archive: what a wheel and a launched step need, and all that they
+    may hold."""
     project = tomllib.loads((root / "pyproject.toml").read_text())
     found = {file for package in PACKAGES for file in (root / package).rglob("*.py")}
+    found -= {*(root / "taxi_assets" / "emulator").rglob("*.py")}
     for package, patterns in project["tool"]["setuptools"]["package-data"].items():
         for pattern in patterns:
             data = set((root / package).glob(pattern))
@@ -128,7 +130,6 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:
     for data in (
         "databricks_steps/platforms/embedded/log4j2.properties",
         "databricks_steps/serving/config/serving_endpoint_config.json",
-        "databricks_steps/workspace/page.html",
         "databricks_steps/py.typed",
         "taxi_assets/py.typed",
     ):

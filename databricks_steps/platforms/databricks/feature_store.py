@@ -16,7 +16,7 @@ from databricks_steps import schemas
 from databricks_steps.features.lookups import Lookup
 from databricks_steps.features.point_in_time import with_lookups
 from databricks_steps.features.request import FIELDS
-from databricks_steps.ports import Tables
+from databricks_steps.interfaces import Tables
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry
 
@@ -38,7 +38,7 @@ class UnityFeatureStore:
         months: Sequence[str] | None = None,
         versions: Mapping[str, int] | None = None,
     ) -> DataFrame:
-        """The trips with the features of every lookup; see `ports.FeatureStore`."""
+        """The trips with the features of every lookup; see `interfaces.FeatureStore`."""
         lookback = timedelta(days=self._settings.lookback_days)
         return with_lookups(self._tables, trips, lookups, lookback, months, versions)
 
@@ -49,7 +49,7 @@ class UnityFeatureStore:
         training_set: DataFrame,
         arguments: Mapping[str, Any],
     ) -> str:
-        """Log by the Feature Engineering client, and register; see `ports.FeatureStore`.
+        """Log by the Feature Engineering client, and register; see `interfaces.FeatureStore`.
 
         An endpoint then takes a request's own fields, and looks the features up online.
         """

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
-from databricks_steps.kept import kept
+from databricks_steps.interfaces import Action, Commit, described, require_a_month
 from databricks_steps.platforms.databricks import ddl, frames, history
 from databricks_steps.platforms.databricks.history import History, Note
-from databricks_steps.ports import Action, Commit, described, require_a_month
 from databricks_steps.settings import Settings
+from databricks_steps.spark_compat import kept
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

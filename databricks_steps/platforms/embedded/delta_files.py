@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from databricks_steps import schemas
-from databricks_steps.platforms.embedded import locked
+from databricks_steps.platforms.embedded import file_lock
 from databricks_steps.platforms.embedded.delta_schema import delta_schema
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ SOURCES = "sources"  # of a commit: table → the version it was read at
 
 def sweep(staging: Path) -> None:
     """Remove what killed writes left behind; of folders without a lock only old ones."""
-    locked.sweep(staging)
+    file_lock.sweep(staging)
     oldest = time.time() - STALE_SECONDS
     for folder in staging.iterdir():
-        held = folder.with_name(folder.name + locked.SUFFIX)
+        held = folder.with_name(folder.name + file_lock.SUFFIX)
         if folder.is_dir() and not held.exists() and folder.stat().st_mtime < oldest:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from databricks_steps.features.lookups import Lookup
 from databricks_steps.features.point_in_time import with_lookups
-from databricks_steps.ports import Tables
+from databricks_steps.interfaces import Tables
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry
 
@@ -32,7 +32,7 @@ class DeltaFeatureStore:
         months: Sequence[str] | None = None,
         versions: Mapping[str, int] | None = None,
     ) -> DataFrame:
-        """The trips with the features of every lookup; see `ports.FeatureStore`."""
+        """The trips with the features of every lookup; see `interfaces.FeatureStore`."""
         return with_lookups(self._tables, trips, lookups, self._lookback, months, versions)
 
     def log_model(
@@ -42,5 +42,5 @@ class DeltaFeatureStore:
         training_set: DataFrame,
         arguments: Mapping[str, Any],
     ) -> str:
-        """Log and register by MLflow alone; see `ports.FeatureStore`."""
+        """Log and register by MLflow alone; see `interfaces.FeatureStore`."""
         return registry.log_plain(self._settings, pipeline, arguments)

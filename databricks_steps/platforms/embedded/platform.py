@@ -11,7 +11,7 @@ from databricks_steps.platforms.embedded import session
 from databricks_steps.platforms.embedded.feature_store import DeltaFeatureStore
 from databricks_steps.platforms.embedded.tables import DeltaTables
 from databricks_steps.settings import Settings
-from databricks_steps.training import ledger, registry
+from databricks_steps.training import deployment_log, registry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -38,7 +38,7 @@ class EmbeddedPlatform:
 
     def user(self) -> str:
         """The user of this machine."""
-        return ledger.who()
+        return deployment_log.who()
 
     def at_work(self) -> AbstractContextManager[None]:
         """What the engine runs out of is told in people's words."""

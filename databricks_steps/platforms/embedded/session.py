@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from databricks_steps import cost
 from databricks_steps.errors import SettingsError
-from databricks_steps.platforms.embedded import locked, sail
+from databricks_steps.platforms.embedded import file_lock, sail
 from databricks_steps.settings import (
     LOOPBACK,
     SAIL,
@@ -215,8 +215,8 @@ def _keep_scratch(settings: Settings) -> Path:
     """This process's folder for temporary files: those of Py4J and MLflow, too, so that they
     are swept after a kill."""
     mine = scratch(settings)
-    _SCRATCH.append(locked.kept(mine))
-    locked.sweep(mine.parent)
+    _SCRATCH.append(file_lock.kept(mine))
+    file_lock.sweep(mine.parent)
     tempfile.tempdir = str(mine)
     return mine
 

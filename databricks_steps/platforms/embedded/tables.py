@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
 from databricks_steps.errors import SettingsError, TableError
-from databricks_steps.platforms.embedded import delta_files, locked
-from databricks_steps.ports import Action, Commit, described, require_a_month
+from databricks_steps.interfaces import Action, Commit, described, require_a_month
+from databricks_steps.platforms.embedded import delta_files, file_lock
 from databricks_steps.settings import Settings
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class DeltaTables:
                 "Set TAXI_HOME to a folder you may write to",
             ) from error
         delta_files.sweep(staging)
-        with locked.folder(staging / uuid.uuid4().hex) as stage:
+        with file_lock.folder(staging / uuid.uuid4().hex) as stage:
             writer = frame.select(*table.names).write
             if table.month:
                 writer = writer.partitionBy(table.month)
@@ -342,7 +342,7 @@ class DeltaTables:
     ) -> Iterator[Path | None]:
         """A folder with the rows to upsert and to delete, or None when nothing differs."""
         staging = Path(self.uri(table.name)) / STAGED_FILES
-        with locked.folder(staging / uuid.uuid4().hex) as folder:
+        with file_lock.folder(staging / uuid.uuid4().hex) as folder:
             changes = delta_files.changed_rows(
                 table, self.read(table.name, months), new, months is not None
             )

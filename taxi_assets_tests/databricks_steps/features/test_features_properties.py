@@ -9,7 +9,7 @@ import pytest
 from feature_oracle import GRID, Trip, known, table_rows
 from hypothesis import strategies as st
 from test_features import MADE, WEEK, approximately, frame
-from worlds import APART, EXAMPLES, MONTHS, apart, examples, worlds
+from trip_strategies import APART, EXAMPLES, MONTHS, apart, examples, worlds
 
 from databricks_steps import schemas
 from databricks_steps.features.lookups import LOOKUPS, Lookup

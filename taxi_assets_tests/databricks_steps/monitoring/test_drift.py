@@ -14,7 +14,7 @@ from databricks_steps import schemas
 from databricks_steps.distributions import ALL, FINE, PLACES, Baseline, Bins, Counted
 from databricks_steps.monitoring import drift
 from databricks_steps.monitoring.drift import PSI, distances
-from databricks_steps.monitoring.limits import DriftLimits
+from databricks_steps.monitoring.thresholds import DriftLimits
 
 RNG = np.random.default_rng(7)
 LEARNED = RNG.normal(10.0, 2.0, 20_000)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databricks_steps.monitoring import performance
-from databricks_steps.monitoring.limits import ErrorLimits
 from databricks_steps.monitoring.performance import Reference, measured, unseen_from, verdict
+from databricks_steps.monitoring.thresholds import ErrorLimits
 from databricks_steps.months import end, start
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry

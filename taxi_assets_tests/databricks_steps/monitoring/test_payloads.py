@@ -12,11 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from databricks_steps import schemas
-from databricks_steps.monitoring import captured, payloads
+from databricks_steps.interfaces import Outcome
+from databricks_steps.monitoring import inference_table, payloads
 from databricks_steps.monitoring.payloads import endpoint_payloads
 from databricks_steps.platforms.embedded import delta_files
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.ports import Outcome
 from databricks_steps.settings import Settings
 from taxi_assets_tests.databricks_steps.monitoring.payload_tables import (
     NOVEMBER,
@@ -191,7 +191,7 @@ def test_of_a_month_that_has_grown_only_what_is_new_is_read(
     gateway(platform.settings, [request("a")])
     step(platform)
     gateway(platform.settings, [request("b")])
-    delivered = captured.requests(platform)
+    delivered = inference_table.requests(platform)
     assert delivered is not None
     new = payloads._unread(platform, delivered, {}, ["2026-11"])
     assert [row["request_id"] for row in new.collect()] == ["b"]
@@ -302,7 +302,7 @@ json_values = st.recursive(
 def test_whatever_was_captured_gives_rows(
     status: int, request: str | None, response: str | None
 ) -> None:
-    read = captured.read(status, request, response, None)
+    read = inference_table.read(status, request, response, None)
     assert len(read.fares) == (1 if read.asked is None else len(read.asked))
     assert (read.problem is None) == all(fare is not None for fare in read.fares)
     (read.problem or "").encode()

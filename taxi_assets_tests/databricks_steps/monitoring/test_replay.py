@@ -16,13 +16,13 @@ from click.testing import CliRunner
 from databricks_steps.errors import ModelError, ServingError, SettingsError
 from databricks_steps.monitoring import payloads, replay
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.serving import endpoint
 from databricks_steps.settings import Settings
-from databricks_steps.workspace import capture
 from taxi_assets import cli
+from taxi_assets.deployment import endpoint
+from taxi_assets.emulator.runtime import capture
 from taxi_assets_tests.databricks_steps.monitoring import payload_tables
-from taxi_assets_tests.databricks_steps.workspace.clients import Clients
-from taxi_assets_tests.databricks_steps.workspace.homes import TRIP, Workspace, serve
+from taxi_assets_tests.taxi_assets.emulator.clients import Clients
+from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import TRIP, Workspace, serve
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -6,9 +6,9 @@ from typing import Literal
 
 import pytest
 
+from databricks_steps.interfaces import Verdict
 from databricks_steps.monitoring import triage
 from databricks_steps.monitoring.triage import Diagnosis, diagnosed
-from databricks_steps.ports import Verdict
 
 DAYS = [["2023-01-30", True], ["2023-01-31", True]]
 WEEKS = [["week 1", False], ["week 2", True]]

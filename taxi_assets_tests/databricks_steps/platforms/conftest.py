@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from databricks_steps.interfaces import Tables
 from databricks_steps.platforms.databricks.tables import UnityTables
 from databricks_steps.platforms.embedded.tables import DeltaTables
-from databricks_steps.ports import Tables
 from databricks_steps.settings import Settings
 from taxi_assets_tests.databricks_steps.platforms import delta_spark
 from taxi_assets_tests.databricks_steps.platforms.feature_tables import TABLE, Row

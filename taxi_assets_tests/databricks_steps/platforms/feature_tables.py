@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
-from databricks_steps.ports import Tables
+from databricks_steps.interfaces import Tables
 from taxi_assets_tests.databricks_steps.platforms import delta_spark
 
 if TYPE_CHECKING:

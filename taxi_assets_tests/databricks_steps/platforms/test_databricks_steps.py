@@ -16,13 +16,13 @@ import feature_engineering
 import pytest
 
 from databricks_steps import schemas
+from databricks_steps.interfaces import Outcome, Platform
 from databricks_steps.platforms.databricks.platform import DatabricksPlatform
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.ports import Outcome, Platform
 from databricks_steps.settings import DATABRICKS, Settings
 from databricks_steps.steps import STEPS
-from databricks_steps.training import ledger, registry, reproduction
-from databricks_steps.training.recipe import Recipe
+from databricks_steps.training import deployment_log, registry, reproduction
+from databricks_steps.training.lineage import Recipe
 from databricks_steps.trips.demo import demo_trips
 from taxi_assets_tests.databricks_steps.platforms import delta_spark
 
@@ -109,7 +109,7 @@ def on_databricks_the_champion_is_a_model_with_its_lookups_and_a_row_of_the_ledg
     champion = registry.require(settings, registry.CHAMPION)
     assert champion.number == "1"
     assert registry.folder(settings, "1").parts[-3:] == registry.WRAPPED.parts
-    (row,) = ledger.entries(both.databricks.tables)
+    (row,) = deployment_log.entries(both.databricks.tables)
     assert (row["action"], row["to_version"], row["why"]) == ("promoted", "1", "the first champion")
     assert row["model"] == "spark_catalog.steps.dev_mlops_stacks_gcp_fs_model"
     assert row["moved_by"] == delta_spark.IDENTITY  # as whom the run runs, and no user of a machine

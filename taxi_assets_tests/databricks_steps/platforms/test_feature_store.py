@@ -17,10 +17,10 @@ from feature_engineering import FeatureEngineeringClient
 from databricks_steps import schemas
 from databricks_steps.features.lookups import LOOKUPS
 from databricks_steps.features.request import FIELDS, with_request_features
+from databricks_steps.inference.feature_spec import FareInterval
+from databricks_steps.inference.scorer import Scorer
 from databricks_steps.platforms.databricks.feature_store import UnityFeatureStore
 from databricks_steps.platforms.embedded.tables import DeltaTables
-from databricks_steps.serving.feature_spec import FareInterval
-from databricks_steps.serving.scorer import Scorer
 from databricks_steps.settings import DATABRICKS, Forest, Settings
 from databricks_steps.training import dataset, registry
 from databricks_steps.training.fit import fit, onnx_predict, to_onnx

@@ -67,9 +67,9 @@ def test_what_a_killed_write_left_is_not_seen_and_swept(tables: DeltaTables, fra
 STAGING = """
 import sys
 from pathlib import Path
-from databricks_steps.platforms.embedded import locked
+from databricks_steps.platforms.embedded import file_lock
 
-with locked.folder(Path(sys.argv[1], sys.argv[2])) as files:
+with file_lock.folder(Path(sys.argv[1], sys.argv[2])) as files:
     files.mkdir()
     (files / "part.parquet").write_text("half of a file")
     print("staged", flush=True)

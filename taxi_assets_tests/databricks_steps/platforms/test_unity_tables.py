@@ -8,9 +8,9 @@ import pytest
 
 from databricks_steps import schemas
 from databricks_steps.errors import TableError
+from databricks_steps.interfaces import Tables
 from databricks_steps.platforms.databricks import ddl, history
 from databricks_steps.platforms.databricks.tables import UnityTables
-from databricks_steps.ports import Tables
 from taxi_assets_tests.databricks_steps.platforms import delta_spark
 from taxi_assets_tests.databricks_steps.platforms.feature_tables import (
     BOTH,

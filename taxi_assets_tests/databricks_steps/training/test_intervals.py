@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from databricks_steps.serving.scorer import spread, stretched
+from databricks_steps.inference.scorer import spread, stretched
 from databricks_steps.settings import Interval
 from databricks_steps.training.intervals import calibrated
 

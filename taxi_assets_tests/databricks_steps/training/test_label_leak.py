@@ -17,7 +17,7 @@ from databricks_steps.features.pickup import pickup_features
 from databricks_steps.features.point_in_time import with_features
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
-from databricks_steps.training import honesty
+from databricks_steps.training import leakage_checks
 from databricks_steps.trips.demo import demo_trips
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def trips(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Data
 
 
 def test_honest_features_know_nothing_of_shuffled_fares(trips: DataFrame) -> None:
-    featured = partial(honesty.featured, months=MONTHS, lookback=WEEK)
-    verdict = honesty.no_label_leak(trips, featured, 0.2)
+    featured = partial(leakage_checks.featured, months=MONTHS, lookback=WEEK)
+    verdict = leakage_checks.no_label_leak(trips, featured, 0.2)
     assert verdict.passed, verdict.reason
     r2 = verdict.figures["r2_of_shuffled_fares"]
     assert verdict.figures == {"r2_of_shuffled_fares": r2, "limit": 0.05, "trips": trips.count()}
@@ -55,7 +55,7 @@ def test_rounding_the_pickup_up_alone_is_caught(trips: DataFrame) -> None:
     def featured(shuffled: DataFrame) -> DataFrame:
         """Features as they should be, looked up at the pickup rounded up to the quarter."""
         rounded = template_features.with_pickup_rounded_up(shuffled)
-        made = honesty.featured(shuffled, MONTHS, WEEK).drop(*LOOKED_UP)
+        made = leakage_checks.featured(shuffled, MONTHS, WEEK).drop(*LOOKED_UP)
         rows = {"pickup_features": pickup_features, "dropoff_features": dropoff_features}
         looked_up = rounded
         for lookup in LOOKUPS:
@@ -63,13 +63,13 @@ def test_rounding_the_pickup_up_alone_is_caught(trips: DataFrame) -> None:
             looked_up = with_features(looked_up, table, lookup, WEEK)
         return made.join(looked_up.select("trip_id", *LOOKED_UP), "trip_id")
 
-    verdict = honesty.no_label_leak(trips, featured, 0.2)
+    verdict = leakage_checks.no_label_leak(trips, featured, 0.2)
     assert not verdict.passed, verdict.reason
 
 
 def test_fewer_trips_than_can_tell_are_said_to_be_too_few(trips: DataFrame) -> None:
-    featured = partial(honesty.featured, months=MONTHS, lookback=WEEK)
-    verdict = honesty.no_label_leak(trips.limit(999), featured, 0.2)
+    featured = partial(leakage_checks.featured, months=MONTHS, lookback=WEEK)
+    verdict = leakage_checks.no_label_leak(trips.limit(999), featured, 0.2)
     assert (verdict.passed, verdict.reason) == (
         True,
         "too few trips to tell: 999; 1,000 are needed",
@@ -80,7 +80,7 @@ def test_the_rounding_of_the_template_with_its_windows_by_pickup_is_caught(
     trips: DataFrame,
 ) -> None:
     featured = partial(template_features.featured, months=MONTHS, lookback=WEEK)
-    verdict = honesty.no_label_leak(trips, featured, 0.2)
+    verdict = leakage_checks.no_label_leak(trips, featured, 0.2)
     assert not verdict.passed
     assert verdict.figures["r2_of_shuffled_fares"] > 0.3
 
@@ -88,6 +88,8 @@ def test_the_rounding_of_the_template_with_its_windows_by_pickup_is_caught(
 def test_shuffling_the_label_alone_would_miss_it(trips: DataFrame) -> None:
     """Why the fares are shuffled before features are made."""
     real = template_features.featured(trips, MONTHS, WEEK).cache()
-    dealt = honesty.with_shuffled_fares(real)
-    names = ["pickup_datetime", "trip_id", *honesty.INPUTS, "fare_amount"]
-    assert abs(honesty.holdout_r2(dealt.select(*names).toPandas(), 0.2)) <= honesty.LIMIT
+    dealt = leakage_checks.with_shuffled_fares(real)
+    names = ["pickup_datetime", "trip_id", *leakage_checks.INPUTS, "fare_amount"]
+    assert (
+        abs(leakage_checks.holdout_r2(dealt.select(*names).toPandas(), 0.2)) <= leakage_checks.LIMIT
+    )

@@ -13,7 +13,7 @@ from databricks_steps import schemas
 from databricks_steps.errors import ModelError
 from databricks_steps.platforms.embedded.tables import DeltaTables
 from databricks_steps.settings import Settings
-from databricks_steps.training import ledger, promotion, registry
+from databricks_steps.training import deployment_log, promotion, registry
 from databricks_steps.training.promotion import Promotion
 
 
@@ -51,7 +51,7 @@ def aliases(settings: Settings) -> tuple[str | None, ...]:
 def moves(tables: DeltaTables) -> list[tuple[Any, ...]]:
     return [
         (row["number"], row["action"], row["from_version"], row["to_version"])
-        for row in ledger.entries(tables)
+        for row in deployment_log.entries(tables)
     ]
 
 
@@ -80,10 +80,10 @@ def test_each_move_is_one_row_and_a_second_run_adds_none(
         promotion.promote(settings, tables)
     assert aliases(settings) == ("2", "1")
     assert moves(tables) == [(1, "promoted", None, "1"), (2, "promoted", "1", "2")]
-    first, second = ledger.entries(tables)
+    first, second = deployment_log.entries(tables)
     assert set(first) == set(schemas.DEPLOYMENTS.names)
     assert second["why"] == "compared with champion"
-    assert second["moved_by"] == ledger.who()
+    assert second["moved_by"] == deployment_log.who()
     assert second["moved_at"] > first["moved_at"]
     assert json.loads(second["metrics"]) == {"rmse": 3.5}
     assert second["run_id"] == registry.require(settings, registry.CHAMPION).run_id
@@ -96,7 +96,7 @@ def test_the_ledger_names_whom_a_run_acts_for(settings: Settings, tables: DeltaT
     candidate(settings, **{promotion.LEFT: "yesterday by ann: complaints"})
     registry.point(settings, registry.CHAMPION, "2")
     promotion.promote(settings, tables, "another@example.com")
-    assert [row["moved_by"] for row in ledger.entries(tables)] == [
+    assert [row["moved_by"] for row in deployment_log.entries(tables)] == [
         "run-as@example.com",
         "another@example.com",
     ]
@@ -130,7 +130,7 @@ def test_where_a_person_must_approve_nothing_moves_before(
     assert moves(tables) == []
     promotion.approve(asking, "1")
     assert promotion.promote(asking, tables).after == "1"
-    assert registry.numbered(asking, "1").tags["approval_by"] == ledger.who()
+    assert registry.numbered(asking, "1").tags["approval_by"] == deployment_log.who()
     candidate(asking, approval="approved")  # as a person may write it in Unity Catalog
     assert promotion.promote(asking, tables).after == "2"
     with pytest.raises(ModelError, match="has no version '9'. There are: 1, 2"):

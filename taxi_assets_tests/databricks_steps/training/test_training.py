@@ -12,7 +12,7 @@ import pytest
 from databricks_steps import schemas
 from databricks_steps.errors import ModelError
 from databricks_steps.settings import METRICS, Forest, Gate
-from databricks_steps.training import dataset, evaluation, honesty
+from databricks_steps.training import dataset, evaluation, leakage_checks
 from databricks_steps.training.fit import fit, onnx_predict, to_onnx
 
 if TYPE_CHECKING:
@@ -173,10 +173,14 @@ def test_shuffling_deals_every_fare_out_again(spark: SparkSession) -> None:
     trips = spark.range(500).selectExpr(
         "CAST(id AS STRING) AS trip_id", "CAST(id AS DOUBLE) AS fare_amount"
     )
-    dealt = {r["trip_id"]: r["fare_amount"] for r in honesty.with_shuffled_fares(trips).collect()}
+    dealt = {
+        r["trip_id"]: r["fare_amount"] for r in leakage_checks.with_shuffled_fares(trips).collect()
+    }
     assert sorted(dealt.values()) == [float(n) for n in range(500)]
     assert sum(float(k) == v for k, v in dealt.items()) < 20
-    again = {r["trip_id"]: r["fare_amount"] for r in honesty.with_shuffled_fares(trips).collect()}
+    again = {
+        r["trip_id"]: r["fare_amount"] for r in leakage_checks.with_shuffled_fares(trips).collect()
+    }
     assert again == dealt
 
 
@@ -188,6 +192,6 @@ def test_a_feature_that_carries_its_own_fare_shows_in_the_holdout() -> None:
     shuffled = rows.assign(
         fare_amount=rows["fare_amount"].sample(frac=1, random_state=1).to_numpy()
     )
-    assert abs(honesty.holdout_r2(shuffled, 0.2)) <= honesty.LIMIT
+    assert abs(leakage_checks.holdout_r2(shuffled, 0.2)) <= leakage_checks.LIMIT
     leaking = shuffled.assign(pickup_mean_fare_1h=shuffled["fare_amount"])
-    assert honesty.holdout_r2(leaking, 0.2) > 0.5
+    assert leakage_checks.holdout_r2(leaking, 0.2) > 0.5

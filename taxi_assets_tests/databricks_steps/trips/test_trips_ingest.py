@@ -12,8 +12,8 @@ from trip_samples import at, collected, green_file, green_table
 
 from databricks_steps import schemas
 from databricks_steps.errors import SourceError, TableError
+from databricks_steps.interfaces import Outcome
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.ports import Outcome
 from databricks_steps.settings import Settings
 from databricks_steps.trips import ingest
 

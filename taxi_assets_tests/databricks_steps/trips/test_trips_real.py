@@ -12,8 +12,8 @@ from trip_samples import collected
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
 from databricks_steps.trips import ingest, normalize
-from databricks_steps.trips.clean import with_broken_rules
 from databricks_steps.trips.files import inspected
+from databricks_steps.trips.validation_rules import with_broken_rules
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

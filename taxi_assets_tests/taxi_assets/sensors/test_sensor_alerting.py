@@ -26,7 +26,7 @@ from world import World
 
 from taxi_assets.partitions import RANGE_TAGS
 from taxi_assets.resources.alerts import AlertLog, JsonLines
-from taxi_assets.sensors import telling
+from taxi_assets.sensors import event_reader
 
 NAME = "alert_sensor"
 
@@ -142,8 +142,8 @@ def test_a_run_that_a_person_canceled_is_no_problem(world: World) -> None:
 def test_a_burst_is_read_in_batches_and_nothing_is_missed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(telling, "BATCH", 100)
-    count = telling.BATCH + 7
+    monkeypatch.setattr(event_reader, "BATCH", 100)
+    count = event_reader.BATCH + 7
     for number in range(count):
         judge(world, f"c{number}", passed=False)
     said = [world.said(NAME) for _ in range(3)]
@@ -158,7 +158,7 @@ def test_a_burst_is_read_in_batches_and_nothing_is_missed(
 def test_events_of_all_types_are_read_in_their_order(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(telling, "BATCH", 3)
+    monkeypatch.setattr(event_reader, "BATCH", 3)
     for passed in (False, False, True, False):
         judge(world, "other", passed)
         run(world, "new_month", "2022-03", broken=[] if passed else ["raw_trips"])
@@ -182,7 +182,7 @@ def test_events_of_all_types_are_read_in_their_order(
 def test_a_daemon_that_dies_before_it_keeps_its_cursor_tells_nothing_twice(
     world: World, monkeypatch: pytest.MonkeyPatch, dies: int
 ) -> None:
-    monkeypatch.setattr(telling, "BATCH", 4)
+    monkeypatch.setattr(event_reader, "BATCH", 4)
     for number in range(5):
         judge(world, "volume", passed=False)
         judge(world, f"c{number}", passed=False)

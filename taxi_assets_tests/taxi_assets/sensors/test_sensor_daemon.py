@@ -15,7 +15,7 @@ import pytest
 from world import World
 
 from databricks_steps.settings import REPOSITORY
-from taxi_assets_tests.taxi_assets.receiver import Receiver
+from taxi_assets_tests.taxi_assets.webhook_receiver import Receiver
 
 LOCATION = """
 from databricks_steps.settings import Settings

@@ -15,9 +15,9 @@ from world import World
 
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry
-from databricks_steps.workspace import process
+from taxi_assets.emulator import process
 from taxi_assets.resources.workspace import Workspace
-from taxi_assets_tests.databricks_steps.workspace import homes
+from taxi_assets_tests.taxi_assets.emulator import emulator_fixtures as homes
 
 NAME = "endpoint_health_sensor"
 

@@ -12,14 +12,14 @@ from world import MONTHLY, OTHERS, World
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import DATABRICKS, Settings
-from databricks_steps.workspace import process
+from taxi_assets.emulator import process
 from taxi_assets.resources.targets import target
 from taxi_assets.resources.workspace import Workspace
-from taxi_assets.sensors.arrivals import whole_months
 from taxi_assets.sensors.landing import Sight, Volume, landing, look, memory
-from taxi_assets_tests.databricks_steps.workspace.homes import free_port
+from taxi_assets.sensors.new_trips import whole_months
+from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import free_port
 
-# The embedded workspace lists folders in a volume, and not the volume itself.
+# The emulator lists folders in a volume, and not the volume itself.
 VOLUME = "/Volumes/p03/e2e_demo_simon/landing/trips"
 
 

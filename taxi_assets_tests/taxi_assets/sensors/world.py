@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry
 from databricks_steps.trips.demo import demo_trips
-from taxi_assets import instance as home
+from taxi_assets import dagster_instance as home
 from taxi_assets import jobs
 from taxi_assets.partitions import MONTHS, ONE_RUN, run_months
 from taxi_assets.resources.alerts import AlertLog, JsonLines

@@ -1,1 +1,0 @@
-"""The embedded workspace: a loopback server that speaks a subset of the Databricks REST API."""

@@ -1,0 +1,1 @@
+"""The emulator: a loopback server that speaks a subset of the Databricks REST API."""

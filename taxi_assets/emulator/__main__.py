@@ -1,0 +1,85 @@
+"""Runs the emulator in the foreground: `python -m taxi_assets.emulator`."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO
+
+from databricks_steps.errors import ServingError, TaxiError
+from databricks_steps.settings import Settings
+from taxi_assets.emulator import process, server
+from taxi_assets.emulator.api.app import create_app
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until told to stop; 0 after a clean stop."""
+    logging.basicConfig(level=logging.INFO, format=server.LOG_FORMAT)
+    try:
+        settings, access_log = _settings(arguments)
+        settings.home.mkdir(parents=True, exist_ok=True)
+        with process.lock_file(settings).open("a") as lock:  # held until this process ends
+            _hold(lock, settings)
+            _serve(settings, access_log)
+    except (TaxiError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _settings(arguments: list[str]) -> tuple[Settings, bool]:
+    parser = argparse.ArgumentParser(prog="python -m taxi_assets.emulator")
+    parser.add_argument("--home", type=Path, help="instead of TAXI_HOME")
+    parser.add_argument("--port", type=int, help="instead of TAXI_PORT")
+    parser.add_argument("--access-log", action="store_true", help="write a line for each request")
+    options = parser.parse_args(arguments)
+    settings = Settings.from_environment()
+    changed = {
+        name: value for name in ("home", "port") if (value := getattr(options, name)) is not None
+    }
+    return replace(settings, **changed), options.access_log
+
+
+def _hold(lock: IO[str], settings: Settings) -> None:
+    deadline = time.monotonic() + 2  # a look at the status holds it for a moment
+    while not _locked(lock):
+        if time.monotonic() > deadline:
+            raise ServingError(
+                "A home has one workspace", f"{settings.home} has one running", "Stop it first"
+            )
+        time.sleep(0.01)
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _serve(settings: Settings, access_log: bool) -> None:
+    state = {
+        "pid": os.getpid(),
+        "port": settings.port,
+        "started_at": datetime.now(timezone.utc).isoformat(),
+    }
+    file = process.state_file(settings)
+    listener = server.listen(settings.port)
+    file.write_text(json.dumps(state), encoding="utf-8")
+    try:
+        server.server(create_app(settings), access_log).run([listener])
+    finally:
+        file.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What the emulator answers: routes, their bodies and the way of a query."""

@@ -1,0 +1,238 @@
+"""Routes of `/api/2.0/serving-endpoints`: bodies in and out as the official SDK has them."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from taxi_assets.emulator import errors
+from taxi_assets.emulator.runtime import online_tables
+from taxi_assets.emulator.runtime.endpoints import Endpoint, Endpoints
+from taxi_assets.emulator.runtime.served_model import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
+
+
+class ServedEntity(BaseModel):
+    model_config = ConfigDict(extra="ignore")  # environment variables may hold secrets
+
+    name: str | None = None
+    entity_name: str
+    entity_version: str
+    workload_size: str = "Small"
+    scale_to_zero_enabled: bool = False
+
+
+class Route(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    served_model_name: str | None = None
+    served_entity_name: str | None = None
+    traffic_percentage: int = Field(ge=0, le=100)
+
+
+class TrafficConfig(BaseModel):
+    routes: list[Route] = []
+
+
+class CoreConfig(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    served_entities: list[ServedEntity] = Field(min_length=1, max_length=10)
+    traffic_config: TrafficConfig | None = None
+
+
+class InferenceTable(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    catalog_name: str | None = None
+    schema_name: str | None = None
+    table_name_prefix: str | None = None
+    enabled: bool = False
+
+
+class AiGateway(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    inference_table_config: InferenceTable | None = None
+
+
+class Tag(BaseModel):
+    key: str
+    value: str | None = None
+
+
+class NewEndpoint(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    config: CoreConfig
+    ai_gateway: AiGateway | None = None
+    description: str | None = None
+    tags: list[Tag] = []
+
+
+class TagChange(BaseModel):
+    add_tags: list[Tag] = []
+    delete_tags: list[str] = []
+
+
+def routes(endpoints: Endpoints) -> APIRouter:
+    """The management routes over these endpoints."""
+    router = APIRouter(prefix="/api/2.0/serving-endpoints", tags=["serving endpoints"])
+
+    @router.post("")
+    def create(new: NewEndpoint) -> Document:
+        if not _NAME.fullmatch(new.name):
+            raise errors.invalid(
+                "An endpoint's name has at most 63 letters, digits, - and _",
+                repr(new.name[:80]),
+                "Choose another",
+            )
+        document: Document = {
+            "created": int(time.time() * 1000),
+            "description": new.description,
+            "tags": [tag.model_dump() for tag in new.tags],
+            "ai_gateway": _ai_gateway(new.ai_gateway),
+        }
+        return shown(endpoints.create(new.name, document, _config(new.config)))
+
+    @router.get("")
+    def listed() -> Document:
+        return {"endpoints": [shown(endpoint) for endpoint in endpoints.all()]}
+
+    @router.get("/{name}")
+    def get(name: str) -> Document:
+        return shown(endpoints.find(name))
+
+    @router.put("/{name}/config")
+    def update(name: str, config: CoreConfig) -> Document:
+        return shown(endpoints.update(name, _config(config)))
+
+    @router.put("/{name}/ai-gateway")
+    def put_ai_gateway(name: str, gateway: AiGateway) -> Document:
+        wanted = _ai_gateway(gateway)
+        endpoints.change(name, lambda document: document.update(ai_gateway=wanted))
+        return wanted or {}
+
+    @router.patch("/{name}/tags")
+    def patch(name: str, change: TagChange) -> Document:
+        def edit(document: Document) -> None:
+            drop = {*change.delete_tags, *(tag.key for tag in change.add_tags)}
+            kept = [tag for tag in document["tags"] if tag["key"] not in drop]
+            document["tags"] = [*kept, *(tag.model_dump() for tag in change.add_tags)]
+
+        return {"tags": endpoints.change(name, edit)["tags"]}
+
+    @router.delete("/{name}")
+    def delete(name: str) -> Document:
+        endpoints.delete(name)
+        return {}
+
+    return router
+
+
+def _config(config: CoreConfig) -> Document:
+    """Served entities and routes with every name and share filled in, as Databricks does."""
+    entities = []
+    for entity in config.served_entities:
+        online_tables.full_name(entity.entity_name)
+        if not re.fullmatch(r"[1-9][0-9]{0,9}", entity.entity_version):
+            raise errors.invalid(
+                "A model version is a whole number", repr(entity.entity_version[:80]), "Send one"
+            )
+        short = entity.entity_name.rsplit(".", 1)[1]
+        name = entity.name or f"{short}-{entity.entity_version}"
+        if not _NAME.fullmatch(name):
+            raise errors.invalid(
+                "A served entity's name has at most 63 letters, digits, - and _",
+                repr(name[:80]),
+                "Send another name",
+            )
+        entities.append(entity.model_dump() | {"name": name})
+    names = [entity["name"] for entity in entities]
+    if len(set(names)) != len(names):
+        raise errors.invalid("Served entities have different names", names, "Name each")
+    given = config.traffic_config.routes if config.traffic_config else []
+    return {
+        "served_entities": entities,
+        "traffic_config": {"routes": _shares(given, names)},
+    }
+
+
+def _shares(given: Sequence[Route], names: Sequence[str]) -> list[Document]:
+    if not given and len(names) == 1:
+        return [_route(names[0], 100)]
+    shares = [
+        _route(route.served_entity_name or route.served_model_name or "", route.traffic_percentage)
+        for route in given
+    ]
+    unknown = [s["served_model_name"] for s in shares if s["served_model_name"] not in names]
+    if unknown:
+        raise errors.invalid("Routes lead to served entities", unknown, f"Known: {list(names)}")
+    total = sum(share["traffic_percentage"] for share in shares)
+    if total != 100:
+        raise errors.invalid("Traffic percentages add up to 100", total, "Correct the routes")
+    return shares
+
+
+def _route(name: str, share: int) -> Document:
+    return {"served_model_name": name, "served_entity_name": name, "traffic_percentage": share}
+
+
+def _ai_gateway(gateway: AiGateway | None) -> Document | None:
+    if gateway is None:
+        return None
+    table = gateway.inference_table_config
+    if table is not None and table.enabled:
+        names = (table.catalog_name, table.schema_name, f"{table.table_name_prefix or ''}_payload")
+        if not table.table_name_prefix or not all(names[:2]):
+            raise errors.invalid(
+                "An inference table needs catalog_name, schema_name and table_name_prefix",
+                table.model_dump(),
+                "Send all three",
+            )
+        online_tables.full_name(".".join(str(name) for name in names))
+    return gateway.model_dump(exclude_none=True)
+
+
+def shown(endpoint: Endpoint) -> Document:
+    """An endpoint as `ServingEndpointDetailed`."""
+    document, serving = dict(endpoint.document), endpoint.serving
+    config, pending = document["config"], document.get("pending_config")
+    failed, failure = document.get("failed_config"), document.get("failure")
+    update = "IN_PROGRESS" if pending else "UPDATE_FAILED" if failure else "NOT_UPDATING"
+    answer: dict[str, Any] = {
+        "name": document["name"],
+        "id": document["id"],
+        "creator": "token",
+        "creation_timestamp": document["created"],
+        "last_updated_timestamp": document["updated"],
+        "state": {"ready": "READY" if serving else "NOT_READY", "config_update": update},
+        "config": config and _with_state(config, "DEPLOYMENT_READY", "Serving"),
+        "pending_config": (
+            _with_state(pending, "DEPLOYMENT_CREATING", "Loading")
+            if pending
+            else failed and _with_state(failed, "DEPLOYMENT_FAILED", str(failure))
+        ),
+        "ai_gateway": document.get("ai_gateway"),
+        "tags": document["tags"],
+        "description": document.get("description"),
+        "permission_level": "CAN_MANAGE",
+        "route_optimized": False,
+    }
+    return {key: value for key, value in answer.items() if value is not None}
+
+
+def _with_state(config: Document, deployment: str, message: str) -> Document:
+    state = {"deployment": deployment, "deployment_state_message": message}
+    return config | {
+        "served_entities": [entity | {"state": state} for entity in config["served_entities"]]
+    }

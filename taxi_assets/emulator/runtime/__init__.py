@@ -1,0 +1,1 @@
+"""What the emulator holds and does: endpoints, models, online tables, payloads, runs."""

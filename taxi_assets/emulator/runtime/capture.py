@@ -1,0 +1,251 @@
+"""Payload capture: answered queries, first into a buffer on disk, then into a Delta table.
+
+The table has the shape of an AI-gateway inference table and one column more, what was looked up.
+Each payload gets into it exactly once: the commit carries the id of its last batch, and batches up
+to that id leave the buffer.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from databricks_steps.errors import ServingError
+from databricks_steps.settings import Settings
+from taxi_assets.emulator.runtime import served_entities, state
+from taxi_assets.emulator.runtime.payloads import Taken, payload, tally
+from taxi_assets.emulator.runtime.state import Payload, State
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_LOG = logging.getLogger(__name__)
+BUFFER_SECONDS = 0.25
+FLUSH_SECONDS = 60.0
+FLUSH_ROWS = 10_000
+FULL = 50_000  # payloads in memory before queries are put off
+FULL_BYTES = 64 * 1024 * 1024  # and bytes of them
+REQUESTER = "token"
+
+
+class Capture:
+    """Takes payloads without making an answer wait, and writes them from a thread of its own."""
+
+    def __init__(self, memory: State, flush: Callable[[], int]) -> None:
+        """`flush` moves what is buffered to its tables."""
+        self._state = memory
+        self._flush = flush
+        self._queue: queue.SimpleQueue[Taken] = queue.SimpleQueue()
+        self._bytes_in = 0  # written by the way of queries alone
+        self._bytes_out = 0  # written under the lock below
+        self._buffering = threading.Lock()
+        self._wake = threading.Event()
+        # A flush takes its time, and what waits for the buffer would be lost in a crash.
+        self._threads = [
+            threading.Thread(target=work, name="capture", daemon=True)
+            for work in (self._keep_buffering, self._keep_flushing)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, taken: Taken) -> None:
+        self._bytes_in += taken.size
+        self._queue.put(taken)
+
+    @property
+    def full(self) -> bool:
+        return self._queue.qsize() >= FULL or self._bytes_in - self._bytes_out >= FULL_BYTES
+
+    def settle(self) -> None:
+        """Write what waits in this process to the buffer and the counters."""
+        self._attempt(self._buffer)
+
+    def flush(self) -> int:
+        """Write everything captured so far to the tables; answers how many payloads."""
+        self._buffer()
+        return self._flush()
+
+    def stop(self) -> None:
+        """End the threads and flush; what cannot be written is kept for the next start."""
+        self._wake.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=FLUSH_SECONDS)
+        self._attempt(self._buffer)
+        self._attempt(self._flush)
+
+    def _keep_buffering(self) -> None:
+        while not self._wake.wait(BUFFER_SECONDS):
+            self._attempt(self._buffer)
+
+    def _keep_flushing(self) -> None:
+        self._due = time.monotonic() + FLUSH_SECONDS
+        while not self._wake.wait(BUFFER_SECONDS):
+            self._attempt(self._flush_when_due)
+
+    def _flush_when_due(self) -> int:
+        waiting = self._state.waiting()
+        if waiting and waiting < FLUSH_ROWS and time.monotonic() < self._due:
+            return 0
+        self._due = time.monotonic() + FLUSH_SECONDS
+        return self._flush() if waiting else 0
+
+    def _attempt(self, work: Any) -> int:
+        """Payloads stay queued or buffered when a disk is full; the server answers on."""
+        try:
+            return int(work())
+        except Exception:
+            _LOG.exception("captured payloads could not be written; they are kept")
+            return 0
+
+    def _buffer(self) -> int:
+        with self._buffering:
+            waiting: list[Taken] = []
+            while not self._queue.empty():
+                waiting.append(self._queue.get())
+            if waiting:
+                try:
+                    by_table: defaultdict[str, list[Payload]] = defaultdict(list)
+                    for taken in waiting:
+                        if taken.table is not None:
+                            by_table[taken.table].append(payload(taken))
+                    self._state.buffer(by_table, tally(waiting))
+                except Exception:
+                    for taken in waiting:
+                        self._queue.put(taken)
+                    raise
+                self._bytes_out += sum(taken.size for taken in waiting)
+            return len(waiting)
+
+
+def flush(settings: Settings, memory: State | None = None) -> int:
+    """Move the buffered payloads into their tables, exactly once; answers how many.
+
+    Safe in any process and at any time: one flush runs at a time, and one that died after its
+    commit is recognised by the commit.
+
+    Raises:
+        ServingError: a table cannot be written; the payloads of all others are moved.
+    """
+    owned = memory is None
+    memory = memory or State(state.database(settings))
+    try:
+        with _alone(settings):
+            _name_entities(settings, memory)
+            done = [_move(settings, memory, target) for target in memory.targets()]
+    finally:
+        if owned:
+            memory.close()
+    for _, failure in done:
+        if failure is not None:
+            raise failure
+    return sum(moved for moved, _ in done)
+
+
+def _name_entities(settings: Settings, memory: State) -> None:
+    """Payloads do not wait for the table that names their versions: it is tried again."""
+    try:
+        served_entities.write(settings, memory)
+    except Exception:
+        _LOG.exception("the table of served entities could not be written")
+
+
+def _move(settings: Settings, memory: State, target: str) -> tuple[int, Exception | None]:
+    """Move the payloads of one table; a failure is told, not raised: others do not wait for it."""
+    moved = 0
+    try:
+        _forget_committed(settings, memory, target)
+        last, rows = memory.buffered(target, FLUSH_ROWS)
+        while rows:
+            _append(settings, memory, target, last, rows)
+            memory.forget(target, last)
+            moved += len(rows)
+            last, rows = memory.buffered(target, FLUSH_ROWS)
+    except Exception as error:
+        return moved, error
+    return moved, None
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    with (settings.home / "capture.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _application(memory: State) -> str:
+    """Names this buffer in the table's log: ids count from 1 again in a new one."""
+    return f"taxi-workspace-batches-{memory.identity}"
+
+
+def _forget_committed(settings: Settings, memory: State, target: str) -> None:
+    from deltalake import DeltaTable
+
+    path = str(settings.table_path(target))
+    if DeltaTable.is_deltatable(path):
+        committed = DeltaTable(path).transaction_version(_application(memory))
+        if committed is not None:
+            memory.forget(target, committed)
+
+
+def _append(settings: Settings, memory: State, target: str, last: int, rows: list[Payload]) -> None:
+    from deltalake import CommitProperties, Transaction, write_deltalake
+
+    path = settings.table_path(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_deltalake(
+            str(path),
+            _table(rows),
+            mode="append",
+            schema_mode="merge",  # a table of before there were looked-up features
+            name=target.rsplit(".", 1)[1],
+            description="Requests to the serving endpoint and their answers, as captured",
+            commit_properties=CommitProperties(
+                app_transactions=[Transaction(_application(memory), last)]
+            ),
+        )
+    except Exception as error:
+        raise ServingError(
+            "Captured payloads must reach their table",
+            f"{target}: {error}",
+            "They are kept and tried again; look at the table's folder",
+        ) from error
+
+
+def _table(rows: list[Payload]) -> pa.Table:
+    import pyarrow as pa
+
+    named = dict(zip(state.PAYLOAD_COLUMNS, zip(*rows, strict=True), strict=True))
+    stamp, text = pa.timestamp("us", "UTC"), pa.string()
+    at = pa.array(named["request_time"], pa.int64()).cast(stamp)
+    codes = {written: orjson.loads(written) for written in {*named["logging_error_codes"]}}
+    logged = [codes[written] for written in named["logging_error_codes"]]
+    return pa.table(
+        {
+            "databricks_request_id": pa.array(named["databricks_request_id"], text),
+            "client_request_id": pa.array(named["client_request_id"], text),
+            "request_date": at.cast(pa.date32()),
+            "request_time": at,
+            "status_code": pa.array(named["status_code"], pa.int32()),
+            "sampling_fraction": pa.array([1.0] * len(rows), pa.float64()),
+            "execution_duration_ms": pa.array(named["execution_duration_ms"], pa.int64()),
+            "request": pa.array(named["request"], text),
+            "response": pa.array(named["response"], text),
+            "served_entity_id": pa.array(named["served_entity_id"], text),
+            "logging_error_codes": pa.array(logged, pa.list_(text)),
+            "requester": pa.array([REQUESTER] * len(rows), text),
+            "looked_up_features": pa.array(named["looked_up_features"], text),
+        }
+    )

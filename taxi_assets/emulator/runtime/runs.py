@@ -1,0 +1,207 @@
+"""Runs of submitted jobs: each task in a Python and Spark process of its own, with its record.
+
+The cluster a run asks for is written down, checked and shown; here every task runs on this machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from databricks_steps.settings import Settings, inherited
+from taxi_assets.emulator import errors
+from taxi_assets.emulator.runtime import volumes
+from taxi_assets.emulator.runtime.state import State
+
+_LOG = logging.getLogger(__name__)
+KIND = "run"
+TASK = "taxi_assets.emulator.runtime.task"
+KEPT = 500  # records of ended runs
+CANCEL_SECONDS = 10.0
+Document = dict[str, Any]
+
+
+class Runs:
+    """All runs of the workspace; what is known of one is saved before it is answered."""
+
+    def __init__(self, settings: Settings, state: State) -> None:
+        self._settings, self._state = settings, state
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._lock = threading.RLock()
+
+    def restore(self) -> None:
+        """Runs that were under way when the workspace ended are lost, and say so."""
+        for name, document in self._state.all(KIND).items():
+            if not _ended(document):
+                document["state"] = _state(
+                    "INTERNAL_ERROR", "FAILED", "The workspace ended while the run was under way"
+                )
+                document["end_time"] = _now()
+                self._state.put(KIND, name, document)
+
+    def submit(self, wanted: Document) -> int:
+        """Start a run of one task; its id. The same idempotency token gets the same run."""
+        self.words(wanted["tasks"][0])
+        token = wanted.get("idempotency_token")
+        with self._lock:
+            known = self._state.all(KIND)
+            for document in known.values():
+                if token and document.get("idempotency_token") == token:
+                    return int(document["run_id"])
+            run_id = 1 + max((int(name) for name in known), default=0)
+            self._forget_old(known)
+            document = wanted | {
+                "run_id": run_id,
+                "job_id": run_id,
+                "start_time": _now(),
+                "end_time": 0,
+                "state": _state("PENDING", None, "Waiting for its cluster"),
+            }
+            self._save(document)
+        threading.Thread(
+            target=self._run, args=(run_id,), name=f"run-{run_id}", daemon=True
+        ).start()
+        return run_id
+
+    def get(self, run_id: int) -> Document:
+        document = self._state.get(KIND, f"{run_id:012d}")
+        if document is None:
+            raise errors.missing("Run", str(run_id), "Submit it first")
+        return document
+
+    def all(self) -> list[Document]:
+        """The newest first."""
+        return [*self._state.all(KIND).values()][::-1]
+
+    def cancel(self, run_id: int) -> None:
+        """End a run's process and all it has started; a run that has ended stays as it is."""
+        with self._lock:
+            document = self.get(run_id)
+            if _ended(document):
+                return
+            document["state"] = _state("TERMINATING", "CANCELED", "Run cancelled")
+            self._save(document)
+            process = self._processes.get(run_id)
+        if process is not None:
+            _end(process)
+
+    def close(self) -> None:
+        """End every run: its workspace goes."""
+        for run_id in [*self._processes]:
+            self.cancel(run_id)
+
+    def _run(self, run_id: int) -> None:
+        try:
+            self._execute(run_id)
+        except Exception as error:  # whatever it is, the run has ended and must say so
+            _LOG.exception("run %s broke", run_id)
+            process = self._processes.get(run_id)
+            if process is not None:
+                _end(process)
+            self._finish(run_id, "FAILED", f"The workspace could not run it: {error}")
+
+    def _execute(self, run_id: int) -> None:
+        log = self._settings.home / "logs" / "runs" / f"{run_id}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            document = self.get(run_id)
+            if document["state"]["life_cycle_state"] == "TERMINATING":
+                self._finish(run_id, "CANCELED", "Run cancelled")
+                return
+            task = document["tasks"][0]
+            variables = (task.get("new_cluster") or {}).get("spark_env_vars") or {}
+            with log.open("wb") as out:
+                process = subprocess.Popen(
+                    [
+                        *(sys.executable, "-m", TASK, str(self._settings.home)),
+                        *self.words(task),
+                    ],
+                    cwd=log.parent,
+                    env={**inherited(), **variables},
+                    stdin=subprocess.PIPE,  # closes when the workspace dies, and the task ends
+                    stdout=out,
+                    stderr=out,
+                    start_new_session=True,
+                )
+            self._processes[run_id] = process
+            document["state"] = _state("RUNNING", None, "In run")
+            self._save(document)
+        try:
+            code = process.wait(document.get("timeout_seconds") or None)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            limit = document["timeout_seconds"]
+            self._finish(run_id, "TIMEDOUT", f"The run took more than {limit} seconds")
+            return
+        if self.get(run_id)["state"]["life_cycle_state"] == "TERMINATING":
+            self._finish(run_id, "CANCELED", "Run cancelled")
+        elif code == 0:
+            self._finish(run_id, "SUCCESS", "")
+        else:
+            self._finish(run_id, "FAILED", f"The task ended with {code}: {_last_line(log)}")
+
+    def words(self, task: Document) -> list[str]:
+        """The file of a task and its parameters; raises ApiError for a path that is none."""
+        given = task["spark_python_task"]
+        return [
+            self._on_this_machine(word) for word in (given["python_file"], *given["parameters"])
+        ]
+
+    def _on_this_machine(self, word: str) -> str:
+        """A path of a volume as the folder behind it; every other word as it is."""
+        path = word.removeprefix("dbfs:")
+        if path.startswith(volumes.PREFIX):
+            return str(volumes.local(self._settings, path))
+        return word
+
+    def _finish(self, run_id: int, result: str, message: str) -> None:
+        with self._lock:
+            self._processes.pop(run_id, None)
+            document = self.get(run_id)
+            document |= {"state": _state("TERMINATED", result, message), "end_time": _now()}
+            self._save(document)
+
+    def _save(self, document: Document) -> None:
+        self._state.put(KIND, f"{document['run_id']:012d}", document)
+
+    def _forget_old(self, known: dict[str, Document]) -> None:
+        ended = [name for name, document in known.items() if _ended(document)]
+        for name in ended[:-KEPT]:
+            self._state.drop(KIND, name)
+
+
+def _state(life_cycle: str, result: str | None, message: str) -> Document:
+    state = {"life_cycle_state": life_cycle, "state_message": message}
+    return state if result is None else state | {"result_state": result}
+
+
+def _ended(document: Document) -> bool:
+    return document["state"]["life_cycle_state"] in ("TERMINATED", "INTERNAL_ERROR")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the task's process group to end, then make it."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:500] if lines else "it said nothing"
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

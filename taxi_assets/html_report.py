@@ -1,0 +1,247 @@
+"""`taxi-assets report`: one page of HTML on pipeline, models, drift, endpoint, time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from databricks_steps import schemas
+from databricks_steps.distributions import ALL
+from databricks_steps.settings import METRICS, Settings
+from databricks_steps.training import deployment_log, plots
+from databricks_steps.training.model_card import STYLE, escaped, figures, table
+from taxi_assets import dagster_instance, status
+
+FILE = "report.html"
+RUNS = 200  # the newest of each asset
+_SHOWN = 12  # of them, as rows
+NONE = "<p>Nothing yet.</p>"
+
+
+@dataclass(frozen=True)
+class Made:
+    """One asset in one run: what it made, of which months, and what it took."""
+
+    asset: str
+    run: str
+    at: datetime
+    months: tuple[str, ...]
+    rows: int | None
+    seconds: float | None
+    peak: float | None  # GiB of the driver's heap
+
+
+def write(settings: Settings) -> Path:
+    """The page of this home, as it is now, whole or not at all; where it is."""
+    path = settings.home / "reports" / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(page(settings), encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def page(settings: Settings) -> str:
+    """The page as one text: styles and pictures inside, no script, no link outward."""
+    found, made = status.held(settings), history(settings)
+    sections = {
+        "Pipeline": _pipeline(found),
+        "Checks and problems": _problems(found),
+        "Models": _models(settings),
+        "Drift and live error": _drift(settings),
+        "Endpoint": _endpoint(settings, found["endpoint"]),
+        "Time and memory": _cost(made),
+        "Newest materializations": _newest(made),
+    }
+    body = "".join(f"<section><h2>{n}</h2>{content}</section>" for n, content in sections.items())
+    title = f"{settings.registered_model}, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{escaped(title)}</title><style>{STYLE}</style></head>"
+        f"<body><h1>{escaped(title)}</h1>{body}</body></html>"
+    )
+
+
+def history(settings: Settings) -> list[Made]:
+    """What Dagster has recorded of each asset, run by run, the newest first."""
+    if not (settings.home / "dagster" / "dagster.yaml").exists():
+        return []
+    with dagster_instance.instance(settings) as found:
+        made = [each for key in found.all_asset_keys() for each in _of_asset(found, key)]
+    return sorted(made, key=lambda each: each.at, reverse=True)
+
+
+def _of_asset(found: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[Made]:
+    """A run that made several months has an event for each of them, with the figures of all."""
+    by_run: dict[str, list[dg.EventLogRecord]] = {}
+    for record in found.fetch_materializations(key, limit=RUNS).records:
+        by_run.setdefault(record.run_id, []).append(record)
+    for run, records in by_run.items():
+        told = records[0].asset_materialization
+        figures_of = {name: value.value for name, value in (told.metadata if told else {}).items()}
+        yield Made(
+            key.to_user_string(),
+            run,
+            datetime.fromtimestamp(records[0].timestamp, timezone.utc),
+            tuple(sorted(r.partition_key for r in records if r.partition_key)),
+            _number(figures_of.get("dagster/row_count")),
+            _number(figures_of.get("seconds")),
+            _number(figures_of.get("spark_peak_gib")),
+        )
+
+
+def _number(value: object) -> Any:
+    return value if isinstance(value, (int, float)) else None
+
+
+def _pipeline(found: Mapping[str, Any]) -> str:
+    rows = [
+        (name, each["rows"], ", ".join(each["months"])) for name, each in found["tables"].items()
+    ]
+    return table(("table", "rows", "months"), rows) if rows else NONE
+
+
+def _problems(found: Mapping[str, Any]) -> str:
+    return f"<pre>{escaped(chr(10).join(status.watched_lines(found)))}</pre>"
+
+
+def _models(settings: Settings) -> str:
+    moves = deployment_log.entries(status.logs(settings))
+    if not moves:
+        return NONE
+    names = [metric.name for metric in METRICS]
+    measured = [_metrics(move) for move in moves]
+    rows = [
+        (
+            f"{move['moved_at']:%Y-%m-%d %H:%M}",
+            move["action"],
+            move["to_version"],
+            move["moved_by"],
+            *(_rounded(found.get(name)) for name in names),
+            move["why"],
+        )
+        for move, found in zip(reversed(moves), reversed(measured), strict=True)
+    ]
+    drawn = _rmse_by_move(moves, measured) if len(moves) > 1 else ""
+    return drawn + table(("moved at", "action", "version", "by", *names, "why"), rows)
+
+
+def _metrics(move: Mapping[str, Any]) -> dict[str, float]:
+    import json
+
+    found: dict[str, float] = json.loads(move["metrics"])
+    return found
+
+
+def _rmse_by_move(
+    moves: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, float]]
+) -> str:
+    axes = plots.axes_of("move of the champion", "RMSE on its holdout, dollars", height=2.4)
+    labels = [f"{n}: v{move['to_version']}" for n, move in enumerate(moves, 1)]
+    axes[1].plot(labels, [found.get("rmse") for found in measured], "o-", color=plots.BLUE)
+    return figures({"The champions": plots.svg(axes[0])})
+
+
+def _drift(settings: Settings) -> str:
+    tables = status.logs(settings)
+    report, live = (
+        tables.records(name.name) for name in (schemas.DRIFT_REPORT, schemas.LIVE_PERFORMANCE)
+    )
+    months = sorted({row["trip_month"] for row in report})
+    rows = []
+    for month in months:
+        own = [r for r in report if r["trip_month"] == month and r["slice"] == ALL]
+        far = max(own, key=lambda row: row["wasserstein"] or 0.0)
+        errors = [r for r in live if r["trip_month"] == month and r["day"] == r["slice"] == ALL]
+        rows.append(
+            (
+                month,
+                far["model_version"],
+                far["trips"],
+                sum(row["level"] in ("warn", "error") for row in own),
+                f"{far['feature']} {_rounded(far['wasserstein'])}",
+                "; ".join(f"{row['predictions']} {_rounded(row['mae'])}" for row in errors),
+            )
+        )
+    names = ("month", "version", "trips", "over a limit", "moved most, by std", "live MAE, dollars")
+    return table(names, rows) if rows else NONE
+
+
+def _endpoint(settings: Settings, state: Mapping[str, Any] | None) -> str:
+    if state is None:
+        return "<p>Not running: taxi-assets serve starts it.</p>"
+    told = [(name, state[name]) for name in ("name", "url", "state", "version")]
+    return table(("", ""), [*told, *_answered(settings)])
+
+
+def _answered(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """What the endpoint has answered so far, by the metrics that it exports."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    from taxi_assets.resources.workspace import Workspace
+
+    path = f"/api/2.0/serving-endpoints/{settings.endpoint}/metrics"
+    answer = Workspace(settings).client.api_client.do("GET", path, raw=True)
+    text = answer["contents"].read().decode()
+    for family in text_string_to_metric_families(text):
+        if family.type == "counter" and family.name != "feature_lookup_count":
+            yield family.documentation, f"{sum(sample.value for sample in family.samples):,.0f}"
+
+
+def _cost(made: Sequence[Made]) -> str:
+    by_asset: dict[str, list[Made]] = {}
+    for each in made:
+        if each.seconds is not None:
+            by_asset.setdefault(each.asset, []).append(each)
+    if not by_asset:
+        return NONE
+    rows = [
+        (
+            asset,
+            len(runs),
+            round(sum(each.seconds or 0.0 for each in runs), 1),
+            round(runs[0].seconds or 0.0, 1),
+            _rounded(max((each.peak for each in runs if each.peak is not None), default=None)),
+        )
+        for asset, runs in sorted(by_asset.items(), key=lambda item: -_total(item[1]))
+    ]
+    figure, axes = plots.axes_of("seconds, all runs shown", "", height=0.3 * len(rows) + 1)
+    axes.barh([row[0] for row in rows][::-1], [row[2] for row in rows][::-1], color=plots.BLUE)
+    names = ("asset", "runs", "seconds, sum", "seconds, last", "Spark's peak, GiB")
+    told = (
+        "<p>On Databricks a launched step is a job run with the tags asset, run and month: "
+        "docs/databricks.md has the query of its DBUs.</p>"
+    )
+    return figures({"Seconds by asset": plots.svg(figure)}) + table(names, rows) + told
+
+
+def _total(runs: Sequence[Made]) -> float:
+    return sum(each.seconds or 0.0 for each in runs)
+
+
+def _newest(made: Sequence[Made]) -> str:
+    newest: dict[str, list[Made]] = {}
+    for each in made:
+        newest.setdefault(each.asset, []).append(each)
+    rows = [
+        (
+            each.asset,
+            f"{each.at:%Y-%m-%d %H:%M:%S}",
+            ", ".join(each.months),
+            "" if each.rows is None else f"{each.rows:,}",
+            _rounded(each.seconds),
+            each.run[:8],
+        )
+        for runs in newest.values()
+        for each in runs[:_SHOWN]
+    ]
+    return table(("asset", "at, UTC", "months", "rows", "seconds", "run"), rows) if rows else NONE
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

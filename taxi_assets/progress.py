@@ -1,0 +1,116 @@
+"""Stages of a run as they happen: one line each for people, the same as records for the report."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from taxi_assets.resources.targets import target
+
+LOGGER = "taxi_assets.progress"
+
+
+@dataclass
+class Progress:
+    """What the current run has done so far. One for the process: a run is one at a time."""
+
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    checks: dict[str, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)  # asset → rows of the months it was made for
+    _started: dict[str, float] = field(default_factory=dict)
+    _notes: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def reset(self, say: Callable[[str], None]) -> None:
+        """Forget the last run; `say` takes each line from now on."""
+        self.say = say
+        self.stages, self.failures, self.refused, self.rows = [], [], {}, {}
+        self.checks = {"passed": 0, "warned": 0, "failed": 0}
+        self._started, self._notes = {}, {}
+
+    def record(self, event: dg.DagsterEvent) -> None:
+        """One event of Dagster's log."""
+        kind, step = event.event_type, event.step_key or ""
+        if kind == dg.DagsterEventType.STEP_START:
+            self._started[step] = time.monotonic()
+        elif kind == dg.DagsterEventType.ASSET_MATERIALIZATION:
+            self._materialized(event)
+        elif kind == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            self._check(event)
+        elif kind in (dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE):
+            self._end(step, ok=kind == dg.DagsterEventType.STEP_SUCCESS)
+
+    def _materialized(self, event: dg.DagsterEvent) -> None:
+        metadata = event.step_materialization_data.materialization.metadata
+        found: dict[str, Any] = {key: value.value for key, value in metadata.items()}
+        asset = event.step_materialization_data.materialization.asset_key.to_user_string()
+        self._notes.setdefault(event.step_key or "", {})[asset] = _note(found)
+        if "dagster/row_count" in found:
+            self.rows[asset] = self.rows.get(asset, 0) + int(found["dagster/row_count"])
+        for name, problem in found.get("refused_files", {}).items():
+            if name not in self.refused:
+                self.refused[name] = problem
+                self.say(f"  refused {name}: {problem}")
+
+    def _end(self, step: str, *, ok: bool) -> None:
+        seconds = time.monotonic() - self._started.get(step, time.monotonic())
+        self.stages.append({"name": step, "seconds": round(seconds, 2)})
+        notes = self._notes.get(step, {})
+        several = "; ".join(f"{asset} {said}" for asset, said in notes.items())
+        note = (several if len(notes) > 1 else "".join(notes.values())) if ok else "failed"
+        self.say(f"  {step:<42}{seconds:7.1f} s  {note}".rstrip())
+
+    def _check(self, event: dg.DagsterEvent) -> None:
+        check = event.asset_check_evaluation_data
+        if check.passed:
+            self.checks["passed"] += 1
+            return
+        warned = check.severity == dg.AssetCheckSeverity.WARN
+        self.checks["warned" if warned else "failed"] += 1
+        name = f"{check.asset_key.to_user_string()}: {check.check_name}"
+        sentence = f"{'warning' if warned else 'failed'} check {name}: {check.description}"
+        self.say(f"  {sentence}")
+        if not warned:
+            self.failures.append(sentence)
+
+
+progress = Progress()
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "dagster_event", None)
+        if isinstance(event, dg.DagsterEvent):
+            progress.record(event)
+
+
+@dg.logger
+def stage_logger(_: dg.InitLoggerContext) -> logging.Logger:
+    """One line a stage, for the command line; a launched step has no command line to tell."""
+    logger = logging.getLogger(LOGGER)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.handlers = [logging.NullHandler() if target().launched else _Handler()]
+    return logger
+
+
+def _note(found: Mapping[str, Any]) -> str:
+    """What a materialization's metadata says in a few words."""
+    parts = []
+    if "dagster/row_count" in found:
+        parts.append(f"{found['dagster/row_count']:,} rows")
+    if found.get("model_version"):
+        parts.append(f"version {found['model_version']}")
+    if found.get("skipped"):
+        parts.append("skipped, nothing changed")
+    if found.get("skipped_months"):
+        parts.append(f"skipped, unchanged: {', '.join(found['skipped_months'])}")
+    return ", ".join(parts)

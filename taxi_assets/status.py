@@ -1,0 +1,297 @@
+"""Status of a home: last_run.json, the summary of a run, what is held, failing checks and sensors.
+
+Dagster's records are read by SQL: to import Dagster takes longer than the answer. A test holds what
+is read equal to what Dagster says itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+
+from databricks_steps import schemas
+from databricks_steps.errors import SettingsError, TaxiError
+from databricks_steps.platforms.embedded.tables import DeltaTables
+from databricks_steps.settings import EMBEDDED, Settings, inherited
+from databricks_steps.training import registry
+from databricks_steps.training.registry import Version
+from taxi_assets.progress import Progress
+from taxi_assets.resources.alerts import AlertLog
+from taxi_assets.resources.workspace import Workspace
+from taxi_assets.storage import POSTGRES
+
+LAST_RUN = "last_run.json"
+TRIP_MONTHS = ("trip_month", "known_month")
+Answer = TypeVar("Answer")
+_LOG = logging.getLogger(__name__)
+Rows = Callable[[str, str], list[Any]]  # of a storage's query; the storage is a file of SQLite
+CHECKS, SCHEDULES = "history/runs/index.db", "schedules/schedules.db"
+_FAILING = """
+SELECT asset_key, check_name, evaluation_event FROM asset_check_executions
+WHERE execution_status = 'FAILED' AND evaluation_event_storage_id IN (
+    SELECT max(evaluation_event_storage_id) FROM asset_check_executions
+    WHERE evaluation_event IS NOT NULL GROUP BY asset_key, check_name)
+"""
+_TICKS = """
+SELECT tick_body FROM job_ticks WHERE id IN (
+    SELECT max(id) FROM job_ticks WHERE type = 'SENSOR' GROUP BY selector_id)
+"""
+
+
+def logs(settings: Settings) -> DeltaTables:
+    """The tables for what their logs tell: months, rows, versions. Reading rows needs Spark."""
+
+    def no_spark() -> Any:
+        raise AssertionError("a table's log is read without Spark")
+
+    return DeltaTables(settings, no_spark)
+
+
+def results(settings: Settings, months: Sequence[str], seen: Progress) -> dict[str, Any]:
+    """What a run has made: on this machine the tables themselves say, elsewhere its events."""
+    found: dict[str, Any] = {"tables": dict(seen.rows)}
+    if settings.platform == EMBEDDED:
+        tables = logs(settings)
+        found["tables"] = {
+            # Requests are of the months in which they were asked, not of months of trips.
+            name: tables.rows(name, list(months) if table.month in TRIP_MONTHS else None)
+            for name, table in schemas.TABLES.items()
+            if tables.exists(name)
+        }
+    champion = _told(lambda: registry.version(settings, registry.CHAMPION))
+    if champion is not None:
+        metrics = {name: champion.metrics.get(name) for name in ("rmse", "mae", "r2")}
+        found["model"] = {
+            "name": settings.registered_model,
+            "version": champion.number,
+            "alias": registry.CHAMPION,
+            "metrics": metrics,
+        }
+    found["endpoint"] = _told(lambda: endpoint_state(settings))
+    # The table holds fares of earlier champions, too.
+    found["batch_predictions"] = {"rows": seen.rows.get("batch_predictions", 0)}
+    found["refused_files"] = dict(seen.refused)
+    return found | {"checks": dict(seen.checks), "stages": list(seen.stages)}
+
+
+def _told(ask: Callable[[], Answer]) -> Answer | None:
+    """The answer, or None with a warning: what became of the run is known and not to be hidden."""
+    try:
+        return ask()
+    except (TaxiError, OSError) as error:
+        _LOG.warning("the report of the run goes without an answer: %s", error)
+        return None
+
+
+def endpoint_state(settings: Settings) -> dict[str, Any] | None:
+    """Name, address, version and state of the endpoint; None when there is none."""
+    from taxi_assets.emulator import process
+
+    if settings.platform == EMBEDDED and not process.status(settings).running:
+        return None
+    workspace = Workspace(settings)
+    found = workspace.endpoint()
+    if found is None:
+        return None
+    entities = found.get("config", {}).get("served_entities") or [{}]
+    return {
+        "name": settings.endpoint,
+        "url": f"{workspace.host}/serving-endpoints/{settings.endpoint}/invocations",
+        "version": entities[0].get("entity_version"),
+        "state": found.get("state", {}).get("ready"),
+    }
+
+
+def held(settings: Settings) -> dict[str, Any]:
+    """What a home holds, as the tables' logs, the registry, the endpoint and Dagster tell."""
+    tables = logs(settings)
+    held = {
+        name: {"rows": tables.rows(name), "months": tables.months(name) if table.month else []}
+        for name, table in schemas.TABLES.items()
+        if tables.exists(name)
+    }
+    champion = registry.version(settings, registry.CHAMPION) if held else None
+    model = None
+    if champion is not None:
+        model = {
+            "version": champion.number,
+            "metrics": dict(champion.metrics),
+            "age_days": round(age_days(champion), 2),
+        }
+    found = {"home": str(settings.home), "tables": held, "champion": model}
+    return found | {"endpoint": endpoint_state(settings)} | watched(settings)
+
+
+def status_text(found: Mapping[str, Any]) -> str:
+    """The status for people."""
+    lines = [f"home      {found['home']}"]
+    for name, table in found["tables"].items():
+        months = f"{table['months'][0]} to {table['months'][-1]}" if table["months"] else ""
+        lines.append(f"  {name:<20}{table['rows']:>14,} rows  {months}".rstrip())
+    if not found["tables"]:
+        lines.append("  no tables yet: ./run_mlops.sh makes them")
+    model, endpoint = found["champion"], found["endpoint"]
+    lines.append(
+        f"champion  version {model['version']}, {model['age_days']:.1f} days old, "
+        f"{_measures(model['metrics'])}"
+        if model
+        else "champion  none yet"
+    )
+    lines.append(
+        f"endpoint  {endpoint['state']}, version {endpoint['version']}, {endpoint['url']}"
+        if endpoint
+        else "endpoint  not running: taxi-assets serve starts it"
+    )
+    return "\n".join([*lines, *watched_lines(found)])
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """The end of a run for people: what came out, and what to do with it."""
+    model, endpoint = report.get("model"), report.get("endpoint")
+    checks = report["checks"]
+    names = ("raw_trips", "trips", "quarantined_trips")
+    raw, valid, quarantined = (report["tables"].get(name, 0) for name in names)
+    scored = report["batch_predictions"]["rows"]
+    single = "databricks_steps/serving/config/test_single_prediction.json"
+    about_model = ["model        not told by the registry"]
+    if model:
+        about_model = [
+            f"model        {model['name']}, version {model['version']}, {model['alias']}",
+            f"             {_measures(model['metrics'])} on the holdout",
+        ]
+    about_endpoint = "not told by the workspace"
+    if endpoint:
+        about_endpoint = f"{endpoint['state']}, version {endpoint['version']}, {endpoint['url']}"
+    return "\n".join(
+        (
+            f"status: {report['status']} in {report['seconds']} s",
+            f"trips        {raw:,} raw = {valid:,} valid + {quarantined:,} quarantined",
+            *about_model,
+            f"endpoint     {about_endpoint}",
+            f"predictions  {scored:,} rows for {report['months'][-1]}",
+            f"checks       {', '.join(f'{count} {name}' for name, count in checks.items())}",
+            *(f"refused      {name}: {why}" for name, why in report["refused_files"].items()),
+            f"next         taxi-assets query {single}; taxi-assets dev; taxi-assets stop",
+        )
+    )
+
+
+def _measures(metrics: Mapping[str, float]) -> str:
+    return f"RMSE {metrics['rmse']:.2f}, MAE {metrics['mae']:.2f} dollars, R² {metrics['r2']:.3f}"
+
+
+def write(settings: Settings, report: Mapping[str, Any]) -> None:
+    """Write last_run.json in one step: a reader sees the old one or the new."""
+    path = settings.home / LAST_RUN
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def watched(settings: Settings) -> dict[str, Any]:
+    """`failing_checks` asset: check → reason; `sensors` name → last tick; `problems` open keys.
+
+    Empty where Dagster has never run in this home, which is not made for the question.
+
+    Raises:
+        SettingsError: Dagster's records cannot be read.
+    """
+    home = settings.home / "dagster"
+    if not (home / "dagster.yaml").exists():
+        return {"failing_checks": {}, "sensors": {}, "problems": []}
+    url = inherited().get(POSTGRES)
+    rows = _of_postgres(url) if url else _of_sqlite(home)
+    return {
+        "failing_checks": failing_checks(rows),
+        "sensors": last_ticks(rows),
+        "problems": [problem.key for problem in AlertLog(settings).problems()],
+    }
+
+
+def failing_checks(rows: Rows) -> dict[str, str]:
+    """Checks whose newest evaluation failed, with its reason."""
+    found = {}
+    for asset, check, event in rows(CHECKS, _FAILING):
+        evaluation = json.loads(event)["dagster_event"]["event_specific_data"]
+        found[f"{'/'.join(json.loads(asset))}: {check}"] = evaluation["description"] or ""
+    return dict(sorted(found.items()))
+
+
+def last_ticks(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Sensor → when it last looked (UTC), with what result, and why it did nothing."""
+    ticks = {}
+    for (body,) in rows(SCHEDULES, _TICKS):
+        tick = json.loads(body)
+        at = datetime.fromtimestamp(tick["timestamp"], timezone.utc)
+        ticks[tick["job_name"]] = {
+            "at": at.isoformat(timespec="seconds"),
+            "status": tick["status"]["__enum__"].rpartition(".")[2].lower(),
+            "why": tick.get("skip_reason") or "",
+        }
+    return dict(sorted(ticks.items()))
+
+
+def _of_sqlite(home: Path) -> Rows:
+    def rows(storage: str, query: str) -> list[Any]:
+        file = home / storage
+        if not file.exists():
+            return []
+        try:
+            address = f"{file.absolute().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(address, uri=True, timeout=20)) as database:
+                return database.execute(query).fetchall()
+        except sqlite3.Error as error:
+            raise _unreadable(file, error) from error
+
+    return rows
+
+
+def _of_postgres(url: str) -> Rows:
+    def rows(_: str, query: str) -> list[Any]:
+        import sqlalchemy
+
+        try:
+            with sqlalchemy.create_engine(url).connect() as database:
+                return list(database.execute(sqlalchemy.text(query)))
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+            raise _unreadable(POSTGRES, error) from error
+
+    return rows
+
+
+def _unreadable(where: object, error: Exception) -> SettingsError:
+    said = str(error).strip().splitlines()
+    return SettingsError(
+        "Dagster's records must be readable",
+        f"{where}: {said[0] if said else type(error).__name__}",
+        "Restore TAXI_HOME/dagster from a backup, or start PostgreSQL",
+    )
+
+
+def age_days(champion: Version) -> float:
+    """Days since a version was registered."""
+    at = datetime.fromtimestamp(champion.registered_at / 1000, timezone.utc)
+    return (datetime.now(timezone.utc) - at).total_seconds() / 86_400
+
+
+def watched_lines(found: Mapping[str, Any]) -> list[str]:
+    """The same for people."""
+    failing = [f"  {name}: {why}" for name, why in found["failing_checks"].items()]
+    ticks = [
+        f"  {name:<24}{tick['at']}  {tick['status']}  {tick['why']}".rstrip()
+        for name, tick in found["sensors"].items()
+    ]
+    problems = found["problems"]
+    return [
+        f"failing   {len(failing)} checks" if failing else "failing   no check",
+        *failing,
+        "sensors" if ticks else "sensors   have not looked yet: taxi-assets dev starts them",
+        *ticks,
+        f"problems  {len(problems)} open{': taxi-assets alerts' if problems else ''}",
+    ]

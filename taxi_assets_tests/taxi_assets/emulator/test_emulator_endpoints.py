@@ -1,0 +1,328 @@
+"""The life of an endpoint, by the official SDK: create, update, fail, swap, split, restart, end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from databricks.sdk.errors import BadRequest, InvalidParameterValue, NotFound, ResourceDoesNotExist
+from databricks.sdk.errors.platform import ResourceAlreadyExists
+from databricks.sdk.service.ml import OnlineStore, PublishSpec
+from databricks.sdk.service.serving import (
+    AiGatewayInferenceTableConfig,
+    EndpointCoreConfigInput,
+    EndpointStateConfigUpdate,
+    EndpointStateReady,
+    EndpointTag,
+    Route,
+    ServedEntityInput,
+    ServingEndpointDetailed,
+    TrafficConfig,
+)
+
+from databricks_steps import schemas
+from databricks_steps.errors import ServingError
+from taxi_assets.deployment import endpoint, online_store
+from taxi_assets.emulator import process
+from taxi_assets.emulator.runtime import online_tables, state
+from taxi_assets.emulator.runtime.online_tables import OnlineTables
+from taxi_assets.emulator.runtime.state import State
+from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
+    GRID,
+    START,
+    TABLES,
+    TRIP,
+    Workspace,
+    feature_rows,
+    serve,
+    write_features,
+)
+
+MINUTE = timedelta(minutes=1)
+
+
+def config(workspace: Workspace, **shares: int) -> EndpointCoreConfigInput:
+    """Versions by name (`v1`, `v2`) with their share of the traffic."""
+    entities = [
+        ServedEntityInput(
+            name=name, entity_name=workspace.settings.registered_model, entity_version=name[1:]
+        )
+        for name in shares
+    ]
+    routes = [Route(share, served_model_name=name) for name, share in shares.items()]
+    return EndpointCoreConfigInput(served_entities=entities, traffic_config=TrafficConfig(routes))
+
+
+def states(found: ServingEndpointDetailed) -> tuple[str, str]:
+    assert found.state is not None
+    assert found.state.ready is not None
+    assert found.state.config_update is not None
+    return found.state.ready.value, found.state.config_update.value
+
+
+def fare(workspace: Workspace, name: str) -> float:
+    (answer,) = workspace.client.serving_endpoints.query(name, dataframe_records=[TRIP]).predictions
+    return float(answer)
+
+
+def test_online_stores_live_and_end(workspace: Workspace) -> None:
+    api = workspace.client.feature_store
+    with pytest.raises(NotFound, match="Online store does not exist: mine"):
+        api.get_online_store("mine")
+    made = api.create_online_store(OnlineStore("mine", "CU_2"))
+    assert (made.name, made.capacity, made.state and made.state.value) == (
+        "mine",
+        "CU_2",
+        "AVAILABLE",
+    )
+    assert api.get_online_store("mine") == made
+    assert [store.name for store in api.list_online_stores()] == ["mine"]
+    with pytest.raises(ResourceAlreadyExists, match="mine exists"):
+        api.create_online_store(made)
+    with pytest.raises(InvalidParameterValue, match="capacity"):
+        api.create_online_store(OnlineStore("other", "CU_3"))
+    spec = PublishSpec("none", "a.b.c")
+    with pytest.raises(NotFound, match="none"):
+        api.publish_table(workspace.settings.table("pickup_features"), spec)
+    api.delete_online_store("mine")
+    assert list(api.list_online_stores()) == []
+
+
+def test_an_endpoint_without_published_tables_says_so(workspace: Workspace) -> None:
+    api = workspace.client.serving_endpoints
+    api.create_and_wait("early", config=config(workspace, v1=100), timeout=MINUTE)
+    with pytest.raises(NotFound, match=r"online table of p03.e2e_demo_simon.pickup_features"):
+        fare(workspace, "early")
+    api.delete("early")
+    with pytest.raises(ResourceDoesNotExist, match="early"):
+        fare(workspace, "early")
+
+
+def test_the_functions_are_safe_to_repeat(served: Workspace) -> None:
+    client, settings = served.client, served.settings
+    again = endpoint.ensure_endpoint(client, settings, "1")
+    assert (again.action, again.version, again.state) == ("unchanged", "1", "READY")
+    assert again.url == f"{settings.host}/serving-endpoints/{settings.endpoint}/invocations"
+    assert client.serving_endpoints.get(settings.endpoint).config.config_version == 1
+    assert online_store.ensure_online_store(client, settings) == online_store.ensure_online_store(
+        client, settings
+    )
+    first, second = (
+        online_store.publish(client, settings, schemas.PICKUP_FEATURES) for _ in range(2)
+    )
+    assert first.online_table == "p03.e2e_demo_simon.pickup_features_online"
+    assert (first.online_table, first.pipeline_id) == (second.online_table, second.pipeline_id)
+    shown = client.api_client.do("GET", f"/api/2.0/taxi/online-tables/{first.online_table}")
+    assert (shown["mode"], shown["rows"], shown["version"]) == ("unchanged", 7, 0)
+    gateway = client.serving_endpoints.get(settings.endpoint).ai_gateway
+    assert gateway is not None
+    assert gateway.inference_table_config == AiGatewayInferenceTableConfig(
+        "p03", True, "e2e_demo_simon", "taxi_fare_endpoint"
+    )
+
+
+def test_create_update_fail_and_delete_by_the_sdk(served: Workspace) -> None:
+    api = served.client.serving_endpoints
+    made = api.create_and_wait("life", config=config(served, v1=100), timeout=MINUTE)
+    assert states(made) == ("READY", "NOT_UPDATING")
+    first = fare(served, "life")
+    assert [found.name for found in api.list()] == ["life", served.settings.endpoint]
+    with pytest.raises(ResourceAlreadyExists, match="life exists"):
+        api.create("life", config=config(served, v1=100))
+    api.update_config_and_wait(
+        "life", served_entities=config(served, v2=100).served_entities, timeout=MINUTE
+    )
+    second = fare(served, "life")
+    assert second != pytest.approx(first, abs=0.5)
+    with pytest.raises(Exception, match="UPDATE_FAILED"):
+        api.update_config_and_wait(
+            "life", served_entities=config(served, v9=100).served_entities, timeout=MINUTE
+        )
+    failed = api.get("life")
+    assert states(failed) == ("READY", "UPDATE_FAILED")
+    (entity,) = failed.pending_config.served_entities
+    assert entity.state.deployment.value == "DEPLOYMENT_FAILED"
+    assert "9" in entity.state.deployment_state_message
+    assert fare(served, "life") == second
+    tags = api.patch("life", add_tags=[EndpointTag("team", "a"), EndpointTag("x", "y")])
+    assert tags.tags == [EndpointTag("team", "a"), EndpointTag("x", "y")]
+    assert api.patch("life", delete_tags=["x"]).tags == [EndpointTag("team", "a")]
+    api.delete("life")
+    with pytest.raises(NotFound, match="life"):
+        api.get("life")
+
+
+def test_ensure_endpoint_says_why_an_update_failed(served: Workspace) -> None:
+    before = fare(served, served.settings.endpoint)
+    with pytest.raises(ServingError, match=r"UPDATE_FAILED.*version 77"):
+        endpoint.ensure_endpoint(served.client, served.settings, "77", timeout=60)
+    assert fare(served, served.settings.endpoint) == before
+    assert endpoint.ensure_endpoint(served.client, served.settings, "1").action == "updated"
+    with pytest.raises(ServingError, match=r"trip_distance must be a number above 0.*: -1"):
+        endpoint.query(
+            served.client, served.settings, {"instances": [{**TRIP, "trip_distance": -1}]}
+        )
+
+
+BAD_CONFIGS: list[tuple[dict[str, Any], str]] = [
+    ({"served_entities": []}, "served_entities"),
+    ({"served_entities": [{"entity_name": "m", "entity_version": "1"}]}, "three levels"),
+    ({"served_entities": [{"entity_name": "../a.b.c", "entity_version": "1"}]}, "three levels"),
+    ({"served_entities": [{"entity_name": "a.b.c", "entity_version": "../1"}]}, "whole number"),
+    ({"served_entities": [{"entity_name": "a.b.c"}]}, "entity_version"),
+    ({"served_entities": [{"name": "a/b", "entity_name": "a.b.c", "entity_version": "1"}]}, "name"),
+    (
+        {
+            "served_entities": [{"name": "m", "entity_name": "a.b.c", "entity_version": "1"}],
+            "traffic_config": {"routes": [{"served_model_name": "m", "traffic_percentage": 90}]},
+        },
+        "add up to 100: 90",
+    ),
+    (
+        {
+            "served_entities": [{"name": "m", "entity_name": "a.b.c", "entity_version": "1"}],
+            "traffic_config": {"routes": [{"served_model_name": "n", "traffic_percentage": 100}]},
+        },
+        "Routes lead to served entities",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), BAD_CONFIGS)
+def test_a_wrong_configuration_is_refused(
+    served: Workspace, body: dict[str, Any], message: str
+) -> None:
+    for method, path, sent in (
+        ("POST", "/api/2.0/serving-endpoints", {"name": "bad", "config": body}),
+        ("PUT", f"/api/2.0/serving-endpoints/{served.settings.endpoint}/config", body),
+    ):
+        with pytest.raises(BadRequest, match=message):
+            served.client.api_client.do(method, path, body=sent)
+    assert states(served.client.serving_endpoints.get(served.settings.endpoint))[0] == "READY"
+
+
+def test_traffic_is_split_and_an_id_keeps_its_version(served: Workspace) -> None:
+    api = served.client.serving_endpoints
+    api.create_and_wait("split", config=config(served, v1=30, v2=70), timeout=MINUTE)
+    path = "/serving-endpoints/split/invocations"
+
+    def answer(request_id: str) -> float:
+        body = {"dataframe_records": [TRIP], "client_request_id": request_id}
+        return float(served.client.api_client.do("POST", path, body=body)["predictions"][0])
+
+    fares = [answer(f"request-{number}") for number in range(300)]
+    assert fares == [answer(f"request-{number}") for number in range(300)]
+    counts = sorted(fares.count(value) for value in set(fares))
+    assert len(counts) == 2
+    assert 60 <= counts[0] <= 120
+    api.delete("split")
+
+
+def test_versions_swap_and_tables_are_published_under_load(served: Workspace) -> None:
+    client, settings = served.client, served.settings
+    endpoint.ensure_endpoint(client, settings, "1")
+    allowed = {fare(served, settings.endpoint)}
+    answers: list[float] = []
+    failures: list[str] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        mine = online_store.workspace_client(settings.host, served.token)
+        try:
+            while not stop.is_set():
+                answers.extend(endpoint.query(mine, settings, {"instances": [TRIP, TRIP]}))
+        except ServingError as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for version in ("2", "1", "2"):
+            state = endpoint.ensure_endpoint(client, settings, version, timeout=60)
+            assert state.action == "updated"
+            allowed.add(fare(served, settings.endpoint))
+            for table in TABLES:  # rewritten with the same values: fares stay comparable
+                delta = feature_rows(table, [250], [START + GRID * int(time.time() % 1e4)])
+                write_features(settings, table, delta, mode="append")
+                online_store.publish(client, settings, table)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert len(allowed) == 2
+    assert set(answers) == allowed
+    assert answers[::2] == answers[1::2]
+    endpoint.ensure_endpoint(client, settings, "1")
+
+
+def test_a_restart_loses_nothing_and_needs_no_registry(start: Callable[[], Workspace]) -> None:
+    workspace = start()
+    serve(workspace)
+    api, name = workspace.client.serving_endpoints, workspace.settings.endpoint
+    before, answer = api.get(name), fare(workspace, name)
+    api.create("begun", config=config(workspace, v2=100))
+    process_id = process.status(workspace.settings).pid
+    assert process_id is not None
+    os.kill(process_id, signal.SIGKILL)
+    while process.status(workspace.settings).running:
+        time.sleep(0.05)
+    process.ensure_running(workspace.settings)  # and it goes on with the load it had begun
+    api.wait_get_serving_endpoint_not_updating("begun", timeout=MINUTE)
+    assert fare(workspace, "begun") != pytest.approx(answer, abs=0.5)
+    online_before = OnlineTables(online_tables.database(workspace.settings)).published()
+    assert process.stop(workspace.settings)
+    for file in workspace.settings.home.glob("mlflow.db*"):
+        file.unlink()
+    process.ensure_running(workspace.settings)
+    assert api.get(name) == before
+    assert fare(workspace, name) == answer
+    assert OnlineTables(online_tables.database(workspace.settings)).published() == online_before
+    with pytest.raises(ServingError, match="There is no model registry"):
+        endpoint.ensure_endpoint(workspace.client, workspace.settings, "2", timeout=60)
+    assert fare(workspace, name) == answer
+
+
+def test_a_start_without_the_models_copy_makes_it_anew(start: Callable[[], Workspace]) -> None:
+    workspace = start()
+    serve(workspace)
+    name = workspace.settings.endpoint
+    answer = fare(workspace, name)
+    process.stop(workspace.settings)
+    shutil.rmtree(workspace.settings.home / "workspace" / "models")
+    process.ensure_running(workspace.settings)
+    endpoint.ensure_endpoint(workspace.client, workspace.settings, "1", timeout=60)
+    assert fare(workspace, name) == answer
+
+
+def test_an_endpoint_deleted_while_it_loads_stays_away(served: Workspace) -> None:
+    api, memory = served.client.serving_endpoints, State(state.database(served.settings))
+    for _ in range(3):
+        api.create("brief", config=config(served, v2=100))
+        api.delete("brief")
+        time.sleep(0.5)
+        with pytest.raises(NotFound):
+            api.get("brief")
+        assert memory.get("endpoint", "brief") is None
+
+
+def test_a_first_version_that_fails_never_becomes_ready(workspace: Workspace) -> None:
+    api = workspace.client.serving_endpoints
+    api.create("doomed", config=config(workspace, v9=100))
+    deadline = time.monotonic() + 60
+    while states(api.get("doomed"))[1] == "IN_PROGRESS" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    state = api.get("doomed").state
+    assert state.ready is EndpointStateReady.NOT_READY
+    assert state.config_update is EndpointStateConfigUpdate.UPDATE_FAILED
+    with pytest.raises(BadRequest, match="doomed failed"):
+        fare(workspace, "doomed")
+    api.delete("doomed")

@@ -1,0 +1,287 @@
+"""Publishing waits for the sync: what the workspace tells of it, and every way it can end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from databricks.sdk.errors import InvalidParameterValue, NotFound
+from databricks.sdk.service.ml import PublishSpec
+from databricks.sdk.service.pipelines import PipelineState, UpdateInfoState
+
+from databricks_steps import schemas
+from databricks_steps.errors import ServingError
+from databricks_steps.settings import LOOPBACK
+from taxi_assets.deployment import online_store, pipeline_sync
+from taxi_assets.emulator import process
+from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
+    GRID,
+    START,
+    Workspace,
+    feature_rows,
+    write_features,
+)
+
+pytestmark = pytest.mark.slow
+
+TABLE = schemas.DROPOFF_FEATURES
+
+
+@pytest.fixture(scope="module")
+def store(workspace: Workspace) -> Workspace:
+    online_store.ensure_online_store(workspace.client, workspace.settings)
+    return workspace
+
+
+def publish(workspace: Workspace) -> online_store.PublishResult:
+    return online_store.publish(workspace.client, workspace.settings, TABLE)
+
+
+def states(workspace: Workspace, pipeline_id: str) -> list[UpdateInfoState | None]:
+    """Of the updates, the newest first."""
+    found = workspace.client.pipelines.list_updates(pipeline_id).updates or []
+    return [update.state for update in found]
+
+
+def shown(workspace: Workspace) -> Any:
+    name = online_store.online_table_name(workspace.settings, TABLE)
+    found: Any = workspace.client.api_client.do("GET", f"/api/2.0/taxi/online-tables/{name}")
+    return found
+
+
+def until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_each_publish_is_an_update_of_the_tables_one_pipeline(store: Workspace) -> None:
+    api = store.client.pipelines
+    first, second = publish(store), publish(store)
+    assert first.pipeline_id == second.pipeline_id
+    assert states(store, first.pipeline_id) == [UpdateInfoState.COMPLETED] * 2
+    pipeline = api.get(first.pipeline_id)
+    assert (pipeline.state, pipeline.name) == (
+        PipelineState.IDLE,
+        "Sync of p03.e2e_demo_simon.dropoff_features_online",
+    )
+    newest, oldest = pipeline.latest_updates or []
+    told = api.list_updates(first.pipeline_id, max_results=1)
+    assert [update.update_id for update in told.updates or []] == [newest.update_id]
+    rest = api.list_updates(first.pipeline_id, max_results=1, page_token=told.next_page_token)
+    assert [update.update_id for update in rest.updates or []] == [oldest.update_id]
+    assert rest.next_page_token is None
+    update = api.get_update(first.pipeline_id, str(oldest.update_id)).update
+    assert update is not None
+    assert (update.pipeline_id, update.state) == (first.pipeline_id, UpdateInfoState.COMPLETED)
+    assert list(api.list_pipeline_events(first.pipeline_id)) == []
+    started = api.start_update(first.pipeline_id).update_id
+    assert pipeline_sync.last_update(store.client, first.online_table) == started
+
+
+def test_a_refused_publish_is_no_update(store: Workspace) -> None:
+    done = publish(store)
+    before = states(store, done.pipeline_id)
+    spec = PublishSpec(store.settings.online_store, done.online_table)
+    for source in ("trips", "pickup_features"):
+        with pytest.raises(Exception, match=r"Only a feature table|has one source"):
+            store.client.feature_store.publish_table(store.settings.table(source), spec)
+    assert states(store, done.pipeline_id) == before
+    spec = PublishSpec(store.settings.online_store, "a.b.never_published")
+    with pytest.raises(InvalidParameterValue):
+        store.client.feature_store.publish_table(store.settings.table("trips"), spec)
+    assert pipeline_sync.last_update(store.client, "a.b.never_published") is None
+
+
+def test_a_sync_that_breaks_fails_with_its_reason_and_leaves_the_old_rows(
+    store: Workspace,
+) -> None:
+    done = publish(store)
+    before = shown(store)
+    rows = feature_rows(TABLE, [41, 42], [START + GRID * 9], seed=3)
+    write_features(store.settings, TABLE, rows, mode="append")
+    folder = store.settings.table_path(TABLE.name)
+    newest = max(folder.rglob("*.parquet"), key=lambda file: file.stat().st_mtime_ns)
+    content = newest.read_bytes()
+    newest.unlink()
+    with pytest.raises(ServingError, match="sync of an online table must succeed") as caught:
+        publish(store)
+    assert f"pipeline {done.pipeline_id}, update" in str(caught.value)
+    assert newest.name in str(caught.value)
+    assert shown(store) == before
+    pipeline = store.client.pipelines.get(done.pipeline_id)
+    assert pipeline.state is PipelineState.FAILED
+    newest.write_bytes(content)
+    publish(store)
+    assert shown(store)["version"] == before["version"] + 1
+    assert states(store, done.pipeline_id)[:2] == [
+        UpdateInfoState.COMPLETED,
+        UpdateInfoState.FAILED,
+    ]
+
+
+def helper(workspace: Workspace) -> int:
+    """The process that publishes."""
+    manager = process.status(workspace.settings).pid
+    tasks = Path(f"/proc/{manager}/task").glob("*/children")  # each thread has its own
+    children = [pid for task in tasks for pid in task.read_text().split()]
+    lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    return next(pid for pid, line in lines.items() if b"workspace.warehouse" in line)
+
+
+@contextmanager
+def hanging(workspace: Workspace, pipeline_id: str) -> Iterator[list[BaseException]]:
+    """A publish that has begun and does not go on; gives what it raised once it went."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            publish(workspace)
+        except Exception as error:
+            raised.append(error)
+
+    stopped, thread = helper(workspace), threading.Thread(target=run)
+    os.kill(stopped, signal.SIGSTOP)
+    thread.start()
+    try:
+        until(lambda: states(workspace, pipeline_id)[0] is UpdateInfoState.RUNNING)
+        yield raised
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+        thread.join()
+
+
+def test_a_sync_that_never_ends_is_given_up_at_the_deadline(store: Workspace) -> None:
+    done = publish(store)
+    before = pipeline_sync.last_update(store.client, done.online_table)
+    with hanging(store, done.pipeline_id) as raised:
+        assert store.client.pipelines.get(done.pipeline_id).state is PipelineState.RUNNING
+        with pytest.raises(ServingError, match=r"must end within 0\.5 seconds.* is RUNNING"):
+            pipeline_sync.await_sync(store.client, done.pipeline_id, before, 0.5)
+    assert raised == []
+    assert states(store, done.pipeline_id)[0] is UpdateInfoState.COMPLETED
+    pipeline_sync.await_sync(store.client, done.pipeline_id, before, 0.5)
+
+
+def test_a_pipeline_that_nobody_knows_is_named(store: Workspace) -> None:
+    with pytest.raises(ServingError, match="gone: Pipeline does not exist: gone"):
+        pipeline_sync.await_sync(store.client, "gone", None)
+    with pytest.raises(NotFound, match="Update does not exist: gone"):
+        store.client.pipelines.get_update(publish(store).pipeline_id, "gone")
+
+
+def test_an_update_under_way_when_the_workspace_dies_has_failed(
+    start: Callable[..., Workspace],
+) -> None:
+    workspace = start()
+    online_store.ensure_online_store(workspace.client, workspace.settings)
+    done = publish(workspace)
+    manager = process.status(workspace.settings).pid
+    assert manager is not None
+    with hanging(workspace, done.pipeline_id) as raised:
+        os.kill(manager, signal.SIGKILL)
+    assert len(raised) == 1
+    process.ensure_running(workspace.settings)
+    assert states(workspace, done.pipeline_id) == [
+        UpdateInfoState.FAILED,
+        UpdateInfoState.COMPLETED,
+    ]
+    (event,) = workspace.client.pipelines.list_pipeline_events(done.pipeline_id)
+    assert "The workspace ended while the update was under way" in str(event.error)
+    workspace.client.feature_store.delete_online_store(workspace.settings.online_store)
+    with pytest.raises(NotFound):
+        workspace.client.pipelines.get(done.pipeline_id)
+
+
+class Databricks:
+    """Answers as Databricks' pipelines do: each look at the updates sees the next of `newest`."""
+
+    def __init__(self, newest: list[dict[str, str] | None], **pipeline: Any) -> None:
+        self.started = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path.split("?")[0].endswith("/updates"):
+                    update = newest.pop(0) if len(newest) > 1 else newest[0]
+                    told: Any = {"updates": [update | {"pipeline_id": "p"}] if update else []}
+                elif "/events" in self.path:
+                    told = {"events": []}
+                else:
+                    told = {"pipeline_id": "p", **pipeline}
+                self._answer(200, told)
+
+            def do_POST(self) -> None:
+                outer.started += 1
+                newest[:] = [{"update_id": "another", "state": "COMPLETED"}]
+                told = {"error_code": "RESOURCE_CONFLICT", "message": "one is active"}
+                self._answer(409, told)
+
+            def _answer(self, status: int, told: Any) -> None:
+                body = json.dumps(told).encode()
+                self.send_response_only(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.client = online_store.workspace_client(
+            f"http://{LOOPBACK}:{self._server.server_address[1]}", "token"
+        )
+
+    def __enter__(self) -> Databricks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def test_the_update_that_a_publish_starts_is_waited_for_from_its_first_state_on() -> None:
+    old = {"update_id": "old", "state": "COMPLETED"}
+    new = [{"update_id": "new", "state": s} for s in ("QUEUED", "RUNNING", "COMPLETED")]
+    newest = [None, old, *new]
+    with Databricks(newest) as databricks:
+        pipeline_sync.await_sync(databricks.client, "p", "old", 20)
+    assert newest == new[-1:]
+    assert databricks.started == 0
+
+
+def test_where_a_publish_starts_no_update_one_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_sync, "SETTLE_SECONDS", 0.2)
+    old: dict[str, str] | None = {"update_id": "old", "state": "COMPLETED"}
+    with Databricks([old]) as databricks:
+        pipeline_sync.await_sync(databricks.client, "p", "old", 20)
+    assert databricks.started == 1
+
+
+def test_a_continuous_pipeline_is_in_sync_while_it_runs_and_a_cancelled_one_is_not() -> None:
+    running: dict[str, str] | None = {"update_id": "one", "state": "RUNNING"}
+    with Databricks([running], spec={"continuous": True}) as databricks:
+        pipeline_sync.await_sync(databricks.client, "p", None, 20)
+    with (
+        Databricks([running], spec={"continuous": False}) as databricks,
+        pytest.raises(ServingError, match=r"must end within 0\.3 seconds"),
+    ):
+        pipeline_sync.await_sync(databricks.client, "p", None, 0.3)
+    canceled: dict[str, str] | None = {"update_id": "one", "state": "CANCELED"}
+    with (
+        Databricks([canceled], cause="stopped by a@b.c") as databricks,
+        pytest.raises(ServingError, match=r"pipeline p, update one is CANCELED: stopped by a@b\.c"),
+    ):
+        pipeline_sync.await_sync(databricks.client, "p", None)
