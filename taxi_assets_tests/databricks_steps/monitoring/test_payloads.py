@@ -195,7 +195,7 @@ def test_of_a_month_that_has_grown_only_what_is_new_is_read(
     assert delivered is not None
     new = payloads._unread(platform, delivered, {}, ["2026-11"])
     assert [row["request_id"] for row in new.collect()] == ["b"]
-    monkeypatch.setattr(payloads.digests, "code", lambda *_: "other code")
+    monkeypatch.setattr(payloads.fingerprint, "code", lambda *_: "other code")
     assert payloads._unread(platform, delivered, {}, ["2026-11"]).count() == 2
 
 

@@ -13,12 +13,12 @@ import pytest
 import requests
 from databricks.sdk.errors import NotFound
 from databricks.sdk.service.serving import DataframeSplitInput
-from taxi_assets_tests.databricks_steps.serving.test_request import REFUSED
 
 from databricks_steps import schemas
 from taxi_assets.deployment import endpoint, online_store
 from taxi_assets.emulator.runtime import online_tables
 from taxi_assets.emulator.runtime.online_tables import OnlineTables
+from taxi_assets_tests.databricks_steps.inference.test_request import REFUSED
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import INPUTS, TABLES, Workspace
 
 TUESDAY = {
