@@ -168,6 +168,7 @@ def test_what_a_session_refuses_is_done_without() -> None:
     assert shared(refusing, b"graph")() == b"graph"
 
 
+@pytest.mark.long  # a JVM
 def test_what_a_session_gives_is_used_and_let_go(jvm: SparkSession) -> None:
     with kept(jvm.range(3)) as frame:
         assert frame.is_cached
