@@ -83,7 +83,8 @@ class Capture:
             if thread.is_alive():
                 thread.join(timeout=FLUSH_SECONDS)
         self._attempt(self._buffer)
-        self._attempt(self._flush)
+        if self._state.waiting():  # else no helper is started for it
+            self._attempt(self._flush)
 
     def _keep_buffering(self) -> None:
         while not self._wake.wait(BUFFER_SECONDS):
