@@ -63,10 +63,18 @@ install_by_uv() (
   certificates="${SSL_CERT_FILE:-${PIP_CERT:-}}"
   [ -n "$certificates" ] || certificates="$("$python" -m pip config get global.cert 2>/dev/null || true)"
   [ -z "$certificates" ] || export SSL_CERT_FILE="$certificates"
-  # The lock is complete, so nothing is resolved; PySpark's jars are compressed already.
-  "$VENV/bin/uv" pip install --python "$python" -q --no-deps -r "$ROOT/requirements.lock" \
-    --config-settings-package "pyspark:--build-option=--compression=stored" 2>"$VENV/uv.log"
+  install_locked 2>"$VENV/uv.log" && return
+  # An index whose certificate only the machine's own store knows. (NATIVE_TLS: its older name.)
+  export UV_SYSTEM_CERTS=true UV_NATIVE_TLS=true
+  install_locked 2>>"$VENV/uv.log"
 )
+
+# The lock is complete, so nothing is resolved; PySpark's jars are compressed already.
+install_locked() {
+  "$VENV/bin/uv" pip install --python "$VENV/bin/python" -q --no-deps \
+    -r "$ROOT/requirements.lock" \
+    --config-settings-package "pyspark:--build-option=--compression=stored"
+}
 
 install_by_pip() {
   "$VENV/bin/python" -m pip install --disable-pip-version-check --no-warn-script-location \
