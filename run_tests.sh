@@ -8,10 +8,11 @@ set_up
 cd "$ROOT"
 export PATH="$VENV/bin:$PATH"
 workers=3 # more than two cores: tests wait for processes, too
+alone=0
 case "${1-}" in
   "") chosen="not long" ;;
   --quick) chosen="not slow and not long" ;;
-  --all) chosen="slow or not slow" workers=2 ;; # with JVMs, which fill the cores themselves
+  --all) chosen="not alone" workers=2 ;; # with JVMs, which fill the cores themselves
   --lint) chosen="" ;;
   *) exec python -m pytest "$@" ;;
 esac
@@ -27,8 +28,8 @@ lint-imports
 [ -n "$chosen" ] || exit 0
 shift || true
 # Those that want the machine for themselves first: the last line is the one people and CI read.
-alone=0
-[ "$chosen" != "slow or not slow" ] || python -m pytest -q -m alone "$@" || alone=$?
+# All of them are long.
+[ "$chosen" != "not alone" ] || python -m pytest -q -m alone "$@" || alone=$?
 others=0
-python -m pytest -n "$workers" --dist loadfile -m "($chosen) and not alone" "$@" || others=$?
+python -m pytest -n "$workers" --dist loadfile -m "$chosen" "$@" || others=$?
 exit $((alone ? alone : others))

@@ -328,11 +328,11 @@ def _port(text: str) -> int:
 
 
 def as_on_a_cluster(settings: Settings, environment: Mapping[str, str] | None = None) -> Settings:
-    """The settings of a rehearsal of Databricks: a JVM, unless Sail is asked for by name."""
+    """The settings of a rehearsal of Databricks: Spark in a JVM, unless `TAXI_SPARK` says Sail."""
     env = os.environ if environment is None else environment
-    if settings.spark == SAIL != env.get(NAMES["spark"]):
-        return replace(settings, spark=JVM)
-    return settings
+    if settings.in_jvm or env.get(NAMES["spark"]) == SAIL:
+        return settings
+    return replace(settings, spark=JVM)
 
 
 def _flag(name: str, env: Mapping[str, str]) -> bool:

@@ -58,16 +58,21 @@ install_by_uv() (
   "$python" -m pip install --disable-pip-version-check --no-warn-script-location -q \
     "$(grep '^uv==' "$ROOT/requirements.lock")" || return 1
   [ -n "$index" ] || index="${PIP_INDEX_URL:-}"
-  [ -n "$index" ] || index="$("$python" -m pip config get global.index-url 2>/dev/null || true)"
+  [ -n "$index" ] || index="$(pip_setting index-url)"
   [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
   certificates="${SSL_CERT_FILE:-${PIP_CERT:-}}"
-  [ -n "$certificates" ] || certificates="$("$python" -m pip config get global.cert 2>/dev/null || true)"
+  [ -n "$certificates" ] || certificates="$(pip_setting cert)"
   [ -z "$certificates" ] || export SSL_CERT_FILE="$certificates"
   install_locked 2>"$VENV/uv.log" && return
   # An index whose certificate only the machine's own store knows. (NATIVE_TLS: its older name.)
   export UV_SYSTEM_CERTS=true UV_NATIVE_TLS=true
   install_locked 2>>"$VENV/uv.log"
 )
+
+# What pip's configuration says for all commands. (`pip config get` denies what `list` shows.)
+pip_setting() {
+  "$VENV/bin/python" -m pip config list 2>/dev/null | sed -n "s/^global[.]$1='\(.*\)'$/\1/p"
+}
 
 # The lock is complete, so nothing is resolved; PySpark's jars are compressed already.
 install_locked() {

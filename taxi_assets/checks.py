@@ -141,8 +141,8 @@ def _answered(
         from taxi_assets.emulator import process  # not there on a cluster
 
         served += [_online(workspace, table) for table in TABLES]
-        served += [process.status(settings).pid, fingerprint.package()]
-        served += [fingerprint.code(endpoint, verification)]
+        code = fingerprint.package(), fingerprint.code(endpoint, verification)
+        served += [process.status(settings).pid, *code]
     cache = CheckCache(settings, "serving_endpoint", force=not known)
     return cache.one(check, fingerprint.digest(*served, *offline), measure, sound)
 

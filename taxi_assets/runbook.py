@@ -89,10 +89,7 @@ REMEDIES: dict[tuple[str, str], Remedy] = {
     ("serving_endpoint", "train_serve_parity"): Remedy(
         "Publish the online tables again; if it stays, taxi-assets rollback", by_month=False
     ),
-    ("serving_endpoint", "latency"): Remedy(
-        "See what else the machine does",
-        by_month=False,
-    ),
+    ("serving_endpoint", "latency"): Remedy("See what else the machine does", by_month=False),
     ("batch_predictions", "rows_conserved"): Remedy(
         "Materialize batch_predictions of the month again; if it stays, report it"
     ),

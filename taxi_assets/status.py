@@ -281,7 +281,7 @@ def age_days(champion: Version) -> float:
 
 
 def watched_lines(found: Mapping[str, Any]) -> list[str]:
-    """The same for people."""
+    """What `watched` found, as lines for people."""
     failing = [f"  {name}: {why}" for name, why in found["failing_checks"].items()]
     ticks = [
         f"  {name:<24}{tick['at']}  {tick['status']}  {tick['why']}".rstrip()

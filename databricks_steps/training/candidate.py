@@ -140,10 +140,8 @@ def known(settings: Settings, version: Version, training_set: Callable[[], DataF
     if champion is not None and champion.number != version.number:
         _, holdout = dataset.parts(training_set(), settings.max_training_rows)
         scorer = Scorer.load(registry.folder(settings, version.number))
-        ours, theirs = (
-            scorer.predict(dataset.matrix(holdout)),
-            promotion_gate.champion_on(settings, holdout),
-        )
+        ours = scorer.predict(dataset.matrix(holdout))
+        theirs = promotion_gate.champion_on(settings, holdout)
         cut = slices.errors(holdout, ours, theirs.fares, settings.gate)
         fares = holdout[schemas.LABEL].to_numpy()
         anew = {

@@ -60,7 +60,9 @@ class MlflowDatabase:
             return None
         model = (self._model, int(number))
         for run, registered_at, files in self._rows(
-            f"SELECT run_id, creation_time, storage_location {_VERSIONS} AND version = ?", *model
+            "SELECT run_id, creation_time, coalesce(nullif(storage_location, ''), source) "
+            f"{_VERSIONS} AND version = ?",
+            *model,
         ):
             tags = self._rows(
                 f"SELECT key, value FROM model_version_tags WHERE {_OF_MODEL} AND version = ?",
@@ -70,9 +72,7 @@ class MlflowDatabase:
                 "SELECT key, value, is_nan FROM latest_metrics WHERE run_uuid = ?", run
             )
             measured = {key: float("nan") if nan else value for key, value, nan in metrics}
-            return VersionRow(
-                number, run or "", registered_at, _path(files or ""), measured, dict(tags)
-            )
+            return VersionRow(number, run or "", registered_at, _path(files), measured, dict(tags))
         return None
 
     def tagged(self, key: str, value: str) -> str | None:

@@ -15,6 +15,7 @@ from databricks_steps.errors import SettingsError, TaxiError
 from databricks_steps.settings import DATABRICKS, REPOSITORY
 from taxi_assets.resources.targets import Target, target
 
+EMULATOR = "taxi_assets.emulator"  # in no wheel: it stands in for what a cluster is
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -26,8 +27,13 @@ def one_line_errors(command: Command) -> Command:
         try:
             return command(*args, **kwargs)
         except TaxiError as error:
-            click.secho(f"error: {error}", err=True, fg="red")
-            sys.exit(1)
+            told: object = error
+        except ModuleNotFoundError as error:
+            if error.name != EMULATOR:
+                raise
+            told = f"This installation has no emulator: {error}. Run the command in a checkout"
+        click.secho(f"error: {told}", err=True, fg="red")
+        sys.exit(1)
 
     return guarded  # type: ignore[return-value]
 

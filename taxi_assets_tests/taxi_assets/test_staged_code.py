@@ -215,6 +215,14 @@ def test_code_zip_is_enough_to_make_the_definitions(launched: Launched, tmp_path
     log4j, *modules = done.stdout.split()
     assert log4j == "True"
     assert [name for name in modules if not name.startswith(f"{tmp_path}/")] == []
+    without = (  # as where the project is not installed from its checkout
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f)];"
+        "from taxi_assets.cli import main; main(['stop'])"
+    )
+    asked = [sys.executable, "-W", "ignore", "-c", without]
+    stopped = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (stopped.returncode, stopped.stderr.count("\n")) == (1, 1)
+    assert stopped.stderr.startswith("error: This installation has no emulator: ")
 
 
 def test_four_files_are_staged_for_a_step_and_one_run_is_submitted(launched: Launched) -> None:

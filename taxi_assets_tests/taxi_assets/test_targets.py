@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from databricks_steps.errors import SettingsError
-from databricks_steps.settings import DATABRICKS, EMBEDDED, Settings
+from databricks_steps.settings import DATABRICKS, EMBEDDED, JVM, SAIL, Settings
 from databricks_steps.training import candidate, lineage
 from databricks_steps.training.registry import Version
 from taxi_assets.cli import main
@@ -82,6 +82,22 @@ def test_a_launched_step_is_told_its_names_and_no_folder_of_this_machine() -> No
     assert told[LAUNCHED] == "1"
     assert not [name for name, value in told.items() if "/home/somebody" in value]
     assert target("loopback", {"TAXI_HOME": "/tmp/x"}).remote_environment()["TAXI_HOME"] == "/tmp/x"
+
+
+@pytest.mark.parametrize(
+    ("variables", "engine"),
+    [
+        ({}, JVM),
+        ({"TAXI_SPARK": SAIL}, SAIL),  # asked for by name
+        ({"TAXI_SPARK": "local[2]"}, "local[2]"),
+        ({"TAXI_SPARK": "spark://127.0.0.1:7077"}, "spark://127.0.0.1:7077"),
+        ({"TAXI_SPARK": "sc://127.0.0.1:15002"}, JVM),  # it has no SparkContext
+    ],
+)
+def test_loopback_rehearses_a_cluster(variables: dict[str, str], engine: str) -> None:
+    chosen = target("loopback", variables)
+    assert chosen.settings.spark == engine
+    assert target(environment=chosen.remote_environment()).settings.spark == engine
 
 
 def test_what_a_launched_step_is_told_makes_the_same_settings() -> None:

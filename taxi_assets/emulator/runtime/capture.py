@@ -83,8 +83,7 @@ class Capture:
             if thread.is_alive():
                 thread.join(timeout=FLUSH_SECONDS)
         self._attempt(self._buffer)
-        if self._state.waiting():  # else no helper is started for it
-            self._attempt(self._flush)
+        self._attempt(self._flush_waiting)
 
     def _keep_buffering(self) -> None:
         while not self._wake.wait(BUFFER_SECONDS):
@@ -94,6 +93,10 @@ class Capture:
         self._due = time.monotonic() + FLUSH_SECONDS
         while not self._wake.wait(BUFFER_SECONDS):
             self._attempt(self._flush_when_due)
+
+    def _flush_waiting(self) -> int:
+        """No helper is started where nothing waits."""
+        return self._flush() if self._state.waiting() else 0
 
     def _flush_when_due(self) -> int:
         waiting = self._state.waiting()

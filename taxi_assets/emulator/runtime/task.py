@@ -1,5 +1,7 @@
 """One task of a run: a Python file with `spark`, `sc` and `dbutils` defined, as on a cluster.
 
+On Sail there is no `sc`: it is None.
+
 `python -m taxi_assets.emulator.runtime.task HOME FILE PARAMETER…`, by the workspace's runs.
 """
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -105,6 +107,11 @@ def test_a_homes_database_says_what_mlflows_client_says(settings: Settings) -> N
         assert ours.registered_at > 1e12
         told = client.get_model_version(name, number).source
         assert registry.folder(settings, number).as_posix() == told.removeprefix("file://")
+        # Versions of before MLflow kept where their files are: as MLflow itself, by their source.
+        for nothing in (None, ""):
+            with closing(sqlite3.connect(settings.home / "mlflow.db")) as database, database:
+                database.execute("UPDATE model_versions SET storage_location = ?", [nothing])
+            assert registry.folder(settings, number).as_posix() == told.removeprefix("file://")
     assert registry.numbers(settings) == ["4", "2", "1"]
     assert registry.numbers(settings) == [str(v.version) for v in registry._newest_first(settings)]
     for alias, number in ((registry.CHAMPION, "2"), (registry.CANDIDATE, "4")):

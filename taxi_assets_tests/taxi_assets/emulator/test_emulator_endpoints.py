@@ -161,7 +161,9 @@ def test_create_update_fail_and_delete_by_the_sdk(served: Workspace) -> None:
 
 def test_ensure_endpoint_says_why_an_update_failed(served: Workspace) -> None:
     before = fare(served, served.settings.endpoint)
-    with pytest.raises(ServingError, match=r"UPDATE_FAILED.*version 77"):
+    with pytest.raises(
+        ServingError, match=r"UPDATE_FAILED: .* must be in the registry: .* version 77\."
+    ):
         endpoint.ensure_endpoint(served.client, served.settings, "77", timeout=60)
     assert fare(served, served.settings.endpoint) == before
     assert endpoint.ensure_endpoint(served.client, served.settings, "1").action == "updated"
