@@ -9,6 +9,7 @@ import atexit
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 OLDEST_JAVA = 17
+CONNECT_PORT = 15002  # where an address names none
 SCRATCH = "scratch"
 _LAUNCHING = threading.Lock()
 _SAIL: list[sail.Server] = []  # of this process, one at most
@@ -173,12 +175,28 @@ def prepare(settings: Settings) -> None:
     What the engine says goes to `logs/spark.log` of the home.
 
     Raises:
-        SettingsError: no Java for Spark in a JVM, or a Java too old.
+        SettingsError: no Java for Spark in a JVM or a Java too old, or no Connect server.
     """
     if settings.in_jvm:
         _launch_jvm(settings)
     elif settings.spark == SAIL:
         _sail(settings)
+    else:
+        _require_listening(settings)
+
+
+def _require_listening(settings: Settings) -> None:
+    """Refuse a Connect server that is not there: PySpark would ask it for ten minutes."""
+    server = urlsplit(settings.spark)
+    try:
+        with socket.create_connection((server.hostname or "", server.port or CONNECT_PORT), 10):
+            pass
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            "Nothing listens where TAXI_SPARK names a Spark Connect server",
+            f"{settings.engine}: {error}",
+            "Start the server, or unset TAXI_SPARK for the engine of this machine",
+        ) from error
 
 
 def _sail(settings: Settings) -> sail.Server:

@@ -226,3 +226,10 @@ def test_an_answer_that_cannot_be_parsed_is_asked_for_again() -> None:
     assert policy.max_retries == 3
     assert policy.can_retry(grpc.RpcError("Exception deserializing response!"))
     assert not policy.can_retry(ValueError("of the caller"))
+
+
+def test_a_connect_server_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, spark="sc://127.0.0.1:1/;token=secret")
+    with pytest.raises(SettingsError, match=r"sc://127\.0\.0\.1:1: .*refused") as told:
+        session.start(settings)
+    assert "secret" not in str(told.value)
