@@ -23,6 +23,7 @@ from databricks_steps.trips.demo import demo_trips
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+pytestmark = pytest.mark.slow  # a small run each
 JANUARY, FEBRUARY = MONTHS = ("2022-01", "2022-02")
 DATA = ("raw_trips", "trips", "pickup_features", "dropoff_features", "training_set")
 

@@ -12,6 +12,7 @@ import pytest
 
 from databricks_steps.settings import REPOSITORY
 
+pytestmark = pytest.mark.slow  # a process each
 SECONDS = 5.0
 LOAD = """
 import sys

@@ -15,6 +15,7 @@ from taxi_assets.doctor import databricks
 from taxi_assets.resources.targets import target
 from taxi_assets_tests.documents import Documents, answering
 
+pytestmark = pytest.mark.slow  # waits for a workspace that is not there
 ME = "runner@example.com"
 MODEL = "p03.e2e_demo_simon.dev_mlops_stacks_gcp_fs_model"
 FEATURES = ("p03.e2e_demo_simon.pickup_features", "p03.e2e_demo_simon.dropoff_features")

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest_run import MONTHS, table_rows
 
 from databricks_steps.settings import Settings
 from taxi_assets import html_report
 
+pytestmark = pytest.mark.slow  # looks at a whole run
 LAUNCHED = ("raw_trips", "trips", "pickup_features", "dropoff_features", "training_set")
 
 

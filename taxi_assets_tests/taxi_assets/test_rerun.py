@@ -17,6 +17,7 @@ from deltalake import DeltaTable
 from databricks_steps import schemas
 from taxi_assets.deployment import endpoint
 
+pytestmark = pytest.mark.slow  # whole runs
 DISTANCES = ("population_stability_index", "jensen_shannon", "wasserstein")
 NO_ENGINE = {"TAXI_SPARK": "sc://127.0.0.1:1"}  # where nothing listens
 

@@ -20,6 +20,9 @@ from taxi_assets.deployment import endpoint
 if TYPE_CHECKING:
     pass
 
+pytestmark = pytest.mark.slow  # looks at a whole run
+
+
 FirstRun = tuple[Home, subprocess.CompletedProcess[str]]
 
 

@@ -17,6 +17,7 @@ from databricks_steps.training import registry
 from taxi_assets import dagster_instance
 from taxi_assets.resources.platform import OWN_PROCESS
 
+pytestmark = pytest.mark.slow  # runs in processes of their own
 RUN = """
 import sys
 import dagster as dg

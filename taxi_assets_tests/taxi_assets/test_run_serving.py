@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 from conftest_run import Home
 
 from databricks_steps import schemas
@@ -21,6 +22,9 @@ from taxi_assets.emulator import auth
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+pytestmark = pytest.mark.slow  # looks at a whole run
+
 
 FirstRun = tuple[Home, subprocess.CompletedProcess[str]]
 

@@ -27,6 +27,9 @@ from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import TRIP, Works
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+pytestmark = pytest.mark.slow  # a served model
+
+
 # Of the published locations 41 and 42; 263 has no row, and in May every row is too old.
 LOCATIONS = (41, 42, 74, 75, 132, 166, 244, 263)
 SINGLE = int(os.environ.get("TAXI_REPLAY_REQUESTS", "300"))

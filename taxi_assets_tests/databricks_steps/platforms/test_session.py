@@ -22,6 +22,7 @@ from databricks_steps.settings import JVM, SAIL, Settings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+pytestmark = pytest.mark.slow  # engines that start and stop
 PREPARED = """
 import os, signal, sys, tempfile
 from pathlib import Path

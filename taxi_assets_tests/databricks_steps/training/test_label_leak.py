@@ -23,6 +23,7 @@ from databricks_steps.trips.demo import demo_trips
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+pytestmark = pytest.mark.slow  # trainings
 MONTHS = ("2022-01", "2022-02")
 WEEK = timedelta(days=7)
 LOOKED_UP = [name for lookup in LOOKUPS for name in lookup.features]

@@ -16,6 +16,8 @@ from databricks_steps.settings import Settings
 from databricks_steps.training import deployment_log, promotion, registry
 from databricks_steps.training.promotion import Promotion
 
+pytestmark = pytest.mark.slow  # a registry each
+
 
 def no_spark() -> NoReturn:
     raise AssertionError("a ledger needs no Spark")

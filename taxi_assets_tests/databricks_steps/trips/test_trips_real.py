@@ -18,6 +18,8 @@ from databricks_steps.trips.validation_rules import with_broken_rules
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+pytestmark = pytest.mark.slow  # real months
+
 
 def counts(spark: SparkSession, path: Path) -> tuple[int, int, dict[str, int]]:
     """Valid rows, quarantined rows, and rows by rule."""

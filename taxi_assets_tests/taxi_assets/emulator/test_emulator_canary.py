@@ -27,6 +27,7 @@ from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
     serve,
 )
 
+pytestmark = pytest.mark.slow  # an emulator under load
 REQUESTS = [
     {
         "pickup_location_id": (41, 42, 74, 75)[number % 4],

@@ -45,6 +45,7 @@ from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
     write_features,
 )
 
+pytestmark = pytest.mark.slow  # emulators that start and stop
 MINUTE = timedelta(minutes=1)
 
 

@@ -16,6 +16,7 @@ from taxi_assets.emulator.runtime.metrics import BOUNDS_MS, Key, Refusal, Tally
 from taxi_assets.emulator.runtime.state import State
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import Workspace
 
+pytestmark = pytest.mark.slow  # an emulator of its own
 TRIP = {
     "pickup_location_id": 74,
     "dropoff_location_id": 9_999,  # unknown

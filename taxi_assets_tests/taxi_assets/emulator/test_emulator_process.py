@@ -23,6 +23,8 @@ from databricks_steps.settings import Settings
 from taxi_assets.emulator import auth, process
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import free_port
 
+pytestmark = pytest.mark.slow  # emulators that start and stop
+
 
 @pytest.fixture
 def own(tmp_path: Path) -> Settings:

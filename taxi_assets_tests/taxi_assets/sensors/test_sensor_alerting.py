@@ -28,6 +28,7 @@ from taxi_assets.partitions import RANGE_TAGS
 from taxi_assets.resources.alerts import AlertLog, JsonLines
 from taxi_assets.sensors import event_reader
 
+pytestmark = pytest.mark.slow  # runs of Dagster
 NAME = "alert_sensor"
 
 

@@ -19,6 +19,7 @@ from taxi_assets.emulator import process
 from taxi_assets.resources.workspace import Workspace
 from taxi_assets_tests.taxi_assets.emulator import emulator_fixtures as homes
 
+pytestmark = pytest.mark.slow  # an emulator of its own
 NAME = "endpoint_health_sensor"
 
 

@@ -14,6 +14,7 @@ from taxi_assets.partitions import RANGE_TAGS
 from taxi_assets.sensors.landing import Sight
 from taxi_assets.sensors.publication import published
 
+pytestmark = pytest.mark.slow  # runs of Dagster
 NAME = "new_trips_sensor"
 STATUS = dg.DagsterRunStatus
 

@@ -16,6 +16,7 @@ from taxi_assets.resources.targets import Target, Watch
 from taxi_assets.sensors import retraining
 from taxi_assets.sensors.retraining import Policy
 
+pytestmark = pytest.mark.slow  # runs of Dagster
 NAME = "drift_retrain_sensor"
 OVER = [["2023-01-01", False], ["2023-01-08", True], ["2023-01-15", True], ["2023-01-22", True]]
 DRIFT = {"kind": "concept drift", "windows": OVER, "model_version": "1"}
