@@ -31,5 +31,5 @@ shift || true
 # All of them are long.
 [ "$chosen" != "not alone" ] || python -m pytest -q -m alone "$@" || alone=$?
 others=0
-python -m pytest -n "$workers" --dist loadfile -m "$chosen" "$@" || others=$?
+python -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder -m "$chosen" "$@" || others=$?
 exit $((alone ? alone : others))

@@ -53,6 +53,15 @@ def group(file: Path) -> str:
     return next((name for name, form in SHARED.items() if form.search(text)), str(file))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with what is long first, then those with what is slow: none is left for the end."""
+    marked = [
+        {item.path for item in items if item.get_closest_marker(name)} for name in ("long", "slow")
+    ]
+    items.sort(key=lambda item: [item.path not in files for files in marked])
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """One line: the seconds of each folder of tests, their fixtures included."""
     seconds: Counter[str] = Counter()
