@@ -57,12 +57,14 @@ def requests(platform: Platform) -> DataFrame | None:
 
 
 def content_version(platform: Platform) -> int | None:
-    """A number that changes when others have asked, or their versions are told; None without a
-    payload table."""
+    """A number that changes when others have asked, or their versions are told.
+
+    None where nobody has: without a payload table, or with the project's own requests alone.
+    """
     tables = platform.tables
     own = ("client_request_id", contract.OWN)
     payloads = tables.foreign_contents(platform.settings.payload_table, own)
-    if payloads is None:
+    if not payloads:
         return None
     return fingerprint.digest(payloads, tables.foreign_contents(SERVED_ENTITIES))
 

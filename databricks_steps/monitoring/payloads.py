@@ -69,7 +69,7 @@ def endpoint_payloads(
             found, stale, commit = _merged(platform, months, force)
             cache.keep("merged", merged_now(), {"": found})
     figures = {
-        "payload_table": table if seen is not None else f"no table {table}",
+        "payload_table": table if seen is not None else f"no requests in {table}",
         "months": sorted(found["requests"]),
         "skipped_months": sorted(set(found["requests"]) - set(stale)),
         "requests": sum(found["requests"].values()),

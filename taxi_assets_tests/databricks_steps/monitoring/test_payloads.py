@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from databricks_steps import schemas
+from databricks_steps.inference import request as contract
 from databricks_steps.interfaces import Outcome
 from databricks_steps.monitoring import inference_table, payloads
 from databricks_steps.monitoring.payloads import endpoint_payloads
@@ -59,17 +60,26 @@ def told(outcome: Outcome) -> tuple[bool, str]:
     return verdict.passed, verdict.reason
 
 
-@pytest.mark.parametrize("empty", [False, True])
-def test_without_captured_requests_there_is_nothing_to_do(
-    platform: EmbeddedPlatform, empty: bool
+@pytest.mark.parametrize("captured", [None, [], [request("a", client_id=contract.OWN + "1")]])
+def test_without_requests_of_others_there_is_nothing_to_do(
+    platform: EmbeddedPlatform, captured: list[dict[str, Any]] | None
 ) -> None:
-    if empty:
-        gateway(platform.settings, [])
+    asked = []
+
+    def engine() -> SparkSession:
+        asked.append(captured)
+        return platform.spark
+
+    step(platform)  # as the first run does, before its own requests are captured
+    if captured is not None:
+        gateway(platform.settings, captured)
+    assert step(EmbeddedPlatform(platform.settings, engine)).rows == 0
+    assert asked == []
     for months in (None, ["2026-11"], []):
         outcome = step(platform, months)
         assert (outcome.rows, outcome.commit) == (0, None)
         assert told(outcome) == (True, "all 0 requests that were answered can be read")
-    assert outcome.figures["payload_table"].startswith("p03." if empty else "no table p03.")
+    assert outcome.figures["payload_table"].startswith("no requests in p03.")
     assert not platform.tables.exists("endpoint_payloads")
 
 
