@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from databricks_steps import schemas
 from databricks_steps.errors import TableError
@@ -65,6 +65,12 @@ def create(table: schemas.Table, full_name: str, dialect: Dialect = UNITY_CATALO
         f"TBLPROPERTIES ({_pairs(properties(table))})",
     ]
     return "\n".join(parts)
+
+
+def add_columns(full_name: str, columns: Sequence[schemas.Column]) -> str:
+    """The statement that adds columns, null in the rows at hand."""
+    lines = ", ".join(_column(replace(column, nullable=True)) for column in columns)
+    return f"ALTER TABLE {quoted(full_name)} ADD COLUMNS ({lines})"
 
 
 def properties(table: schemas.Table) -> dict[str, str]:

@@ -25,6 +25,20 @@ def of_rows(
     return spark.createDataFrame(values, table.spark())
 
 
+def with_columns_of(table: schemas.Table, frame: DataFrame) -> DataFrame:
+    """The table's columns in their order; null where one came later."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    held = set(frame.columns)
+    fields = table.spark().fields
+    return frame.select(
+        *(
+            F.col(f.name) if f.name in held else F.lit(None).cast(f.dataType).alias(f.name)
+            for f in fields
+        )
+    )
+
+
 def records(frame: DataFrame) -> list[dict[str, Any]]:
     """The rows of a small frame, column → value, with times in UTC."""
     return [{k: _in_utc(v) for k, v in row.asDict().items()} for row in frame.collect()]

@@ -61,8 +61,8 @@ class UnityTables:
         reader = self._spark().read
         if version is not None:
             reader = reader.option("versionAsOf", version)
-        condition = ddl.of_months(table, months)
-        return reader.table(self._quoted(name)).where(condition).select(*table.names)
+        found = reader.table(self._quoted(name)).where(ddl.of_months(table, months))
+        return frames.with_columns_of(table, found)
 
     def months(self, name: str) -> list[str]:
         return sorted(self._rows_by_month(name))
@@ -210,10 +210,13 @@ class UnityTables:
         return [] if held else [""]
 
     def _make(self, table: schemas.Table) -> bool:
-        """Make the table where there is none; whether it existed."""
+        """Make the table where there is none, add columns that came later; whether it existed."""
         from pyspark.errors import PySparkException
 
         if self.exists(table.name):
+            held = self._spark().read.table(self._quoted(table.name)).columns
+            if later := [column for column in table.columns if column.name not in held]:
+                self._spark().sql(ddl.add_columns(self.uri(table.name), later))
             return True
         full, spark = self.uri(table.name), self._spark()
         spark.sql(ddl.create(table, full, self._dialect))

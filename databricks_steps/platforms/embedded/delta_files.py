@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from databricks_steps import schemas
+from databricks_steps.errors import TableError
 from databricks_steps.platforms.embedded import file_lock
 from databricks_steps.platforms.embedded.delta_schema import delta_schema
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 STALE_SECONDS = 24 * 3600
+LOG_RETENTION = "interval 36500 days"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 CHANGE = "_change"
 Partitions = dict[tuple[Any, ...], list[Path]]  # values of the partition columns → files
@@ -272,6 +274,49 @@ def digests_of(made_from: Mapping[str, int] | None, months: Sequence[str]) -> di
     return {m: digest for m, digest in (made_from or {}).items() if every or m in months}
 
 
+def table_properties(table: schemas.Table) -> dict[str, str]:
+    """The properties of Delta's own that the table has.
+
+    The log is kept: models are reproduced from versions that they have recorded, and Delta forgets
+    versions after a month. Data files go by the project's own vacuum, which knows them.
+    """
+    feed = "true" if table.change_data_feed else "false"
+    return {"delta.enableChangeDataFeed": feed, "delta.logRetentionDuration": LOG_RETENTION}
+
+
+def evolve(opened: DeltaTable, table: schemas.Table) -> int:
+    """Give a table that an older version of the project made what today's has; its version then.
+
+    Columns that came later are added, null in the rows at hand.
+
+    Raises:
+        TableError: a column is of another type.
+    """
+    from deltalake import Field
+
+    held = {field.name: field for field in opened.schema().fields}
+    wanted = delta_schema(table).fields
+    for field in wanted:
+        if field.name in held and held[field.name].type != field.type:
+            raise TableError(
+                f"{table.name}.{field.name} is of a type that this version does not write",
+                f"{held[field.name].type}, not {field.type}",
+                "Use the version that made this TAXI_HOME, or an empty one",
+            )
+    later = [
+        Field(field.name, field.type, nullable=True, metadata=field.metadata)
+        for field in wanted
+        if field.name not in held
+    ]
+    if later:
+        opened.alter.add_columns(later)
+    configuration = opened.metadata().configuration
+    wrong = {k: v for k, v in table_properties(table).items() if configuration.get(k) != v}
+    if wrong:
+        opened.alter.set_table_properties(wrong)
+    return int(opened.version())
+
+
 def commit(
     opened: DeltaTable | None,
     uri: str,
@@ -298,7 +343,7 @@ def commit(
         partition_by=partition_by,
         name=table.name,
         description=table.comment,
-        configuration={"delta.enableChangeDataFeed": "true" if table.change_data_feed else "false"},
+        configuration=table_properties(table),
         commit_properties=kept,
     )
 

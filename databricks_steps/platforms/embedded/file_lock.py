@@ -1,8 +1,9 @@
-"""Folders for files of one process alone: gone with their use, or swept once it was killed."""
+"""Locks of folders: writers take turns; what a process alone uses is swept once it was killed."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +11,18 @@ from pathlib import Path
 from typing import IO
 
 SUFFIX = ".lock"
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """The only one of all threads and processes that is alone with the folder; it is made."""
+    path.mkdir(parents=True, exist_ok=True)
+    held = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 @contextmanager

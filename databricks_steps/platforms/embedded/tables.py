@@ -3,15 +3,18 @@
 The engine writes parquet files into a staging folder inside the table, they are renamed to their
 place, and one Delta transaction makes them visible: rows pass neither the driver nor Python. Only
 the rows that a merge finds changed do, streamed into delta-rs.
-Killed before the commit, nothing has happened; what is left behind no reader ever sees.
+Killed before the commit, nothing has happened; what is left behind no reader ever sees. A merge
+decides by one version of the table and commits on that version alone: where another writer came
+first, it is done again.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +26,17 @@ from databricks_steps.platforms.embedded import delta_files, file_lock
 from databricks_steps.settings import Settings
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
+    from deltalake import CommitProperties, DeltaTable
     from deltalake.transaction import AddAction
     from pyspark.sql import DataFrame, SparkSession
 
+LOG = logging.getLogger(__name__)
 STAGED_FILES = "_staging"
+ATTEMPTS = 5  # of a merge that other writers come before
+
+
+class _ConflictError(Exception):
+    """Another writer has changed the table since a merge decided what to write."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +134,15 @@ class DeltaTables:
         """
         table = described(name)
         require_a_month(table, months)
-        existed = self.exists(name)
+        existed = self._prepared(table) is not None
         with self._staged(table, frame) as stage:
             adds = self._move(table, stage, months)
             filters = [(table.month, "in", list(months))] if table.month and months else None
-            self._commit(table, adds, "overwrite", filters, made_from, sources)
+            kept = delta_files.properties(made_from, sources)
+            with self._lock(table):
+                version = self._commit(table, adds, "overwrite", filters, kept)
         action: Action = "replaced" if existed else "created"
-        return Commit(name, action, self._open(name).version(), delta_files.records(adds))
+        return Commit(name, action, version, delta_files.records(adds))
 
     def merge(
         self,
@@ -148,31 +159,56 @@ class DeltaTables:
         """
         table = described(name)
         require_a_month(table, months)
-        existed, added = self.exists(name), 0
+        for _ in range(ATTEMPTS):
+            with suppress(_ConflictError):
+                return self._merged(table, frame, months, made_from)
+            LOG.warning("another writer changed %s meanwhile: the merge is done again", name)
+        raise TableError(
+            f"Other writers keep changing {name}",
+            f"{ATTEMPTS} merges came too late",
+            "Let the other runs of this home end, then run again",
+        )
+
+    def _merged(
+        self,
+        table: schemas.Table,
+        frame: DataFrame,
+        months: Sequence[str] | None,
+        made_from: Mapping[str, int] | None,
+    ) -> Commit:
+        """One attempt of `merge`.
+
+        Raises:
+            _ConflictError: another writer came first.
+        """
+        version, added = self._prepared(table), 0
+        existed = version is not None
         empty = self._without_rows(table, months)
         held = None if months is None else [m for m in months if m not in empty]
         with self._staged(table, frame) as stage:
             if empty:
                 adds = self._move(table, stage, months, empty)
                 added = delta_files.records(adds)
-                if adds or not existed:
-                    self._commit(
-                        table, adds, "append", None, delta_files.digests_of(made_from, empty)
-                    )
-                else:
-                    self._remember(table, delta_files.digests_of(made_from, empty))
+                digests = delta_files.digests_of(made_from, empty)
+                with self._lock(table, version):
+                    if adds or not existed:
+                        kept = delta_files.properties(digests)
+                        version = self._commit(table, adds, "append", None, kept)
+                    else:
+                        version = self._remember(table, digests)
             if "" in empty or held == []:
                 action: Action = "appended" if existed else "created"
-                return Commit(name, action, self._open(name).version(), added)
-            made_from = delta_files.digests_of(made_from, [""] if held is None else held)
+                return Commit(table.name, action, self._open(table.name).version(), added)
+            digests = delta_files.digests_of(made_from, [""] if held is None else held)
             staged = self._staged_frame(table, stage)
-            with self._differences(table, staged, held) as changes:
+            with self._differences(table, staged, held) as changes, self._lock(table, version):
                 if changes is None:
-                    self._remember(table, made_from)
+                    version = self._remember(table, digests)
                     action = "appended" if added else "unchanged"
-                    return Commit(name, action, self._open(name).version(), added)
-                count = delta_files.merge_changes(table, self._open(name), changes, made_from)
-        return Commit(name, "merged", self._open(name).version(), added + count)
+                    return Commit(table.name, action, version, added)
+                target = self._open(table.name)
+                count = delta_files.merge_changes(table, target, changes, digests)
+                return Commit(table.name, "merged", target.version(), added + count)
 
     def _without_rows(self, table: schemas.Table, months: Sequence[str] | None) -> list[str]:
         """Those of the months that hold no rows; "" for all of a table without any."""
@@ -183,11 +219,12 @@ class DeltaTables:
 
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Commit:
         """Append a few rows (column → value) of an uncut table in one commit, without Spark."""
-        table, existed = described(name), self.exists(name)
+        table = described(name)
+        existed = self._prepared(table) is not None
         adds = [delta_files.write(rows, table, Path(self.uri(name)))]
-        self._commit(table, adds, "append", None, None)
-        action: Action = "appended" if existed else "created"
-        return Commit(name, action, self._open(name).version(), len(rows))
+        with self._lock(table):
+            version = self._commit(table, adds, "append", None, delta_files.properties(None))
+        return Commit(name, "appended" if existed else "created", version, len(rows))
 
     def records(self, name: str, months: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Rows of a small table, column → value, without Spark; none when it is missing."""
@@ -318,23 +355,44 @@ class DeltaTables:
             if only is None or found[path] in only or "" in only
         ]
 
+    def _prepared(self, table: schemas.Table) -> int | None:
+        """The version that a write decides by, with every column of today; None without a table."""
+        if not self.exists(table.name):
+            return None
+        with self._lock(table):
+            return delta_files.evolve(self._open(table.name), table)
+
+    @contextmanager
+    def _lock(self, table: schemas.Table, version: int | None = None) -> Iterator[None]:
+        """Alone with the table among its writers.
+
+        Raises:
+            _ConflictError: it has come on since the version (None: no matter which).
+        """
+        with file_lock.alone(Path(self.uri(table.name))):
+            if version is not None and self.version(table.name) != version:
+                raise _ConflictError
+            yield
+
     def _commit(
         self,
         table: schemas.Table,
         adds: list[AddAction],
         mode: str,
         filters: list[Any] | None,
-        made_from: Mapping[str, int] | None,
-        sources: Mapping[str, int] | None = None,
-    ) -> None:
+        kept: CommitProperties,
+    ) -> int:
+        """Make the files visible; the version in which they are. Under `_lock`."""
         opened = self._open(table.name) if self.exists(table.name) else None
-        kept = delta_files.properties(made_from, sources)
         delta_files.commit(opened, self.uri(table.name), table, adds, mode, filters, kept)
+        return self._open(table.name).version()
 
-    def _remember(self, table: schemas.Table, made_from: Mapping[str, int] | None) -> None:
+    def _remember(self, table: schemas.Table, made_from: Mapping[str, int]) -> int:
         """Keep the digests of inputs that gave the same rows again; a commit without rows."""
-        if any(self.made_from(table.name, m) != digest for m, digest in (made_from or {}).items()):
-            self._commit(table, [], "append", None, made_from)
+        if any(self.made_from(table.name, m) != digest for m, digest in made_from.items()):
+            kept = delta_files.properties(made_from)
+            return self._commit(table, [], "append", None, kept)
+        return self._open(table.name).version()
 
     @contextmanager
     def _differences(

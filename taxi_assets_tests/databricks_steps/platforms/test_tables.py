@@ -9,13 +9,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from deltalake import DeltaTable
 
-from databricks_steps.errors import SettingsError
+from databricks_steps import schemas
+from databricks_steps.errors import SettingsError, TableError
 from databricks_steps.platforms.embedded import delta_files
 from databricks_steps.platforms.embedded.tables import STAGED_FILES, DeltaTables
 from databricks_steps.settings import Settings
@@ -24,6 +29,7 @@ from taxi_assets_tests.databricks_steps.platforms.feature_tables import (
     FEBRUARY,
     JANUARY,
     NAME,
+    TABLE,
     row,
     rows,
 )
@@ -34,7 +40,6 @@ if TYPE_CHECKING:
 
 def test_other_readers_see_the_same_rows_comments_and_feed(tables: DeltaTables, frame: Any) -> None:
     import duckdb
-    from deltalake import DeltaTable
 
     written = [row(1, JANUARY), row(1, FEBRUARY)]
     tables.replace(NAME, frame(written), BOTH)
@@ -62,6 +67,82 @@ def test_what_a_killed_write_left_is_not_seen_and_swept(tables: DeltaTables, fra
     tables.replace(NAME, frame([row(1, FEBRUARY)]), ["2022-02"])
     assert rows(tables) == [row(1, JANUARY), row(1, FEBRUARY)]
     assert (left.exists(), running.exists()) == (False, True)
+
+
+def test_of_two_writers_of_a_new_month_the_later_one_decides_again(
+    tables: DeltaTables, frame: Any, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = DeltaTables(tables._settings, lambda: spark)
+    staged, commits = tables._staged, []
+
+    @contextmanager
+    def meanwhile(table: schemas.Table, new: Any) -> Iterator[Path]:
+        with staged(table, new) as stage:
+            if not commits:
+                commits.append(other.merge(NAME, frame([row(1, JANUARY), row(2, JANUARY)])))
+            yield stage
+
+    tables.replace(NAME, frame([row(1, FEBRUARY)]), ["2022-02"])
+    monkeypatch.setattr(tables, "_staged", meanwhile)
+    done = tables.merge(NAME, frame([row(2, JANUARY), row(3, JANUARY, 5)]), ["2022-01"])
+    (first,) = commits
+    assert (first.action, first.rows) == ("merged", 2)
+    assert (done.action, done.rows, done.version) == ("merged", 2, first.version + 1)
+    assert rows(tables, ["2022-01"]) == [row(2, JANUARY), row(3, JANUARY, 5)]
+
+
+def test_writers_without_end_are_told(
+    tables: DeltaTables, frame: Any, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = DeltaTables(tables._settings, lambda: spark)
+    staged = tables._staged
+
+    @contextmanager
+    def meanwhile(table: schemas.Table, new: Any) -> Iterator[Path]:
+        with staged(table, new) as stage:
+            other.replace(NAME, frame([row(1, FEBRUARY)]), ["2022-02"])
+            yield stage
+
+    tables.replace(NAME, frame([row(1, JANUARY)]), ["2022-01"])
+    monkeypatch.setattr(tables, "_staged", meanwhile)
+    with pytest.raises(TableError, match="5 merges came too late"):
+        tables.merge(NAME, frame([row(2, JANUARY)]), ["2022-01"])
+    assert rows(tables, ["2022-01"]) == [row(1, JANUARY)]
+
+
+def test_a_version_is_there_after_a_hundred_commits_and_forty_days(
+    tables: DeltaTables, frame: Any
+) -> None:
+    made_before = {"delta.enableChangeDataFeed": "true"}  # as by a version without the retention
+    tables.replace(NAME, frame([row(1, JANUARY)]))
+    DeltaTable(tables.uri(NAME)).alter.set_table_properties(
+        {"delta.logRetentionDuration": "interval 30 days"}
+    )
+    first = tables.version(NAME)
+    for number in range(120):
+        tables.merge(NAME, frame([row(1, JANUARY, 2)]), ["2022-01"], {"2022-01": number})
+        old = (datetime.now() - timedelta(days=40)).timestamp()
+        for path in Path(tables.uri(NAME), "_delta_log").iterdir():
+            os.utime(path, (old, old))
+    assert rows(tables, version=first) == [row(1, JANUARY)]
+    assert rows(tables) == [row(1, JANUARY, 2)]
+    configuration = DeltaTable(tables.uri(NAME)).metadata().configuration
+    assert configuration | made_before == configuration
+
+
+def test_a_table_whose_column_is_of_another_type_is_left_alone(
+    tables: DeltaTables, frame: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables.replace(NAME, frame([row(1, JANUARY)]))
+    version = tables.version(NAME)
+    columns = tuple(
+        replace(c, type="string") if c.name == "dropoff_trip_count_30m" else c
+        for c in TABLE.columns
+    )
+    monkeypatch.setitem(schemas.TABLES, NAME, replace(TABLE, columns=columns))
+    with pytest.raises(TableError, match=r"dropoff_trip_count_30m is of a type"):
+        tables.replace(NAME, frame([row(1, FEBRUARY)]), ["2022-02"])
+    assert tables.version(NAME) == version
 
 
 STAGING = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -246,6 +247,31 @@ def test_an_uncut_table_keeps_its_digest_and_its_sources(tables: Tables, running
     assert (tables.made_from(name), tables.sources(name)) == (43, versions)
     assert tables.contents(name) != contents
     assert [tuple(r) for r in tables.read(name, ["2022-01"]).collect()] == [chosen]
+
+
+def test_a_column_that_came_later_is_null_until_its_rows_are_written(
+    tables: Tables, frame: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = TABLE.names[5]
+    made_before = [row(1, JANUARY), row(2, JANUARY), row(1, FEBRUARY)]
+    with monkeypatch.context() as before:
+        columns = tuple(column for column in TABLE.columns if column.name != late)
+        before.setitem(schemas.TABLES, NAME, replace(TABLE, columns=columns))
+        first = tables.replace(NAME, frame(made_before).drop(late), BOTH, dict.fromkeys(BOTH, 7))
+        assert late not in tables.read(NAME).columns
+    without = sorted(row(r[0], r[1], fare=None) for r in made_before)
+    assert rows(tables) == without
+    assert rows(tables, version=first.version) == without
+    assert tables.rows(NAME) == 3
+    merged = tables.merge(NAME, frame([row(1, JANUARY), row(2, JANUARY, fare=None)]), ["2022-01"])
+    assert (merged.action, merged.rows) == ("merged", 1)
+    assert rows(tables, ["2022-01"]) == [row(1, JANUARY), row(2, JANUARY, fare=None)]
+    assert tables.made_from(NAME, "2022-02") == 7  # no row of it has changed
+    assert rows(tables, version=first.version) == without
+    replaced = tables.replace(NAME, frame([row(1, FEBRUARY)]), ["2022-02"])
+    assert rows(tables, ["2022-02"]) == [row(1, FEBRUARY)]
+    again = tables.merge(NAME, frame([row(1, FEBRUARY)]), ["2022-02"])
+    assert (again.action, again.version) == ("unchanged", replaced.version)
 
 
 def test_rows_are_appended_and_come_back_as_records(tables: Tables) -> None:
