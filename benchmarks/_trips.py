@@ -45,7 +45,7 @@ def store(on: EmbeddedPlatform, months: Sequence[str], rows: int) -> int:
 
 
 def _store_month(on: EmbeddedPlatform, month: str, rows: int) -> None:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     file = on.settings.home / f"{month}.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def _store_month(on: EmbeddedPlatform, month: str, rows: int) -> None:
 
 def fingerprint(rows: DataFrame) -> tuple[int, str]:
     """Number of rows, and a sum over their hashes: equal for the same rows in any order."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     hashed = F.xxhash64(*rows.columns).cast("decimal(38,0)")
     found = rows.agg(F.count(F.lit(1)).alias("n"), F.sum(hashed).alias("sum")).collect()[0]

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _stored(spark: SparkSession, rows: int, path: Path) -> DataFrame:
     """Scored trips, made up, each column with its own spread, and some nulls, as parquet."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     days = (F.rand(99) * 31).cast("int")
     columns = [
@@ -74,7 +74,7 @@ def _stored(spark: SparkSession, rows: int, path: Path) -> DataFrame:
 
 
 def _count_and_sum(frame: DataFrame) -> None:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     names = (*INPUTS, "predicted_fare", *PLACES)
     # The month and the time are read as well: drift cuts by them.

@@ -89,7 +89,7 @@ def by_window(on: EmbeddedPlatform) -> None:
 
 def by_skew(on: EmbeddedPlatform) -> None:
     """Nine trips of ten from and to one zone, against the city as it is; best of three."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     trips = on.tables.read("trips", [FIRST])
     moved = F.pmod(F.xxhash64("trip_id"), F.lit(10)) > 0
@@ -167,7 +167,7 @@ def against_template(on: EmbeddedPlatform) -> None:
     At full size sliding windows take the better part of an hour, so they are stopped once they
     are slower by more than is asked; the ratio is then a lower bound.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     trips = on.tables.read("trips", [FIRST])
     sample = trips.where(F.pmod(F.xxhash64("trip_id"), F.lit(SAMPLED)) == 0)
@@ -220,7 +220,7 @@ def _until(on: EmbeddedPlatform, limit: float, rows: DataFrame) -> float:
 
 def differences(table: schemas.Table, one: DataFrame, other: DataFrame) -> int:
     """Rows of either side that the other lacks or gives another value."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     keys = ["location_id", "known_at"]
     pairs = one.alias("a").join(other.alias("b"), keys, "full_outer")
@@ -241,7 +241,7 @@ def differences(table: schemas.Table, one: DataFrame, other: DataFrame) -> int:
 
 def _sliding(trips: DataFrame, location: str, window: str, **features: Column) -> DataFrame:
     """The template's method: every trip goes into each of the overlapping windows it is in."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     slices = F.window("dropoff_datetime", window, "15 minutes")
     grouped = trips.groupBy(F.col(location).alias("location_id"), slices.alias("slice"))
@@ -253,7 +253,7 @@ def _sliding(trips: DataFrame, location: str, window: str, **features: Column) -
 
 
 def _template_pickup(trips: DataFrame, instants: DataFrame) -> DataFrame:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     here, fare, miles = "pickup_location_id", F.col("fare_amount"), F.col("trip_distance")
     seconds = F.unix_seconds("dropoff_datetime") - F.unix_seconds("pickup_datetime")
@@ -285,7 +285,7 @@ def _template_pickup(trips: DataFrame, instants: DataFrame) -> DataFrame:
 
 
 def _template_dropoff(trips: DataFrame, instants: DataFrame) -> DataFrame:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     here, fare, miles = "dropoff_location_id", F.col("fare_amount"), F.col("trip_distance")
     count = F.count(F.lit(1))

@@ -83,7 +83,7 @@ def _compared(on: EmbeddedPlatform, months: Sequence[str], rows: int) -> float:
 def union_and_last_value(trips: DataFrame, rows: DataFrame, lookup: Lookup) -> DataFrame:
     """The usual method: trips and feature rows in one frame, sorted by key and time."""
     from pyspark.sql import Window
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     asked = trips.select(
         *trips.columns,

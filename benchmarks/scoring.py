@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _stored(spark: SparkSession, rows: int, path: Path) -> DataFrame:
     """Trips with looked-up features, made up, the same every time, as parquet."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     columns = [
         F.concat(F.lit("trip-"), F.col("id")).alias("trip_id"),
@@ -83,7 +83,7 @@ def _stored(spark: SparkSession, rows: int, path: Path) -> DataFrame:
 
 def _by_mlflow(on: EmbeddedPlatform, rows: DataFrame, version: str) -> DataFrame:
     import mlflow
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     uri = f"models:/{on.settings.registered_model}/{version}"
     predict = mlflow.pyfunc.spark_udf(on.spark, uri, result_type="double", env_manager="local")
@@ -93,7 +93,7 @@ def _by_mlflow(on: EmbeddedPlatform, rows: DataFrame, version: str) -> DataFrame
 
 def _farthest(ours: DataFrame, theirs: DataFrame, rows: int) -> float:
     """The largest difference of two fares of one trip; every trip has both."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     away = F.abs(F.col("predicted_fare") - F.col("other_fare"))
     other = theirs.select("trip_id", F.col("predicted_fare").alias("other_fare"))

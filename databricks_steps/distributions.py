@@ -74,7 +74,7 @@ class Bins:
 
         One call of a function, as many expressions at once are more than the JVM compiles.
         """
-        from pyspark.sql import functions as F  # noqa: N812
+        from pyspark.sql import functions as F
 
         low, high = F.lit(self.low), F.lit(self.high)
         bucket = F.width_bucket(value.cast("double"), low, high, F.lit(FINE).cast("long"))

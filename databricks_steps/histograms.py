@@ -52,7 +52,7 @@ def counted(
 def _counted(
     frame: DataFrame, bins: Mapping[str, Bins], months: Sequence[str], one_in: int
 ) -> dict[str, dict[str, Counted]]:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     chosen = frame.where(F.col("trip_month").isin(*months))
     if one_in > 1:
@@ -67,7 +67,7 @@ def _counted(
 
 def _cut(months: Sequence[str]) -> Column:
     """What a row is counted by."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     # Seconds since the month began: a date's own functions would cost more than all the rest.
     month, since = F.lit(0).cast("long"), F.unix_seconds("pickup_datetime") - _begins(months[0])
@@ -95,7 +95,7 @@ def _begins(month: str) -> int:
 
 
 def _words(cut: Column, bins: Mapping[str, Bins]) -> list[Column]:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     found: list[Column] = []
     word, at = cut, _CUT

@@ -321,7 +321,7 @@ def _asked(platform: Platform, month: str, old: Sequence[str]) -> DataFrame:
     Where the month before still has to be computed, the first trips would find its rows absent
     or old: that is for its own run to mend, and no leak.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     trips = platform.tables.read("trips", [month])
     if shift(month, -1) not in old:

@@ -25,7 +25,7 @@ OUTFLOW = (WindowSum("flow_1h", "flow", HOUR),)
 
 def dropoff_features(trips: DataFrame, months: Sequence[str]) -> DataFrame:
     """Trips → rows of `schemas.DROPOFF_FEATURES` for these months, `computed_at` now."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     ended = windows.ended_between(trips, months)
     arrived = windows.cells(ended, "dropoff_location_id", flow=1)

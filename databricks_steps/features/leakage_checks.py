@@ -27,7 +27,7 @@ TOLERANCE = 1e-6
 def bad_keys(rows: DataFrame, table: schemas.Table) -> dict[str, list[str]]:
     """Month → some keys that occur twice in it, or hold a null; every month that has any."""
     from pyspark.sql import Window
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     month, keys = str(table.month), list(table.primary_key)
     missing = F.lit(False)
@@ -61,7 +61,7 @@ def compared(
     those that features may be made from, `look_up` what everything else uses: trips → trips with
     the lookup's features.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     each = math.ceil(SAMPLE / len(asked))
     samples = [month.orderBy(F.xxhash64("trip_id")).limit(each) for month in asked.values()]
@@ -121,7 +121,7 @@ def _truth(row: Row, name: str, lookup: Lookup) -> float:
 
 def recomputed(sample: DataFrame, trips: DataFrame, lookup: Lookup) -> DataFrame:
     """`trip_id` and `true_<feature>` by brute force, from trips that ended before the pickup."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     pickup = F.col("pickup_datetime")
     quarter = F.floor(F.minute(pickup) / 15).cast("int") * 15
@@ -153,7 +153,7 @@ def recomputed(sample: DataFrame, trips: DataFrame, lookup: Lookup) -> DataFrame
 
 def _ended(asked: DataFrame, trips: DataFrame, here: str) -> DataFrame:
     """Each asked instant with the trips of its location that ended in the week before it."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     other = trips.select(
         F.col(here).alias("_here"),
@@ -169,13 +169,13 @@ def _ended(asked: DataFrame, trips: DataFrame, here: str) -> DataFrame:
 
 
 def _within(span: str) -> Column:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     return F.col("_ended") >= F.col("at") - F.expr(f"INTERVAL {span}")
 
 
 def _pickup_truth(ended: DataFrame) -> DataFrame:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     hour, day = _within("1 HOUR"), _within("24 HOURS")
     seconds = F.unix_seconds("_ended") - F.unix_seconds("_started")
@@ -192,7 +192,7 @@ def _pickup_truth(ended: DataFrame) -> DataFrame:
 
 
 def _dropoff_truth(ended: DataFrame) -> DataFrame:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     day = _within("24 HOURS")
     return ended.groupBy("trip_id").agg(

@@ -30,7 +30,7 @@ SUMS = (
 
 def pickup_features(trips: DataFrame, months: Sequence[str]) -> DataFrame:
     """Trips → rows of `schemas.PICKUP_FEATURES` for these months, `computed_at` now."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     counted = windows.cells(windows.ended_between(trips, months), "pickup_location_id", flow=0)
     sums = windows.running_sums([windows.changes(counted, SUMS)], months)

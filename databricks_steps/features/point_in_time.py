@@ -46,7 +46,7 @@ def with_features(
     (also for a null key) the defaults answer and the age is null; a null in the row found
     takes the default of its feature. `known_at` of every row must lie on the grid.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     pickup = F.col(lookup.at)
     keyed = trips.withColumn("_cell", grid_cell(pickup))
@@ -77,7 +77,7 @@ def _latest_rows(rows: DataFrame, lookup: Lookup, lookback: timedelta) -> DataFr
     At most one row for each location and instant that the rows span.
     """
     from pyspark.sql import Window
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     known = F.unix_seconds("known_at")
     following = F.lead(known).over(Window.partitionBy("location_id").orderBy("known_at"))

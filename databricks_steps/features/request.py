@@ -13,7 +13,7 @@ FIELDS = ("pickup_location_id", "dropoff_location_id", "trip_distance", "pickup_
 
 def with_request_features(trips: DataFrame) -> DataFrame:
     """Adds `schemas.REQUEST_FEATURES` that `trip_distance` and `pickup_datetime` imply."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     # 0 Monday. By dayofweek (1 Sunday), for Sail's weekday() of a Sunday is -1 (docs/adr/0018).
     weekday = ((F.dayofweek("pickup_datetime") + 5) % 7).cast("int")

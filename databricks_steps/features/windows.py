@@ -42,7 +42,7 @@ class WindowSum:
 
 def ended_between(trips: DataFrame, months: Sequence[str]) -> DataFrame:
     """The trips that the rows of these months may use."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     ended = F.col("dropoff_datetime")
     within = F.lit(False)
@@ -57,14 +57,14 @@ def instant(at: datetime) -> Column:
 
     By way of seconds: PySpark reads a naive datetime in the timezone of the Python process.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     return F.timestamp_seconds(F.lit(int(at.replace(tzinfo=timezone.utc).timestamp())))
 
 
 def grid_cell(at: Column) -> Column:
     """Start of the quarter of an hour, in seconds since 1970 (wall clock read as UTC)."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     instant = F.unix_seconds(at)
     return instant - F.pmod(instant, F.lit(GRID_SECONDS))
@@ -77,7 +77,7 @@ def cells(trips: DataFrame, location: str, flow: int) -> DataFrame:
     with most of the trips sends no more rows than another. `flow` is what a trip adds to the net
     flow of the location: 1, -1 or 0.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     ended = F.col("dropoff_datetime")
     duration = F.unix_seconds(ended) - F.unix_seconds(F.col("pickup_datetime"))
@@ -93,7 +93,7 @@ def cells(trips: DataFrame, location: str, flow: int) -> DataFrame:
 
 def changes(counted: DataFrame, sums: Sequence[WindowSum]) -> DataFrame:
     """(location_id, at, one column a sum): what each sum gains or loses at that instant."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     at = F.col("cell") + GRID_SECONDS
     windows = sorted({s.window for s in sums})
@@ -120,7 +120,7 @@ def pair_changes(
     windows touch, only the first start and the last end change the number.
     """
     from pyspark.sql import Window
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     length = int(window.total_seconds())
     pairs = (
@@ -151,7 +151,7 @@ def pair_changes(
 def running_sums(frames: Sequence[DataFrame], months: Sequence[str]) -> DataFrame:
     """(location_id, known_at, known_month, the sums): a row at each instant a sum changes."""
     from pyspark.sql import Window
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     keys = ("location_id", "at")
     names = list(dict.fromkeys(n for f in frames for n in f.columns if n not in keys))
@@ -177,6 +177,6 @@ def running_sums(frames: Sequence[DataFrame], months: Sequence[str]) -> DataFram
 
 def ratio(above: str, below: str, scale: float = 1) -> Column:
     """`above / (below * scale)`; null where `below` is zero."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     return F.when(F.col(below) > 0, F.col(above) / (F.col(below) * scale))

@@ -33,7 +33,7 @@ def with_predicted_fares(trips: DataFrame, model: Path) -> DataFrame:
 
     `model` is the folder of a registered version; what its graph needs goes to the workers.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     files = model / feature_spec.FOLDER
     inputs = FeatureSpec.from_json((files / feature_spec.FILE).read_text()).inputs
@@ -59,7 +59,7 @@ def _trees_alone(graph: bytes) -> bytes:
 
 def predictions(scored: DataFrame, model_version: str) -> DataFrame:
     """Scored trips → rows of `schemas.BATCH_PREDICTIONS`."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     return scored.select(
         "trip_id",
@@ -80,7 +80,7 @@ def rows_conserved(trips: int, predicted: int) -> Verdict:
 
 def month_figures(predicted: DataFrame, months: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Month → `rows`, and `bad`: some predictions that are null, NaN or negative, as text."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     fare = F.col("predicted_fare")
     shown = F.concat_ws("=", "trip_id", F.coalesce(fare.cast("string"), F.lit("null")))

@@ -26,7 +26,7 @@ def endpoint_predictions(payloads: DataFrame, trips: DataFrame, version: str) ->
     must be those of just one trip.
     """
     from pyspark.sql import Window
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     months = [row["trip_month"] for row in trips.select("trip_month").distinct().collect()]
     ours = payloads.where(F.col("model_version") == version)

@@ -47,7 +47,7 @@ def requests(platform: Platform) -> DataFrame | None:
 
     Those of the project's own checks are left out: they are nobody's rides.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     table = platform.tables.foreign(platform.settings.payload_table)
     if table is None:
@@ -71,7 +71,7 @@ def content_version(platform: Platform) -> int | None:
 
 def canonical(table: DataFrame) -> DataFrame:
     """A payload table of either shape by `COLUMNS`."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     def text(name: str) -> Column:
         found = F.col(name) if name in table.columns else F.lit(None)
@@ -125,7 +125,7 @@ def entity_versions(platform: Platform) -> dict[str, str]:
 
 def with_versions(rows: DataFrame, versions: Mapping[str, str]) -> DataFrame:
     """The rows with `model_version` also where only the served entity is told."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     if not versions:
         return rows
@@ -195,6 +195,6 @@ def _refusal(response: str | None) -> str:
 
 
 def _of_metadata(key: str) -> Column:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     return F.try_element_at(F.col("request_metadata"), F.lit(key))

@@ -117,7 +117,7 @@ def answered(rows: DataFrame) -> dict[str, Any]:
 
     With an `example` of the latter: request id and problem.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     good = rows.where(F.col("status_code") == inference_table.ANSWERED)
     unread = F.col("problem").isNotNull()
@@ -155,7 +155,7 @@ class _Contents(NamedTuple):
 
 def _contents(requests: DataFrame, versions: Mapping[str, str]) -> dict[str, _Contents]:
     """Month → its contents, from ids and entities alone: no JSON is read."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     code = fingerprint.code(inference_table, contract, sys.modules[__name__])
     counted = requests.groupBy("request_month").agg(
@@ -182,7 +182,7 @@ def _unread(
 
     A month has merely grown when that of it which is known has the digest it was written with.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     tables = platform.tables
     key = ["request_month", "request_id"]
@@ -197,7 +197,7 @@ def _unread(
 def _once(requests: DataFrame) -> DataFrame:
     """Each request once, the first of its deliveries."""
     from pyspark.sql import Window
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     first = Window.partitionBy("request_id").orderBy("requested_at", "status_code", "response")
     numbered = requests.withColumn("_delivery", F.row_number().over(first))

@@ -136,7 +136,7 @@ def _sums(
     predictions: DataFrame, seen_until: datetime | None, slicings: Sequence[Slicing]
 ) -> dict[tuple[str, str, str], _Sums]:
     """(month, day, slice) → sums, in one pass: cells of all slicings at once, added up here."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     fare = F.col("predicted_fare")
     rows = predictions.where(fare.isNotNull() & ~F.isnan(fare))

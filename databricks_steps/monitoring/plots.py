@@ -79,7 +79,7 @@ def zone_map(scored: DataFrame, month: str, geometry: Path) -> str:
 
 
 def _errors_by_zone(scored: DataFrame, month: str) -> dict[int, float]:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     error = F.abs(F.col("predicted_fare") - F.col("fare_amount"))
     rows = scored.where(F.col("trip_month") == month).groupBy("pickup_location_id")

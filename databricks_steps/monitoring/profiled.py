@@ -28,7 +28,7 @@ def newest(tables: Tables) -> dict[str, Any] | None:
     metrics = tables.foreign(METRICS)
     if metrics is None:
         return None
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     told = [name for name in MEASURES if name in metrics.columns]
     found = (

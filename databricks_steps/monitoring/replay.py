@@ -185,7 +185,7 @@ def _requests(
     platform: Platform, since: datetime, until: datetime, skipped: Counter[str]
 ) -> Iterator[Request]:
     """Each request of the time once, in the order of asking; others are counted in `skipped`."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     table = inference_table.requests(platform)
     name = platform.settings.table(platform.settings.payload_table)
@@ -220,7 +220,7 @@ def _requests(
 
 
 def _held(table: DataFrame) -> str:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     at = F.col("requested_at")
     found = table.agg(F.count("*").alias("rows"), F.min(at).alias("a"), F.max(at).alias("b"))

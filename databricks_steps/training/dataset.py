@@ -43,7 +43,7 @@ def holdout_start(trips: DataFrame, holdout_share: float) -> int | None:
     Exact, and the same on every engine (`percentile_approx` is not): the first time by which at
     least the other share has been picked up. Hours are counted first, then that hour's times.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     micros = F.unix_micros("pickup_datetime")
     hour = F.floor(micros / _HOUR).cast("long")
@@ -77,7 +77,7 @@ def with_split(trips: DataFrame, start: int | None) -> DataFrame:
     Trips under way when the holdout begins are `between`: their fare was not known yet, so a
     model made at that instant could not have learnt from them.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     held = F.unix_micros("pickup_datetime") >= F.lit(start)
     over = F.unix_micros("dropoff_datetime") < F.lit(start)
@@ -92,7 +92,7 @@ def parts(training_set: DataFrame, most: int) -> tuple[pd.DataFrame, pd.DataFram
     Raises:
         ModelError: a part has fewer than `LEAST_ROWS` rows, or every fare in it is the same.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     counted = {r["split"]: r["count"] for r in training_set.groupBy("split").count().collect()}
     kept = F.lit(False)

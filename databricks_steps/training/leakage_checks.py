@@ -69,7 +69,7 @@ def featured(trips: DataFrame, months: Sequence[str], lookback: timedelta) -> Da
 
 def sample(trips: DataFrame, most: int) -> DataFrame:
     """At most about `most` trips, chosen by hash: the same ones every time."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     total = trips.count()
     if total <= most:
@@ -80,7 +80,7 @@ def sample(trips: DataFrame, most: int) -> DataFrame:
 def with_shuffled_fares(trips: DataFrame) -> DataFrame:
     """The trips with their fares dealt out anew among them, in a fixed random order."""
     from pyspark.sql import Window
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     def ranked(salt: int) -> DataFrame:
         everyone = Window.partitionBy(F.lit(0))  # Spark Connect warns of a window without one

@@ -55,7 +55,7 @@ def members(frame: pd.DataFrame, slicing: Slicing) -> dict[str, np.ndarray[Any, 
 
 def name_in(frame: DataFrame, slicing: Slicing) -> Column:
     """The name of the slice that each row of a Spark frame belongs to, as `members` names it."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     if slicing.column == "pickup_borough":
         value = borough(frame["pickup_location_id"])

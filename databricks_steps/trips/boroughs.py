@@ -53,7 +53,7 @@ def boroughs(locations: Any) -> np.ndarray[Any, Any]:
 
 def borough(location: Column) -> Column:
     """The same for Spark: a column of location ids → the names of their boroughs."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     zones = F.array(*(F.lit(_NAMES[letter]) for letter in _ZONES))
     known = location.between(1, IDS)

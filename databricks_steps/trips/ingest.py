@@ -169,7 +169,7 @@ def trip_figures(written: DataFrame, months: Sequence[str]) -> dict[str, dict[st
 
     `nulls` names only columns that hold some; days are ISO text.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     wanted = {field.name: field.dataType for field in schemas.TRIPS.spark()}
     found = {field.name: field.dataType for field in written.schema}

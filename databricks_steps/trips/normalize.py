@@ -100,7 +100,7 @@ def pickup_months(file: TripFile) -> tuple[str, ...]:
 
 def table_months(spark: SparkSession, table: TripFile) -> tuple[str, ...]:
     """The same of a table in the catalog."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     month = F.date_format("pickup_datetime", "yyyy-MM").alias("month")
     counted = _table_rows(spark, table).groupBy(month).agg(F.count(F.lit(1)).alias("rows"))
@@ -109,7 +109,7 @@ def table_months(spark: SparkSession, table: TripFile) -> tuple[str, ...]:
 
 def rows_hash(spark: SparkSession, table: TripFile) -> str:
     """16 digits that change when a row of the table does; the order of rows does not matter."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     # A sum, not an exclusive or: two copies of a row must count.
     total = F.sum(F.pmod(_HASH, F.lit((1 << 40) - 87))).alias("total")
@@ -135,7 +135,7 @@ def with_trip_ids(rows: DataFrame) -> DataFrame:
     The publisher may reorder a file and the ids stay; further copies get `-1`, `-2` and so on.
     """
     from pyspark.sql import Window
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     hashed = rows.withColumn(_HASH, _hash())
     same = Window.partitionBy("trip_month", _HASH).orderBy("source_file", "source_row")
@@ -147,7 +147,7 @@ def with_trip_ids(rows: DataFrame) -> DataFrame:
 
 def _hash() -> Column:
     """Of every published column; Spark's hash skips nulls, so which are null is hashed too."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     names = [column.name for column in schemas.PUBLISHED]
     nulls = [
@@ -182,7 +182,7 @@ def _table_rows(
     spark: SparkSession, table: TripFile, months: Sequence[str] | None = None
 ) -> DataFrame:
     """Rows of a table (of some months), normalized; numbered as the engine comes upon them."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:

@@ -164,7 +164,7 @@ def filled_columns(tables: Tables, months: Sequence[str], cache: CheckCache) -> 
 
 
 def _filled(tables: Tables, months: Sequence[str]) -> dict[str, dict[str, list[str]]]:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     names = [column.name for column in schemas.PUBLISHED]
     raw = tables.read(RAW, months)  # starts Spark, which the functions need

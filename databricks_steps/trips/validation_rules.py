@@ -137,7 +137,7 @@ RULES = (
 
 def with_broken_rules(raw: DataFrame) -> DataFrame:
     """Raw trips with the rules each broke and the reasons in words; both empty for a valid trip."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     broken = F.array_compact(
         F.array(
@@ -178,7 +178,7 @@ def _voided(raw: DataFrame) -> DataFrame:
     Few fares are negative, so that only rows with the pickup time and fare of one are sorted.
     """
     from pyspark.sql import Window
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     slim = raw.select(
         "trip_id",

@@ -30,7 +30,7 @@ MAX_DAYS = 100_000  # no limit
 
 def latest(rows: DataFrame) -> DataFrame:
     """The latest row of each location: what an online table holds."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     others = [name for name in rows.columns if name != "location_id"]
     newest = F.max_by(F.struct(*others), "known_at").alias("newest")
@@ -65,7 +65,7 @@ def newest_online(online: Mapping[int, Mapping[str, Any]]) -> str | None:
 
 def newest_offline(platform: Platform, table: schemas.Table) -> str | None:
     """`known_at` of the newest row of the feature table, as ISO text."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     found = _rows(platform, table).agg(F.unix_micros(F.max("known_at")).alias("at")).first()
     return _instant(found["at"] if found else None)
@@ -117,7 +117,7 @@ def holdout_requests(platform: Platform, trips: int) -> list[dict[str, Any]]:
 
 
 def _held(platform: Platform, trips: int) -> DataFrame:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     held = platform.tables.read("training_set").where(F.col("split") == schemas.HOLDOUT)
     return held.orderBy(F.xxhash64("trip_id")).limit(trips).select(*FIELDS)
@@ -157,7 +157,7 @@ def _offline(platform: Platform, spec: FeatureSpec, trips: int) -> pd.DataFrame:
     Each location has its latest offline row, as the online tables have, so that features are
     frozen at the same instant on both sides; a row older than the lookback is not used.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     frame = with_request_features(_held(platform, trips))
     for lookup in spec.lookups:

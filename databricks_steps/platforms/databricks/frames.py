@@ -53,7 +53,7 @@ def rows_by_month(table: schemas.Table, frame: DataFrame) -> dict[str, int]:
 
 def changes(table: schemas.Table, old: DataFrame, new: DataFrame, delete: bool) -> DataFrame:
     """Rows of `new` that are new or differ, and with `delete` those of `old` that are gone."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     target, source = old.alias("t"), new.alias("s")
     key = F.expr(ddl.same_key(table))

@@ -149,7 +149,7 @@ def digests_of(made_from: Mapping[str, int] | None, months: Sequence[str]) -> di
 
 def read(spark: SparkSession, table: str, limit: int | None = None) -> History:
     """The history of a table (its name, quoted), of its newest commits alone with `limit`."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     statement = f"DESCRIBE HISTORY {table}" + (f" LIMIT {limit}" if limit else "")
     at = F.unix_millis("timestamp").alias("at")

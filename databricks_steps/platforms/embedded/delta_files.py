@@ -101,7 +101,7 @@ def scan(
     Each partition is a scan of its own with its values as constants: Sail takes none from the
     names of folders, and as all files are named no folder is listed.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
     from pyspark.sql.types import ArrayType, MapType, StructType
 
     if not partitions:
@@ -222,7 +222,7 @@ def records(adds: list[AddAction]) -> int:
 
 def changed_rows(table: schemas.Table, old: DataFrame, new: DataFrame, delete: bool) -> DataFrame:
     """Rows of `new` that are new or differ, and with `delete` those of `old` that are gone."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     keys = list(table.primary_key)
     compared = [n for n in table.names if n not in (*keys, *table.computed)]
