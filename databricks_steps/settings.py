@@ -106,20 +106,6 @@ class Interval:
     floor: float = 0.1  # dollars: the least spread of the trees that is believed
 
 
-@dataclass(frozen=True)
-class Canary:
-    """The ladder of a new version at the endpoint, and the limits that end it."""
-
-    enabled: bool = False
-    shares: tuple[int, ...] = (5, 25)  # percent of the traffic, before all of it
-    seconds: float = 10.0  # least stay on a rung, for live traffic
-    requests: int = 200  # sent to both versions at each rung
-    error_rate: float = 0.01  # of the new version's answers
-    latency_ratio: float = 2.0  # of the median answers, new to old
-    latency_floor_ms: float = 5.0  # a median below is never too slow
-    shift: float = 0.25  # Wasserstein distance of the fares, in standard deviations of the old
-
-
 NAMES = {  # setting → variable, where the text is the value
     "catalog": "TAXI_CATALOG",
     "schema": "TAXI_SCHEMA",
@@ -163,7 +149,6 @@ class Settings:
     forest: Forest = field(default_factory=Forest)
     gate: Gate = field(default_factory=Gate)
     interval: Interval = field(default_factory=Interval)
-    canary: Canary = field(default_factory=Canary)
     require_approval: bool = False  # a person's word on a version before it becomes champion
 
     def __post_init__(self) -> None:
@@ -197,8 +182,6 @@ class Settings:
             changes["port"] = _port(env["TAXI_PORT"])
         if env.get("TAXI_REQUIRE_APPROVAL"):
             changes["require_approval"] = _flag("TAXI_REQUIRE_APPROVAL", env)
-        if env.get("TAXI_CANARY"):
-            changes["canary"] = Canary(enabled=_flag("TAXI_CANARY", env))
         return replace(cls(), **changes)
 
     def to_environment(self) -> dict[str, str]:
@@ -211,7 +194,6 @@ class Settings:
             "TAXI_PLATFORM": self.platform,
             "TAXI_PORT": str(self.port),
             "TAXI_REQUIRE_APPROVAL": str(self.require_approval).lower(),
-            "TAXI_CANARY": str(self.canary.enabled).lower(),
         }
 
     @property

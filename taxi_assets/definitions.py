@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from taxi_assets import checks, jobs, progress
-from taxi_assets.assets import features, monitoring, predictions, serving, training, trips
+from taxi_assets.assets import serving, steps, trips
 from taxi_assets.resources.mlflow import mlflow_runs
 from taxi_assets.resources.platform import platform, pyspark
 from taxi_assets.resources.step_launcher import step_launcher
@@ -19,9 +19,7 @@ def build_defs(chosen: Target | None = None) -> dg.Definitions:
     chosen = chosen or target()
     settings = chosen.settings
     return dg.Definitions(
-        assets=dg.load_assets_from_modules(
-            [trips, features, training, serving, predictions, monitoring]
-        ),
+        assets=dg.load_assets_from_modules([trips, steps, serving]),
         asset_checks=checks.checks(settings.platform),
         jobs=jobs.JOBS,
         sensors=sensors(chosen),

@@ -1,8 +1,9 @@
 """From a step's outcome to what Dagster records: how every launched asset is materialized."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
@@ -11,7 +12,7 @@ from databricks_steps import fingerprint, schemas
 from databricks_steps.cost import Cost
 from databricks_steps.interfaces import Outcome, Platform, Verdict
 from databricks_steps.steps import STEPS
-from taxi_assets.partitions import run_months
+from taxi_assets.partitions import MONTHS, ONE_RUN, run_months
 
 OWNERS = ["team:taxi-ml"]
 # Steps that compute on Spark run where the step launcher says; `local` has none.
@@ -49,6 +50,61 @@ def materialized(
             check_results=[check_result(v, outcome.name) for v in outcome.verdicts],
             data_version=data_version(outcome, platform, months),
         )
+
+
+def step_assets(
+    step: str,
+    group: str,
+    kinds: Set[str] = frozenset({"pyspark", "delta"}),
+    *,
+    description: str = "",
+    blocking: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    telling: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    deps: Sequence[dg.AssetDep] | None = None,
+    columns_of: str = "",
+) -> dg.AssetsDefinition:
+    """The assets of a step: names, dependencies, months and columns are those of `STEPS`.
+
+    `blocking` and `telling` are asset → check → description, of checks that stop what is
+    downstream and of those that tell people alone. `deps` replaces the dependencies, where months
+    are not mapped one to one; `columns_of` names the table to show where the step writes none.
+    """
+    made = STEPS[step]
+    tables = {name: schemas.TABLES[name] for name in made.writes if name in schemas.TABLES}
+    months = MONTHS if any(table.month for table in tables.values()) else None
+
+    @dg.multi_asset(
+        name=step,
+        specs=[
+            dg.AssetSpec(
+                name,
+                deps=deps or made.reads,
+                group_name=group,
+                kinds={*kinds},
+                owners=OWNERS,
+                description=description or described(name),
+                metadata=table_metadata(columns_of or name)
+                if columns_of or name in tables
+                else None,
+                partitions_def=months,
+            )
+            for name in made.writes
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(check, asset=asset, description=text, blocking=stops)
+            for stops, checks in ((True, blocking), (False, telling))
+            for asset, texts in checks.items()
+            for check, text in texts.items()
+        ],
+        backfill_policy=ONE_RUN if months else None,
+        required_resource_keys=LAUNCHED,
+    )
+    def compute(
+        context: dg.AssetExecutionContext, config: StepConfig
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        yield from materialized(context, step, config.force)
+
+    return compute
 
 
 def data_version(

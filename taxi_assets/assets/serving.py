@@ -1,9 +1,7 @@
 """Serving: feature tables published online, and the endpoint on the champion's version."""
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -14,14 +12,15 @@ from databricks_steps.errors import ServingError
 from databricks_steps.interfaces import Platform
 from databricks_steps.settings import DATABRICKS
 from databricks_steps.training import registry
-from taxi_assets.assets.features import dropoff_features, pickup_features
 from taxi_assets.assets.materialize import OWNERS
-from taxi_assets.assets.training import champion_model
 from taxi_assets.deployment import quality_monitor
-from taxi_assets.deployment.canary import Climb, climb
 from taxi_assets.deployment.endpoint import endpoint_config, ensure_endpoint
-from taxi_assets.deployment.online_store import ensure_online_store, online_table_name, publish
-from taxi_assets.deployment.verification import holdout_requests
+from taxi_assets.deployment.online_store import (
+    TABLES,
+    ensure_online_store,
+    online_table_name,
+    publish,
+)
 from taxi_assets.resources.workspace import Workspace
 
 GROUP = "serving"
@@ -58,32 +57,27 @@ def _published(
     )
 
 
-def _online(
-    table: schemas.Table, source: dg.AssetsDefinition
-) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    return dg.asset(
+def _online_asset(table: schemas.Table) -> dg.AssetsDefinition:
+    @dg.asset(
         name=f"{table.name}_online",
-        deps=[source],
+        deps=[table.name],
         group_name=GROUP,
         kinds={"databricks", "sqlite"},
         owners=OWNERS,
         description=f"{table.name} in the online store: the latest row of each location.",
         required_resource_keys={"workspace", "platform"},
     )
+    def publish(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        return _published(context, table)
+
+    return publish
 
 
-@_online(schemas.PICKUP_FEATURES, pickup_features)
-def pickup_features_online(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-    return _published(context, schemas.PICKUP_FEATURES)
+pickup_features_online, dropoff_features_online = map(_online_asset, TABLES)
 
 
-@_online(schemas.DROPOFF_FEATURES, dropoff_features)
-def dropoff_features_online(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-    return _published(context, schemas.DROPOFF_FEATURES)
-
-
-def _climbed(workspace: Workspace, platform: Platform, version: str) -> Figures:
-    """The endpoint on the version: its state, and what the canary ladder saw.
+def _deployed(workspace: Workspace, version: str) -> Figures:
+    """The state of the endpoint on the version.
 
     Where neither the endpoint nor what is wanted of it has changed, nothing is asked of it.
     """
@@ -94,19 +88,12 @@ def _climbed(workspace: Workspace, platform: Platform, version: str) -> Figures:
     def now() -> dict[str, int]:
         return {"": fingerprint.digest(wanted, workspace.endpoint())}
 
-    def climb_now() -> Figures:
-        if not settings.canary.enabled:
-            return asdict(Climb(ensure_endpoint(workspace.client, settings, version), ()))
-        requests = partial(holdout_requests, platform, settings.canary.requests)
-        return asdict(climb(workspace.client, settings, version, requests))
-
     known = cache.kept("deployed", now())
     if known:
         return known[""]
-    found = climb_now()
-    kept = {"state": found["state"] | {"action": "unchanged"}, "rungs": []}
-    cache.keep("deployed", now(), {"": kept})
-    return found
+    state = asdict(ensure_endpoint(workspace.client, settings, version))
+    cache.keep("deployed", now(), {"": state | {"action": "unchanged"}})
+    return state
 
 
 def _watched(context: dg.AssetExecutionContext, workspace: Workspace) -> dict[str, Any]:
@@ -127,7 +114,7 @@ def _watched(context: dg.AssetExecutionContext, workspace: Workspace) -> dict[st
 
 
 @dg.asset(
-    deps=[champion_model, pickup_features_online, dropoff_features_online],
+    deps=["champion_model", pickup_features_online, dropoff_features_online],
     group_name=GROUP,
     kinds={"databricks", "onnx"},
     owners=OWNERS,
@@ -138,11 +125,9 @@ def serving_endpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[
     workspace: Workspace = context.resources.workspace
     platform: Platform = context.resources.platform
     champion = registry.require(platform.settings, registry.CHAMPION)
-    climbed = _climbed(workspace, platform, champion.number)
-    state = climbed["state"]
+    state = _deployed(workspace, champion.number)
     return dg.MaterializeResult(
         metadata={
-            "canary": dg.MetadataValue.json(climbed["rungs"]),
             "endpoint": state["name"],
             "url": dg.MetadataValue.url(state["url"]),
             "model_version": state["version"],

@@ -1,1 +1,1 @@
-"""Bringing a version to an endpoint: online store, endpoint, plan, canary, rollback."""
+"""Bringing a version to an endpoint: online store, endpoint, plan, rollback."""

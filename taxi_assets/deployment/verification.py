@@ -110,12 +110,6 @@ def parity(
     return Parity(len(gaps), max(gaps, default=0.0), tuple(skewed), compared)
 
 
-def holdout_requests(platform: Platform, trips: int) -> list[dict[str, Any]]:
-    """The rows of requests for some holdout trips, the same ones every time."""
-    found = _held(platform, trips).toPandas()
-    return [_record(row) for row in found[list(FIELDS)].values.tolist()]
-
-
 def _held(platform: Platform, trips: int) -> DataFrame:
     from pyspark.sql import functions as F
 

@@ -16,13 +16,14 @@ from typing import IO
 
 from databricks_steps.errors import ServingError, TaxiError
 from databricks_steps.settings import Settings
-from taxi_assets.emulator import process, server
-from taxi_assets.emulator.api.app import create_app
+from taxi_assets.emulator import process
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 def main(arguments: list[str]) -> int:
     """Serve until told to stop; 0 after a clean stop."""
-    logging.basicConfig(level=logging.INFO, format=server.LOG_FORMAT)
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     try:
         settings, access_log = _settings(arguments)
         settings.home.mkdir(parents=True, exist_ok=True)
@@ -67,6 +68,10 @@ def _locked(lock: IO[str]) -> bool:
 
 
 def _serve(settings: Settings, access_log: bool) -> None:
+    # Not at the top: the process of the Delta tables imports this module, too.
+    from taxi_assets.emulator import server
+    from taxi_assets.emulator.api.app import create_app
+
     state = {
         "pid": os.getpid(),
         "port": settings.port,

@@ -18,7 +18,7 @@ from taxi_assets.emulator import errors
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/.well-known/databricks-config"})
+OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
 MAX_BODY = 1024 * 1024
 FILES, MAX_FILE = "/api/2.0/fs/files/", 64 * 1024 * 1024
 DRAINED = 16 * MAX_BODY

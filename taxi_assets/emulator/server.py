@@ -23,7 +23,6 @@ READ_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 10
 BACKLOG = 2048
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 class Impatient(HttpToolsProtocol):

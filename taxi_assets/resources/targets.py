@@ -80,12 +80,6 @@ def target(name: str | None = None, environment: Mapping[str, str] | None = None
         if chosen != DEV and "TAXI_SOURCE" not in given:  # no model of demo trips for others
             delivered = f"/Volumes/{settings.catalog}/{settings.schema}/{LANDING}"
             settings = replace(settings, source=delivered)
-        if settings.canary.enabled:
-            raise SettingsError(
-                "The canary ladder runs where the orchestrator can read holdout trips",
-                f"TAXI_CANARY=true with target {chosen}",
-                "Unset TAXI_CANARY; split the endpoint's traffic in Databricks",
-            )
         tags = {"project": "taxi-assets", "target": chosen}
         return Target(chosen, settings, Cluster.from_environment(env, tags=tags), launched)
     settings = Settings.from_environment(env)

@@ -115,7 +115,7 @@ def test_the_runs_own_requests_are_nobodys_rides_and_those_of_users_are(
     capture.flush(home.settings)
     raw = DeltaTable(str(home.settings.table_path(home.settings.payload_table)))
     names = raw.to_pyarrow_table(columns=["client_request_id"]).column(0).to_pylist()
-    assert len(names) > 100  # parity, canary or latency have asked
+    assert len(names) > 100  # parity or latency have asked
     assert all(str(name).startswith("taxi-assets-check-") for name in names)
     assert "endpoint_payloads" not in home.last_run()["tables"]
 

@@ -192,7 +192,6 @@ def test_permissions_and_secrets_are_references() -> None:
         ("TAXI_STEP_SECONDS", "0", r"a whole number from 1 to 604800: '0'"),
         ("TAXI_CLUSTER_PERMISSIONS", "ml=CAN_VIEW", r"must name who may do what: 'ml=CAN_VIEW'"),
         ("TAXI_CLUSTER_SECRETS", "ALERT_URL=s3cr3t", r"must name variables with scope and key"),
-        ("TAXI_CANARY", "true", r"TAXI_CANARY=true with target dev"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_one_error(variable: str, text: str, message: str) -> None:

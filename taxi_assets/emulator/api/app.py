@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,6 @@ from taxi_assets.emulator import auth, errors
 from taxi_assets.emulator.api import (
     endpoint_routes,
     feature_store_routes,
-    identity_routes,
     jobs_routes,
     metrics_routes,
     openapi,
@@ -71,6 +71,7 @@ def create_app(settings: Settings) -> ASGIApp:
     errors.install(app)
     openapi.install(app)
     app.include_router(_own_routes(secret, capture))
+    app.include_router(_identity(memory))
     app.include_router(endpoint_routes.routes(endpoints))
     app.include_router(metrics_routes.routes(endpoints, capture.settle))
     app.include_router(metrics_routes.own_routes(endpoints, tables, capture.settle))
@@ -78,9 +79,8 @@ def create_app(settings: Settings) -> ASGIApp:
     app.include_router(feature_store_routes.catalog_routes(tables))
     app.include_router(feature_store_routes.own_routes(tables))
     app.include_router(pipeline_routes.routes(pipelines))
-    app.include_router(identity_routes.routes(settings, memory))
     app.include_router(jobs_routes.routes(settings, runs))
-    app.include_router(jobs_routes.permission_routes(memory))
+    app.include_router(jobs_routes.permission_routes())
     app.include_router(volume_routes.routes(settings))
     app.add_middleware(auth.Guard, secret=secret)
     return Invocations(app, secret, endpoints, capture)
@@ -98,5 +98,17 @@ def _own_routes(secret: str, capture: Capture) -> APIRouter:
     def flush() -> dict[str, int]:
         """Write what was captured to its table now."""
         return {"payloads": capture.flush()}
+
+    return router
+
+
+def _identity(memory: State) -> APIRouter:
+    router = APIRouter(prefix="/api/2.0/preview/scim/v2", tags=["identity"])
+
+    @router.get("/Me")
+    def caller() -> dict[str, Any]:
+        """Who holds the token: this workspace's one service principal, as lasting as its home."""
+        name = str(uuid.UUID(memory.identity))
+        return {"id": "1", "userName": name, "displayName": "taxi", "active": True}
 
     return router

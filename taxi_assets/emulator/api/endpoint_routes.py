@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,9 +13,6 @@ from taxi_assets.emulator import errors
 from taxi_assets.emulator.runtime import online_tables
 from taxi_assets.emulator.runtime.endpoints import Endpoint, Endpoints
 from taxi_assets.emulator.runtime.served_model import Document
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 
@@ -45,7 +42,7 @@ class TrafficConfig(BaseModel):
 class CoreConfig(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    served_entities: list[ServedEntity] = Field(min_length=1, max_length=10)
+    served_entities: list[ServedEntity] = Field(min_length=1, max_length=1)
     traffic_config: TrafficConfig | None = None
 
 
@@ -140,51 +137,32 @@ def routes(endpoints: Endpoints) -> APIRouter:
 
 
 def _config(config: CoreConfig) -> Document:
-    """Served entities and routes with every name and share filled in, as Databricks does."""
-    entities = []
-    for entity in config.served_entities:
-        online_tables.full_name(entity.entity_name)
-        if not re.fullmatch(r"[1-9][0-9]{0,9}", entity.entity_version):
-            raise errors.invalid(
-                "A model version is a whole number", repr(entity.entity_version[:80]), "Send one"
-            )
-        short = entity.entity_name.rsplit(".", 1)[1]
-        name = entity.name or f"{short}-{entity.entity_version}"
-        if not _NAME.fullmatch(name):
-            raise errors.invalid(
-                "A served entity's name has at most 63 letters, digits, - and _",
-                repr(name[:80]),
-                "Send another name",
-            )
-        entities.append(entity.model_dump() | {"name": name})
-    names = [entity["name"] for entity in entities]
-    if len(set(names)) != len(names):
-        raise errors.invalid("Served entities have different names", names, "Name each")
-    given = config.traffic_config.routes if config.traffic_config else []
-    return {
-        "served_entities": entities,
-        "traffic_config": {"routes": _shares(given, names)},
-    }
-
-
-def _shares(given: Sequence[Route], names: Sequence[str]) -> list[Document]:
-    if not given and len(names) == 1:
-        return [_route(names[0], 100)]
-    shares = [
-        _route(route.served_entity_name or route.served_model_name or "", route.traffic_percentage)
-        for route in given
-    ]
-    unknown = [s["served_model_name"] for s in shares if s["served_model_name"] not in names]
-    if unknown:
-        raise errors.invalid("Routes lead to served entities", unknown, f"Known: {list(names)}")
-    total = sum(share["traffic_percentage"] for share in shares)
-    if total != 100:
+    """The one served entity and its route with every name filled in, as Databricks does."""
+    (entity,) = config.served_entities
+    online_tables.full_name(entity.entity_name)
+    if not re.fullmatch(r"[1-9][0-9]{0,9}", entity.entity_version):
+        raise errors.invalid(
+            "A model version is a whole number", repr(entity.entity_version[:80]), "Send one"
+        )
+    name = entity.name or f"{entity.entity_name.rsplit('.', 1)[1]}-{entity.entity_version}"
+    if not _NAME.fullmatch(name):
+        raise errors.invalid(
+            "A served entity's name has at most 63 letters, digits, - and _",
+            repr(name[:80]),
+            "Send another name",
+        )
+    routes = config.traffic_config.routes if config.traffic_config else []
+    names = [route.served_entity_name or route.served_model_name for route in routes]
+    if {*names} - {name}:
+        raise errors.invalid("Routes lead to served entities", names, f"Known: {name}")
+    total = sum(route.traffic_percentage for route in routes)
+    if routes and total != 100:
         raise errors.invalid("Traffic percentages add up to 100", total, "Correct the routes")
-    return shares
-
-
-def _route(name: str, share: int) -> Document:
-    return {"served_model_name": name, "served_entity_name": name, "traffic_percentage": share}
+    route = {"served_model_name": name, "served_entity_name": name, "traffic_percentage": 100}
+    return {
+        "served_entities": [entity.model_dump() | {"name": name}],
+        "traffic_config": {"routes": [route]},
+    }
 
 
 def _ai_gateway(gateway: AiGateway | None) -> Document | None:

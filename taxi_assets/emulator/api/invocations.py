@@ -20,7 +20,7 @@ from taxi_assets.emulator.runtime.predict import Answer, answer, refused
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-_PATH = re.compile(r"/serving-endpoints/([^/]+)(?:/served-models/([^/]+))?/invocations")
+_PATH = re.compile(r"/serving-endpoints/([^/]+)/invocations")
 INLINE_BYTES = 16 * 1024  # larger bodies are answered in a thread, so that small ones do not wait
 IN_FLIGHT = 256  # queries that are being read or answered before others are put off
 
@@ -58,16 +58,14 @@ class Invocations:
         else:
             self._in_flight += 1
             try:
-                told = await self._query(path[1], path[2], receive, started)
+                told = await self._query(path[1], receive, started)
             except ConnectionError:
                 return
             finally:
                 self._in_flight -= 1
         await _send(send, told)
 
-    async def _query(
-        self, name: str, served: str | None, receive: Receive, started: float
-    ) -> Answer:
+    async def _query(self, name: str, receive: Receive, started: float) -> Answer:
         request_id = str(uuid.uuid4())
         body: bytes | None = b""
         endpoint: Endpoint | None = None
@@ -80,9 +78,9 @@ class Invocations:
                 )
             body = await auth.read_body(receive)
             if len(body) <= INLINE_BYTES:
-                told = answer(endpoint, served, body, request_id)
+                told = answer(endpoint, body, request_id)
             else:
-                told = await asyncio.to_thread(answer, endpoint, served, body, request_id)
+                told = await asyncio.to_thread(answer, endpoint, body, request_id)
         except errors.ApiError as error:
             if error.code == "REQUEST_TOO_LARGE":
                 body = None

@@ -11,9 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from databricks_steps.settings import Settings
 from taxi_assets.emulator import errors
 from taxi_assets.emulator.runtime.runs import Document, Runs
-from taxi_assets.emulator.runtime.state import State
 
-PERMISSIONS = "permissions"
 PAGE = 25  # runs that one list answers at most, as Databricks does
 
 
@@ -109,15 +107,14 @@ def routes(settings: Settings, runs: Runs) -> APIRouter:
     return router
 
 
-def permission_routes(state: State) -> APIRouter:
-    """Who may see a run or a cluster: kept and told, nobody is kept out by it here."""
+def permission_routes() -> APIRouter:
+    """Who may see a run: told back, and nobody is kept out by it here."""
     router = APIRouter(prefix="/api/2.0/permissions", tags=["permissions"])
 
     @router.patch("/{kind}/{number}")
     def update(kind: str, number: str, wanted: Permissions) -> dict[str, Any]:
-        name = f"/{kind}/{number}"[:200]
-        document = {
-            "object_id": name,
+        return {
+            "object_id": f"/{kind}/{number}"[:200],
             "object_type": kind[:100],
             "access_control_list": [
                 each.model_dump(exclude_none=True, exclude={"permission_level"})
@@ -125,15 +122,6 @@ def permission_routes(state: State) -> APIRouter:
                 for each in wanted.access_control_list
             ],
         }
-        state.put(PERMISSIONS, name, document)
-        return document
-
-    @router.get("/{kind}/{number}")
-    def get(kind: str, number: str) -> dict[str, Any]:
-        document = state.get(PERMISSIONS, f"/{kind}/{number}"[:200])
-        if document is None:
-            raise errors.missing("Permissions", f"/{kind}/{number}"[:200], "Set them first")
-        return document
 
     return router
 

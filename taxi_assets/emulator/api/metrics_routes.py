@@ -49,7 +49,7 @@ def own_routes(endpoints: Endpoints, tables: OnlineTables, settle: Callable[[], 
 
     @router.get("/", response_class=HTMLResponse)
     def overview() -> HTMLResponse:
-        """The page: versions, traffic, queries, times, feature ages, last refusals."""
+        """The page: versions, queries, times, feature ages, last refusals."""
         return HTMLResponse(page.HTML, headers=page.HEADERS)
 
     @router.get("/api/2.0/taxi/overview")

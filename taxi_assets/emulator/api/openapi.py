@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 Schema = dict[str, Any]
 QUERY = "/serving-endpoints/{name}/invocations"
-QUERY_MODEL = "/serving-endpoints/{name}/served-models/{served}/invocations"
 _ERROR = {
     "description": "Refused or failed, in Databricks' form",
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
@@ -43,8 +42,7 @@ def document(generated: Schema) -> Schema:
     components = generated.setdefault("components", {})
     components.setdefault("schemas", {}).update(_components())
     components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    for path, query in ((QUERY, _query(["name"])), (QUERY_MODEL, _query(["name", "served"]))):
-        generated["paths"][path] = {"post": query}
+    generated["paths"][QUERY] = {"post": _query()}
     for path, operations in generated["paths"].items():
         for operation in operations.values():
             answers = operation["responses"]
@@ -57,14 +55,13 @@ def document(generated: Schema) -> Schema:
     return generated
 
 
-def _query(names: list[str]) -> Schema:
+def _query() -> Schema:
     return {
         "tags": ["queries"],
         "summary": "Fares for the rows of a request",
-        "operationId": "query" if len(names) == 1 else "query_served_model",
+        "operationId": "query",
         "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in names
+            {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
         ],
         "requestBody": {
             "required": True,

@@ -1,7 +1,7 @@
-"""Serving endpoints at work: loading model versions beside those that serve, swapping, routing.
+"""Serving endpoints at work: loading model versions beside those that serve, swapping.
 
 What serves is one immutable value behind one attribute, so that every request is answered whole by
-either the old versions or the new ones.
+either the old version or the new one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from taxi_assets.emulator import errors
 from taxi_assets.emulator.runtime import models, served_entities
 from taxi_assets.emulator.runtime.metrics import Figures
 from taxi_assets.emulator.runtime.online_tables import OnlineTables
-from taxi_assets.emulator.runtime.served_model import Document, Serving, load
+from taxi_assets.emulator.runtime.served_model import Document, ServedModel, load
 from taxi_assets.emulator.runtime.state import State
 
 _LOG = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Endpoint:
     """An endpoint: its document, as saved, and what serves right now."""
 
     document: Document
-    serving: Serving | None = None
+    serving: ServedModel | None = None
     payload_table: str | None = None
     events: deque[str] = field(default_factory=lambda: deque(maxlen=EVENTS))
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -217,15 +217,8 @@ def missing(name: str) -> errors.ApiError:
 
 
 def _named(config: Document) -> str:
-    shares = {
-        route["served_model_name"]: route["traffic_percentage"]
-        for route in config["traffic_config"]["routes"]
-    }
-    return ", ".join(
-        f"{entity['entity_name']} version {entity['entity_version']} at "
-        f"{shares.get(entity['name'], 0)} % as {entity['name']}"
-        for entity in config["served_entities"]
-    )
+    (entity,) = config["served_entities"]
+    return f"{entity['entity_name']} version {entity['entity_version']} as {entity['name']}"
 
 
 def payload_table(document: Document) -> str | None:

@@ -51,13 +51,15 @@ class Answer:
     retry_after: bool = False
 
 
-def answer(endpoint: Endpoint, served: str | None, body: bytes, request_id: str) -> Answer:
-    """The answer to a query, whatever its body holds; `served` names one of the served models."""
+def answer(endpoint: Endpoint, body: bytes, request_id: str) -> Answer:
+    """The answer to a query, whatever its body holds."""
     client_id, model = None, None
     try:
         request = contract.parse(body)
         client_id = request.client_request_id
-        model = _model(endpoint, served, client_id or request_id)
+        model = endpoint.serving  # one assignment swaps it: the whole answer is by one version
+        if model is None:
+            raise _not_ready(endpoint)
         inputs, looked_up = matrix(request, model)
         told = orjson.dumps(_told(request, model, inputs, looked_up), option=_NUMPY)
         return Answer(200, told, request_id, client_id, model, looked_up, len(request))
@@ -82,13 +84,6 @@ def refused(
     body = errors.body(code, message)
     put_off = status in errors.PUT_OFF
     return Answer(status, body, request_id, client_id, served, retry_after=put_off)
-
-
-def _model(endpoint: Endpoint, served: str | None, request_id: str) -> ServedModel:
-    serving = endpoint.serving
-    if serving is None:
-        raise _not_ready(endpoint)
-    return serving.route(request_id) if served is None else serving.named(served)
 
 
 def matrix(request: FareRequest, model: ServedModel) -> tuple[Matrix, tuple[LookedUp, ...]]:

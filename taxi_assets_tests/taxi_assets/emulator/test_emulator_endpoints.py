@@ -1,4 +1,4 @@
-"""The life of an endpoint, by the official SDK: create, update, fail, swap, split, restart, end."""
+"""The life of an endpoint, by the official SDK: create, update, fail, swap, restart, end."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ from databricks.sdk.service.serving import (
     EndpointStateConfigUpdate,
     EndpointStateReady,
     EndpointTag,
-    Route,
     ServedEntityInput,
     ServingEndpointDetailed,
-    TrafficConfig,
 )
 
 from databricks_steps import schemas
@@ -49,16 +47,11 @@ pytestmark = pytest.mark.slow  # emulators that start and stop
 MINUTE = timedelta(minutes=1)
 
 
-def config(workspace: Workspace, **shares: int) -> EndpointCoreConfigInput:
-    """Versions by name (`v1`, `v2`) with their share of the traffic."""
-    entities = [
-        ServedEntityInput(
-            name=name, entity_name=workspace.settings.registered_model, entity_version=name[1:]
-        )
-        for name in shares
-    ]
-    routes = [Route(share, served_model_name=name) for name, share in shares.items()]
-    return EndpointCoreConfigInput(served_entities=entities, traffic_config=TrafficConfig(routes))
+def config(workspace: Workspace, version: str) -> EndpointCoreConfigInput:
+    name = workspace.settings.registered_model
+    return EndpointCoreConfigInput(
+        served_entities=[ServedEntityInput(entity_name=name, entity_version=version)]
+    )
 
 
 def states(found: ServingEndpointDetailed) -> tuple[str, str]:
@@ -98,7 +91,7 @@ def test_online_stores_live_and_end(workspace: Workspace) -> None:
 
 def test_an_endpoint_without_published_tables_says_so(workspace: Workspace) -> None:
     api = workspace.client.serving_endpoints
-    api.create_and_wait("early", config=config(workspace, v1=100), timeout=MINUTE)
+    api.create_and_wait("early", config=config(workspace, "1"), timeout=MINUTE)
     with pytest.raises(NotFound, match=r"online table of p03.e2e_demo_simon.pickup_features"):
         fare(workspace, "early")
     api.delete("early")
@@ -131,20 +124,20 @@ def test_the_functions_are_safe_to_repeat(served: Workspace) -> None:
 
 def test_create_update_fail_and_delete_by_the_sdk(served: Workspace) -> None:
     api = served.client.serving_endpoints
-    made = api.create_and_wait("life", config=config(served, v1=100), timeout=MINUTE)
+    made = api.create_and_wait("life", config=config(served, "1"), timeout=MINUTE)
     assert states(made) == ("READY", "NOT_UPDATING")
     first = fare(served, "life")
     assert [found.name for found in api.list()] == ["life", served.settings.endpoint]
     with pytest.raises(ResourceAlreadyExists, match="life exists"):
-        api.create("life", config=config(served, v1=100))
+        api.create("life", config=config(served, "1"))
     api.update_config_and_wait(
-        "life", served_entities=config(served, v2=100).served_entities, timeout=MINUTE
+        "life", served_entities=config(served, "2").served_entities, timeout=MINUTE
     )
     second = fare(served, "life")
     assert second != pytest.approx(first, abs=0.5)
     with pytest.raises(Exception, match="UPDATE_FAILED"):
         api.update_config_and_wait(
-            "life", served_entities=config(served, v9=100).served_entities, timeout=MINUTE
+            "life", served_entities=config(served, "9").served_entities, timeout=MINUTE
         )
     failed = api.get("life")
     assert states(failed) == ("READY", "UPDATE_FAILED")
@@ -195,6 +188,10 @@ BAD_CONFIGS: list[tuple[dict[str, Any], str]] = [
         },
         "Routes lead to served entities",
     ),
+    (
+        {"served_entities": [{"entity_name": "a.b.c", "entity_version": v} for v in "12"]},
+        "at most 1 item",
+    ),
 ]
 
 
@@ -209,23 +206,6 @@ def test_a_wrong_configuration_is_refused(
         with pytest.raises(BadRequest, match=message):
             served.client.api_client.do(method, path, body=sent)
     assert states(served.client.serving_endpoints.get(served.settings.endpoint))[0] == "READY"
-
-
-def test_traffic_is_split_and_an_id_keeps_its_version(served: Workspace) -> None:
-    api = served.client.serving_endpoints
-    api.create_and_wait("split", config=config(served, v1=30, v2=70), timeout=MINUTE)
-    path = "/serving-endpoints/split/invocations"
-
-    def answer(request_id: str) -> float:
-        body = {"dataframe_records": [TRIP], "client_request_id": request_id}
-        return float(served.client.api_client.do("POST", path, body=body)["predictions"][0])
-
-    fares = [answer(f"request-{number}") for number in range(300)]
-    assert fares == [answer(f"request-{number}") for number in range(300)]
-    counts = sorted(fares.count(value) for value in set(fares))
-    assert len(counts) == 2
-    assert 60 <= counts[0] <= 120
-    api.delete("split")
 
 
 def test_versions_swap_and_tables_are_published_under_load(served: Workspace) -> None:
@@ -272,7 +252,7 @@ def test_a_restart_loses_nothing_and_needs_no_registry(start: Callable[[], Works
     serve(workspace)
     api, name = workspace.client.serving_endpoints, workspace.settings.endpoint
     before, answer = api.get(name), fare(workspace, name)
-    api.create("begun", config=config(workspace, v2=100))
+    api.create("begun", config=config(workspace, "2"))
     process_id = process.status(workspace.settings).pid
     assert process_id is not None
     os.kill(process_id, signal.SIGKILL)
@@ -309,7 +289,7 @@ def test_a_start_without_the_models_copy_makes_it_anew(start: Callable[[], Works
 def test_an_endpoint_deleted_while_it_loads_stays_away(served: Workspace) -> None:
     api, memory = served.client.serving_endpoints, State(state.database(served.settings))
     for _ in range(3):
-        api.create("brief", config=config(served, v2=100))
+        api.create("brief", config=config(served, "2"))
         api.delete("brief")
         time.sleep(0.5)
         with pytest.raises(NotFound):
@@ -319,7 +299,7 @@ def test_an_endpoint_deleted_while_it_loads_stays_away(served: Workspace) -> Non
 
 def test_a_first_version_that_fails_never_becomes_ready(workspace: Workspace) -> None:
     api = workspace.client.serving_endpoints
-    api.create("doomed", config=config(workspace, v9=100))
+    api.create("doomed", config=config(workspace, "9"))
     deadline = time.monotonic() + 60
     while states(api.get("doomed"))[1] == "IN_PROGRESS" and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -136,7 +136,7 @@ def helper(workspace: Workspace) -> int:
     tasks = Path(f"/proc/{manager}/task").glob("*/children")  # each thread has its own
     children = [pid for task in tasks for pid in task.read_text().split()]
     lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
-    return next(pid for pid, line in lines.items() if b"runtime.warehouse" in line)
+    return next(pid for pid, line in lines.items() if b"spawn_main" in line)
 
 
 @contextmanager

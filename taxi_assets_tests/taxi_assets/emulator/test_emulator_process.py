@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ import requests
 
 from databricks_steps.errors import ServingError, SettingsError
 from databricks_steps.settings import Settings
+from taxi_assets.deployment import online_store
 from taxi_assets.emulator import auth, process
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import free_port
 
@@ -31,6 +33,11 @@ def own(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home with space", port=free_port())
 
 
+def who_asks(settings: Settings) -> str:
+    client = online_store.workspace_client(settings.host, auth.token(settings.token_file))
+    return str(client.current_user.me().user_name)
+
+
 def test_many_starters_make_one_workspace_which_stops_cleanly(own: Settings) -> None:
     with ThreadPoolExecutor(4) as pool:
         hosts = set(pool.map(process.ensure_running, [own] * 4))
@@ -39,6 +46,8 @@ def test_many_starters_make_one_workspace_which_stops_cleanly(own: Settings) -> 
     assert (found.running, found.port, found.host) == (True, own.port, own.host)
     assert requests.get(f"{own.host}/health", timeout=5).json()["pid"] == found.pid
     assert stat.S_IMODE(own.token_file.stat().st_mode) == 0o600
+    me = who_asks(own)
+    assert str(uuid.UUID(me)) == me
     elsewhere = replace(own, port=free_port())
     with pytest.raises(
         ServingError, match=rf"has its own on port {own.port}.*TAXI_PORT={own.port}"
@@ -60,6 +69,7 @@ def test_many_starters_make_one_workspace_which_stops_cleanly(own: Settings) -> 
         time.sleep(0.05)
     process.ensure_running(own)
     assert process.status(own).pid != killed
+    assert who_asks(own) == me
     process.stop(own)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from databricks.sdk.errors import NotFound
 from databricks.sdk.service.serving import DataframeSplitInput
 
 from databricks_steps import schemas
@@ -115,16 +114,6 @@ def test_the_inputs_are_told_when_asked_for(served: Workspace) -> None:
     refused = post(served, {"instances": [TUESDAY], "params": {"features": 1}})
     assert refused.status_code == 400
     assert "params.features must be true or false: 1" in refused.json()["message"]
-
-
-def test_one_served_model_can_be_asked(served: Workspace, fares: list[float]) -> None:
-    settings = served.settings
-    path = f"/serving-endpoints/{settings.endpoint}/served-models/{{}}/invocations"
-    api, body = served.client.api_client, {"instances": [TUESDAY]}
-    answer = api.do("POST", path.format("taxi-fare"), body=body)
-    assert answer["predictions"] == pytest.approx(fares[:1], abs=1e-3)
-    with pytest.raises(NotFound, match=r"Served model does not exist: other.*taxi-fare"):
-        api.do("POST", path.format("other"), body=body)
 
 
 def test_headers_say_which_request_and_model(served: Workspace) -> None:

@@ -163,8 +163,8 @@ def test_a_task_has_spark_volumes_and_a_record(workspace: Workspace) -> None:
     allowed = [
         iam.AccessControlRequest(user_name="a@b.c", permission_level=iam.PermissionLevel.CAN_VIEW)
     ]
-    workspace.client.permissions.update("jobs", str(run.job_id), access_control_list=allowed)
-    kept = workspace.client.permissions.get("jobs", str(run.job_id)).access_control_list
+    api = workspace.client.permissions
+    kept = api.update("jobs", str(run.job_id), access_control_list=allowed).access_control_list
     assert kept is not None
     assert [each.user_name for each in kept] == ["a@b.c"]
 
