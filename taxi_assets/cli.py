@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from taxi_assets.commands import doctor, maintenance, models, running, serving, watching
+from taxi_assets.commands import home, models, monitoring, running, serving
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -14,13 +14,11 @@ def main() -> None:
 
 
 for command in (
-    *(running.run, running.dev, running.mlflow, running.status, running.configure),
-    *(running.report, running.completion),
+    *(running.run, running.dev, running.mlflow, running.configure, running.completion),
+    *(home.status, home.report, home.doctor, home.backup, home.restore, home.vacuum),
     *(serving.serve, serving.stop, serving.query, serving.deploy),
     *(models.rollback, models.approve, models.reproduce, models.replay),
-    doctor.doctor,
-    *(maintenance.backup, maintenance.restore, maintenance.vacuum),
-    *(watching.scenario, watching.alerts),
+    *(monitoring.scenario, monitoring.alerts),
 ):
     main.add_command(command)
 

@@ -7,15 +7,16 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import dagster as dg
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import EMBEDDED, Settings, inherited
 from databricks_steps.training import registry
-from taxi_assets.storage import POSTGRES
+from taxi_assets.resources.targets import POSTGRES
 
+OURS = ("databricks_steps.", "taxi_assets.")  # modules whose errors are written for people
 PID_TAG = "taxi_assets/pid"
 DAGSTER_RUN = "dagster_run_id"  # tag of an MLflow run, as dagster-mlflow calls it
 _HELD: dict[Path, IO[str]] = {}  # run locks that this process holds
@@ -192,3 +193,18 @@ def _end_tracked_runs(settings: Settings, dagster_runs: Collection[str]) -> None
     for run in client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'"):
         if run.data.tags.get(DAGSTER_RUN) in dagster_runs:
             client.set_terminated(run.info.run_id, "KILLED")
+
+
+def error_message(error: Any) -> str:
+    """The line for people of an error that Dagster has kept, with its causes.
+
+    Of the first of ours among the causes, else of the last of them.
+    """
+    message = "no reason given"
+    while error is not None:
+        message = error.message.strip() or message
+        kind, _, text = message.partition(": ")
+        if kind.startswith(OURS):
+            return str(text)
+        error = error.cause
+    return str(message.splitlines()[0])

@@ -32,7 +32,6 @@ from taxi_assets.progress import progress
 from taxi_assets.resources import step_launcher
 from taxi_assets.resources.targets import Target, export
 from taxi_assets.resources.workspace import Workspace
-from taxi_assets.words import said
 
 if TYPE_CHECKING:
     from databricks.sdk.service.jobs import BaseRun
@@ -277,7 +276,7 @@ def _failure(result: dg.ExecuteInProcessResult | dg.JobExecutionResult) -> TaxiE
         if event.is_step_failure:
             return PipelineError(
                 f"Stage {event.step_key} failed",
-                said(event.step_failure_data.error),
+                dagster_instance.error_message(event.step_failure_data.error),
                 "See the run in taxi-assets dev",
             )
     return PipelineError("The run failed", result.run_id, "See the run in taxi-assets dev")

@@ -23,8 +23,8 @@ from databricks_steps.training import registry
 from databricks_steps.training.registry import Version
 from taxi_assets.progress import Progress
 from taxi_assets.resources.alerts import AlertLog
+from taxi_assets.resources.targets import POSTGRES
 from taxi_assets.resources.workspace import Workspace
-from taxi_assets.storage import POSTGRES
 
 LAST_RUN = "last_run.json"
 TRIP_MONTHS = ("trip_month", "known_month")

@@ -65,14 +65,3 @@ def _table(settings: Settings, name: str, days: int, needed: set[int], dry_run: 
     if there and not dry_run:
         vacuumed(dry_run=False)
     return Freed(name, len(there), size, tuple(kept))
-
-
-def told(freed: list[Freed], dry_run: bool) -> str:
-    """What was freed, for people."""
-    lines = [
-        f"{each.table:<20}{each.files:>8,} files {each.size / 2**20:>10.1f} MiB"
-        + (f"  keeps {', '.join(f'version {n}' for n in each.kept)}" if each.kept else "")
-        for each in freed
-    ]
-    total = sum(each.size for each in freed) / 2**20
-    return "\n".join([*lines, f"{total:.1f} MiB {'would go' if dry_run else 'gone'}"])

@@ -1,5 +1,5 @@
 """Assets, one module a group: which step makes which table, from which others, on which months."""
 
-from taxi_assets import quiet
+from taxi_assets.resources.targets import ignore_expected_warnings
 
-quiet.expect_warnings()  # before the modules' decorators warn
+ignore_expected_warnings()  # before the modules' decorators warn

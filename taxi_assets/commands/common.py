@@ -13,10 +13,13 @@ import click
 
 from databricks_steps.errors import SettingsError, TaxiError
 from databricks_steps.settings import DATABRICKS, REPOSITORY
-from taxi_assets.resources.targets import Target, target
+from taxi_assets.resources.targets import TARGETS, Target, quieten_libraries, target
 
 EMULATOR = "taxi_assets.emulator"  # in no wheel: it stands in for what a cluster is
 Command = TypeVar("Command", bound=Callable[..., Any])
+TARGET = click.option(
+    "--target", "target_name", type=click.Choice(TARGETS), help="Default: TAXI_TARGET."
+)
 
 
 def one_line_errors(command: Command) -> Command:
@@ -38,20 +41,27 @@ def one_line_errors(command: Command) -> Command:
     return guarded  # type: ignore[return-value]
 
 
+def named(name: str | None = None) -> Target:
+    """A target by name, or the environment's, before the libraries it needs are imported."""
+    found = target(name)
+    quieten_libraries(found.settings)
+    return found
+
+
 def embedded() -> Target:
     """The environment's target, for what only this machine's tables and workspace can do.
 
     Raises:
         SettingsError: it is a Databricks target.
     """
-    chosen = target()
-    if chosen.settings.platform == DATABRICKS:
+    found = named()
+    if found.settings.platform == DATABRICKS:
         raise SettingsError(
             "This command works on the tables and the workspace of this machine",
-            f"target {chosen.name}",
+            f"target {found.name}",
             "Unset TAXI_TARGET; docs/databricks.md says what to do there",
         )
-    return chosen
+    return found
 
 
 def answering(name: str | None = None) -> Target:
@@ -64,10 +74,10 @@ def answering(name: str | None = None) -> Target:
     """
     from taxi_assets.resources.workspace import Workspace
 
-    chosen = target(name)
-    if chosen.settings.platform == DATABRICKS:
-        Workspace(chosen.settings).user()
-    return chosen
+    found = named(name)
+    if found.settings.platform == DATABRICKS:
+        Workspace(found.settings).user()
+    return found
 
 
 def become(command: list[str]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Commands that run the pipeline and show what is there: `run | dev | mlflow | status`."""
+"""Commands that run the pipeline and open its pages: `run | dev | mlflow | configure`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,16 @@ import click
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import LOOPBACK, REPOSITORY, inherited
-from taxi_assets.commands.common import absolute, become, embedded, one_line_errors, root
-from taxi_assets.resources.targets import TARGETS, UI, export, target
+from taxi_assets.commands.common import (
+    TARGET,
+    absolute,
+    become,
+    embedded,
+    named,
+    one_line_errors,
+    root,
+)
+from taxi_assets.resources.targets import UI, export, target
 
 SHELLS = ("bash", "fish", "zsh")
 
@@ -28,7 +36,7 @@ SHELLS = ("bash", "fish", "zsh")
 @click.option("--skip-features", is_flag=True, help="Use the trips and features at hand.")
 @click.option("--force-features", is_flag=True, help="Compute features anew even if unchanged.")
 @click.option("--skip-training", is_flag=True, help="Deploy the champion at hand.")
-@click.option("--target", "target_name", type=click.Choice(TARGETS), help="Where steps run.")
+@TARGET
 @click.option("--json", "as_json", is_flag=True, help="Print last_run.json on standard output.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors; last_run.json has it all.")
 @one_line_errors
@@ -44,16 +52,14 @@ def run(
 ) -> None:
     """Run the pipeline: trips, features, training, serving, predictions."""
     from databricks_steps.months import parse
-    from taxi_assets.quiet import settle
 
     if skip_features and force_features:
         raise SettingsError(
             "Features are skipped or forced", "--skip-features --force-features", "Give one"
         )
-    chosen = target(target_name)
-    found = absolute(source or chosen.settings.source)  # a launched step runs in another folder
-    chosen = replace(chosen, settings=replace(chosen.settings, source=found))
-    settle(chosen.settings)
+    where = named(target_name)
+    found = absolute(source or where.settings.source)  # a launched step runs in another folder
+    where = replace(where, settings=replace(where.settings, source=found))
     gc.disable()  # what is imported stays: to look through it again and again is in vain
     from taxi_assets import pipeline
     from taxi_assets import status as home_status
@@ -65,7 +71,7 @@ def run(
         parse(months) if months else None, skip_features, force_features, skip_training
     )
     progress.reset(lambda line: None if quiet else click.echo(line, err=as_json))
-    report = pipeline.run(chosen, options)
+    report = pipeline.run(where, options)
     if as_json:
         click.echo(json.dumps(report, indent=2))
     elif not quiet:
@@ -101,32 +107,6 @@ def configure() -> None:
     settings = target().settings
     with dagster_instance.instance(settings):  # the storage answers, and has its tables
         click.echo(dagster_instance.dagster_home(settings))
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@one_line_errors
-def status(as_json: bool) -> None:
-    """What this TAXI_HOME holds: months, rows, champion, endpoint, failing checks, sensors."""
-    from taxi_assets import status as home_status
-    from taxi_assets.quiet import settle
-
-    settings = embedded().settings
-    settle(settings)
-    found = home_status.held(settings)
-    click.echo(json.dumps(found, indent=2) if as_json else home_status.status_text(found))
-
-
-@click.command()
-@one_line_errors
-def report() -> None:
-    """Write one page of HTML: pipeline, models, drift, endpoint, time and memory."""
-    from taxi_assets import html_report
-    from taxi_assets.quiet import settle
-
-    settings = embedded().settings
-    settle(settings)
-    click.echo(html_report.write(settings))
 
 
 @click.command()

@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from databricks_steps.errors import SettingsError
-from taxi_assets.commands.common import answering, embedded, one_line_errors
-from taxi_assets.resources.targets import TARGETS
+from taxi_assets.commands.common import TARGET, answering, embedded, one_line_errors
 
 
 @click.command()
@@ -52,10 +51,20 @@ def query(file: Path) -> None:
 
 @click.command()
 @click.option("--plan", is_flag=True, help="Say what would change, and touch nothing.")
-@click.option("--target", "target_name", type=click.Choice(TARGETS), help="Which workspace.")
+@TARGET
 @one_line_errors
 def deploy(plan: bool, target_name: str | None) -> None:
     """Online store, online tables, endpoint and payload capture, as the champion needs them."""
-    from taxi_assets import operations
+    target = answering(target_name)
+    from databricks_steps.training import registry
+    from taxi_assets.deployment import plan as plans
+    from taxi_assets.resources.workspace import Workspace
 
-    click.echo(operations.deploy(answering(target_name), plan))
+    settings = target.settings
+    client = Workspace(settings).client
+    champion = registry.require(settings, registry.CHAMPION).number
+    changes = (plans.plan if plan else plans.deploy)(client, settings, champion)
+    for change in changes:
+        click.echo(change)
+    different = sum(change.sign != plans.UNCHANGED for change in changes)
+    click.echo(f"{different} {'to make' if plan else 'made'}, target {target.name}")

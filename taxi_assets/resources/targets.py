@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +16,7 @@ from taxi_assets.resources.clusters import Cluster
 LOCAL, LOOPBACK = "local", "loopback"
 DEV, STAGING, PROD = "dev", "staging", "prod"
 LAUNCHED = "TAXI_LAUNCHED"  # set where a launched step runs: it launches nothing itself
+POSTGRES = "TAXI_DAGSTER_POSTGRES"  # a URL: its password stays in the environment
 UI = "TAXI_UI"  # address of Dagster's UI, for the links of alerts
 ALERT_URLS = {  # variable → which severities go to its apprise URLs
     "TAXI_ALERT_URLS": ("warn", "error"),
@@ -142,3 +145,22 @@ def quiet_variables(settings: Settings) -> dict[str, str]:
 def export(values: Mapping[str, str]) -> None:
     """Set variables for this process and those it starts."""
     os.environ.update(values)
+
+
+def quieten_libraries(settings: Settings) -> None:
+    """Keep what libraries say on their own off the terminal; call it before they are imported.
+
+    Warnings and errors stay.
+    """
+    export(quiet_variables(settings))
+    ignore_expected_warnings()
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def ignore_expected_warnings() -> None:
+    """Wherever assets are loaded or run; told often enough, these would hide what matters."""
+    # Inputs are never null: the lookups fill every feature with its default.
+    warnings.filterwarnings("ignore", message=".*Inferred schema contains integer column.*")
+    # dagster-mlflow and backfill policies are beta; the lock pins what was tested.
+    warnings.filterwarnings("ignore", message=".*is currently in beta, and may have breaking.*")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
+from taxi_assets.dagster_instance import error_message
 from taxi_assets.resources.alerts import Observation, Where, instant
 from taxi_assets.runbook import TOLD_BY_TRIAGE, remedy
 from taxi_assets.sensors import runs
-from taxi_assets.words import said
 
 if TYPE_CHECKING:
     from dagster._core.scheduler.instigation import InstigatorTick
@@ -125,7 +125,7 @@ class Reader:
             if event is not None:
                 error = event.step_failure_data.error
                 name = (error.cls_name if error else "") or ""
-                found.append(StepFailure(event.step_key or "", name, said(error)))
+                found.append(StepFailure(event.step_key or "", name, error_message(error)))
         return found
 
 
@@ -141,7 +141,7 @@ class StepFailure:
 def tick(sensor: str, found: InstigatorTick, ui: str) -> Observation:
     """A sensor's tick that ended."""
     failed = found.is_failure
-    told = f"{sensor} failed: {said(found.error)}" if failed else f"{sensor} ticks again"
+    told = f"{sensor} failed: {error_message(found.error)}" if failed else f"{sensor} ticks again"
     where = Where(link=f"{ui}/automation")
     at = instant(found.timestamp)
     return Observation("sensor", sensor, not failed, told, at, where, remedy=TICK_REMEDY)
@@ -160,4 +160,4 @@ def _why(event: dg.DagsterEvent) -> str:
     """Why a run failed in which no step did."""
     data: Any = event.event_specific_data
     error = getattr(data, "error", None)
-    return said(error) if error else event.message or "no reason given"
+    return error_message(error) if error else event.message or "no reason given"

@@ -19,7 +19,8 @@ from conftest_run import free_port
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import REPOSITORY, Settings
-from taxi_assets import dagster_instance, storage
+from taxi_assets import dagster_instance
+from taxi_assets.resources.targets import POSTGRES
 from taxi_assets.sensors import event_reader
 
 pytestmark = pytest.mark.long  # a PostgreSQL and a pipeline on it
@@ -98,7 +99,7 @@ def test_a_pipeline_keeps_its_records_in_postgresql_and_sensors_read_them(
     done = home.call("run", "--source", str(small_source), TAXI_DAGSTER_POSTGRES=url)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "status: success" in done.stdout
-    monkeypatch.setenv(storage.POSTGRES, url)
+    monkeypatch.setenv(POSTGRES, url)
     with dagster_instance.instance(home.settings) as found:
         assert {run.status for run in found.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
         runs = {run.run_id for run in found.get_runs()}
@@ -129,17 +130,17 @@ def test_the_environment_says_which_storage_a_home_has(
     server.query("CREATE DATABASE other", "postgres")
     config = settings.home / "dagster" / "dagster.yaml"
     for url in ("", server.url("other"), ""):
-        monkeypatch.setenv(storage.POSTGRES, url)
+        monkeypatch.setenv(POSTGRES, url)
         with dagster_instance.instance(settings) as found:
             assert "Postgres" in type(found.run_storage).__name__ or not url
             found.add_dynamic_partitions("kept", [url or "sqlite"])
         read = yaml.safe_load(config.read_text())
         assert read.get("storage") == (
-            {"postgres": {"postgres_url": {"env": storage.POSTGRES}}} if url else None
+            {"postgres": {"postgres_url": {"env": POSTGRES}}} if url else None
         )
         assert read["concurrency"] == {"runs": {"max_concurrent_runs": 1}}
         assert read["run_monitoring"] == {"enabled": True, "start_timeout_seconds": 600}
-    monkeypatch.setenv(storage.POSTGRES, server.url("other"))
+    monkeypatch.setenv(POSTGRES, server.url("other"))
     with dagster_instance.instance(settings) as found:  # each storage has kept its own
         assert found.get_dynamic_partitions("kept") == [server.url("other")]
 
@@ -148,7 +149,7 @@ def test_a_server_that_does_not_answer_is_one_error_without_the_password(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"{dagster_instance.SCHEME}dagster:{PASSWORD}@127.0.0.1:{free_port()}/dagster"
-    monkeypatch.setenv(storage.POSTGRES, url)
+    monkeypatch.setenv(POSTGRES, url)
     expected = "The PostgreSQL of TAXI_DAGSTER_POSTGRES must answer"
     with (
         pytest.raises(SettingsError, match=expected) as told,
@@ -162,7 +163,7 @@ def test_a_server_that_does_not_answer_is_one_error_without_the_password(
 def test_a_url_of_another_driver_is_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(storage.POSTGRES, f"postgresql://dagster:{PASSWORD}@db/dagster")
+    monkeypatch.setenv(POSTGRES, f"postgresql://dagster:{PASSWORD}@db/dagster")
     expected = r"must begin with postgresql\+psycopg2://: postgresql:…"
     with pytest.raises(SettingsError, match=expected) as told:
         dagster_instance.instance(settings)
@@ -174,7 +175,7 @@ def test_the_compose_file_runs_the_three_parts_of_dagster_on_this_code() -> None
     services = compose["services"]
     assert {*services} == {"postgres", "code", "webserver", "daemon"}
     for name in ("code", "webserver", "daemon"):
-        assert storage.POSTGRES in services[name]["environment"]
+        assert POSTGRES in services[name]["environment"]
         assert services[name]["build"] == "."
     (workspace,) = yaml.safe_load((REPOSITORY / "compose-workspace.yaml").read_text())["load_from"]
     assert workspace["grpc_server"]["host"] in services

@@ -27,9 +27,18 @@ def scenario(name: str, month: str | None, source: Path | None) -> None:
 
     docs/monitoring.md lists the scenarios, and which checks fire for each.
     """
-    from taxi_assets import operations
+    settings = embedded().settings
+    from databricks_steps.settings import LANDING
+    from databricks_steps.trips import scenarios
+    from databricks_steps.trips.files import month_in
+    from taxi_assets.status import logs
 
-    click.echo(operations.scenario(embedded(), name, month, source))
+    found = scenarios.named(name)
+    held = logs(settings).months("raw_trips")
+    at = month or (source and month_in(source.name)) or scenarios.next_month(held)
+    path = scenarios.landed(found, settings.home / LANDING, at, source)
+    expected = found.refused or ", ".join(found.fires) or "no check"
+    click.echo(f"{path}: {found.story}; to be noticed: {expected} ({found.kind})")
 
 
 @click.group(invoke_without_command=True)
