@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import dagster as dg
 
+from databricks_steps import atomic_write
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import EMBEDDED, Settings, inherited
 from databricks_steps.training import registry
@@ -71,9 +72,7 @@ def dagster_home(settings: Settings) -> Path:
         config = home / "dagster.yaml"
         wanted = IN_POSTGRES if inherited().get(POSTGRES) else IN_SQLITE
         if not config.exists() or config.read_text(encoding="utf-8") in {*OWN} - {wanted}:
-            part = config.with_suffix(f".{os.getpid()}.part")
-            part.write_text(wanted, encoding="utf-8")
-            part.replace(config)
+            atomic_write.write(config, wanted)
     except OSError as error:
         raise SettingsError(
             "TAXI_HOME must be a folder that can be written",

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from databricks_steps import schemas
+from databricks_steps import atomic_write, schemas
 from databricks_steps.distributions import ALL
 from databricks_steps.settings import METRICS, Settings
 from databricks_steps.training import deployment_log, plots
@@ -39,10 +39,7 @@ class Made:
 def write(settings: Settings) -> Path:
     """The page of this home, as it is now, whole or not at all; where it is."""
     path = settings.home / "reports" / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(page(settings), encoding="utf-8")
-    part.replace(path)
+    atomic_write.write(path, page(settings))
     return path
 
 

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from databricks_steps import schemas
+from databricks_steps import atomic_write, schemas
 from databricks_steps.errors import SettingsError, TaxiError
 from databricks_steps.platforms.embedded.tables import DeltaTables
 from databricks_steps.settings import EMBEDDED, Settings, inherited
@@ -187,11 +187,8 @@ def _measures(metrics: Mapping[str, float]) -> str:
 
 
 def write(settings: Settings, report: Mapping[str, Any]) -> None:
-    """Write last_run.json in one step: a reader sees the old one or the new."""
-    path = settings.home / LAST_RUN
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write last_run.json."""
+    atomic_write.write(settings.home / LAST_RUN, json.dumps(report, indent=2) + "\n")
 
 
 def watched(settings: Settings) -> dict[str, Any]:

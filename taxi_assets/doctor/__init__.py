@@ -1,6 +1,28 @@
-"""`taxi-assets doctor`: what must be right before a run; it looks, and changes nothing."""
+"""`taxi-assets doctor`: what must be right before a run; it looks, and changes nothing.
 
-from taxi_assets.doctor.findings import Finding
-from taxi_assets.doctor.groups import checks, examined
+This machine's checks always, then its home's or its workspace's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from databricks_steps.settings import DATABRICKS
+from taxi_assets.doctor import databricks, home, machine
+from taxi_assets.doctor.findings import Check, Finding, look
+from taxi_assets.resources.targets import Target
 
 __all__ = ["Finding", "checks", "examined"]
+
+
+def checks(target: Target) -> Mapping[str, Check]:
+    """The checks of a target, in the order in which they are told."""
+    own = machine.checks(target.settings)
+    if target.settings.platform == DATABRICKS:
+        return {**own, **databricks.checks(target)}
+    return {**own, **home.checks(target.settings)}
+
+
+def examined(target: Target) -> list[Finding]:
+    """What every check of the target found."""
+    return look(checks(target))

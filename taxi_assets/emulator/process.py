@@ -13,10 +13,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from databricks_steps.errors import ServingError
 from databricks_steps.settings import LOOPBACK, REPOSITORY, Settings
@@ -61,7 +61,7 @@ def ensure_running(settings: Settings, *options: str) -> str:
     if _health(settings, settings.port) is not None:
         return settings.host
     settings.home.mkdir(parents=True, exist_ok=True)
-    with _locked(settings.home / "workspace.start.lock"):
+    with FileLock(settings.home / "workspace.start.lock"):
         found = status(settings)
         if found.running:
             _await_running(settings, found, *options)
@@ -236,10 +236,3 @@ def _port_in_use(settings: Settings) -> ServingError:
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1][:300] if lines else "it ended without a word"
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

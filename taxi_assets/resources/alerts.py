@@ -5,16 +5,16 @@ Who was told is delivery's (delivery.py); what is looked at is the sensors'.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from databricks_steps.months import parse
 from databricks_steps.settings import Settings
@@ -157,13 +157,10 @@ class AlertLog:
                 self.lines.append(asdict(alert) for alert in new)
         return new
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> FileLock:
         """Alone with the file: what is read is still so when it is written."""
         self.home.mkdir(parents=True, exist_ok=True)
-        with (self.home / "alerts.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        return FileLock(self.home / "alerts.lock")
 
 
 class _State:

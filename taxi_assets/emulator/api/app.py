@@ -19,7 +19,6 @@ from taxi_assets.emulator.api import (
     jobs_routes,
     metrics_routes,
     openapi,
-    pipeline_routes,
     volume_routes,
 )
 from taxi_assets.emulator.api.invocations import Invocations
@@ -78,7 +77,7 @@ def create_app(settings: Settings) -> ASGIApp:
     app.include_router(feature_store_routes.routes(settings, memory, pipelines, tables.refresh))
     app.include_router(feature_store_routes.catalog_routes(tables))
     app.include_router(feature_store_routes.own_routes(tables))
-    app.include_router(pipeline_routes.routes(pipelines))
+    app.include_router(feature_store_routes.pipeline_routes(pipelines))
     app.include_router(jobs_routes.routes(settings, runs))
     app.include_router(jobs_routes.permission_routes())
     app.include_router(volume_routes.routes(settings))

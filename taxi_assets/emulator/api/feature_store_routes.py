@@ -1,4 +1,4 @@
-"""Routes of `/api/2.0/feature-store`: online stores, and publishing feature tables to them."""
+"""Routes of `/api/2.0/feature-store` and `/pipelines`: online stores, publishing, its syncs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from databricks_steps.settings import Settings
 from taxi_assets.emulator import errors
-from taxi_assets.emulator.runtime import online_tables, publish
+from taxi_assets.emulator.runtime import online_tables, pipelines, publish
 from taxi_assets.emulator.runtime.online_tables import OnlineTables
-from taxi_assets.emulator.runtime.pipelines import Pipelines
+from taxi_assets.emulator.runtime.pipelines import Document, Pipelines
 from taxi_assets.emulator.runtime.state import State
 
 KIND = "online_store"
+ERRORS_ALONE = "level='ERROR'"  # the one filter of events that is understood here
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]{0,62}")
 
 
@@ -42,7 +43,7 @@ class PublishTable(BaseModel):
 
 
 def routes(
-    settings: Settings, state: State, pipelines: Pipelines, published: Callable[[], None]
+    settings: Settings, state: State, syncs: Pipelines, published: Callable[[], None]
 ) -> APIRouter:
     """The feature store's routes over this home.
 
@@ -85,9 +86,9 @@ def routes(
     @router.delete("/online-stores/{name}")
     def delete_store(name: str) -> dict[str, Any]:
         _store(state, name)
-        with pipelines.syncing:
+        with syncs.syncing:
             publish.unpublish(settings, name)
-            pipelines.forget(name)
+            syncs.forget(name)
             state.drop(KIND, name)
         published()
         return {}
@@ -96,8 +97,58 @@ def routes(
     def publish_table(source: str, body: PublishTable) -> dict[str, Any]:
         spec = body.publish_spec
         _store(state, spec.online_store)
-        done = pipelines.publish(source, spec.online_table_name, spec.online_store)
+        done = syncs.publish(source, spec.online_table_name, spec.online_store)
         return {"online_table_name": done["online_table"], "pipeline_id": done["pipeline_id"]}
+
+    return router
+
+
+def pipeline_routes(syncs: Pipelines) -> APIRouter:
+    """Pipelines that sync online tables: look at them, and start one more update."""
+    router = APIRouter(prefix="/api/2.0/pipelines", tags=["pipelines"])
+
+    @router.get("/{pipeline_id}")
+    def get(pipeline_id: str) -> Document:
+        return pipelines.shown(syncs.get(pipeline_id))
+
+    @router.get("/{pipeline_id}/updates")
+    def updates(
+        pipeline_id: str, max_results: int = Query(25, ge=1, le=100), page_token: str = ""
+    ) -> dict[str, Any]:
+        document = syncs.get(pipeline_id)
+        names = [""] + [update["update_id"] for update in document["updates"]]
+        if page_token not in names:
+            raise errors.invalid(
+                "A page token is one that a list has answered", repr(page_token[:80]), "Leave it"
+            )
+        rest = document["updates"][names.index(page_token) :]
+        page = rest[:max_results]
+        found = {"updates": [pipelines.shown_update(document, update) for update in page]}
+        more = {"next_page_token": page[-1]["update_id"]} if len(rest) > len(page) else {}
+        return found | more
+
+    @router.post("/{pipeline_id}/updates")
+    def start(pipeline_id: str) -> dict[str, str]:
+        return {"update_id": syncs.start(pipeline_id)["updates"][0]["update_id"]}
+
+    @router.get("/{pipeline_id}/updates/{update_id}")
+    def get_update(pipeline_id: str, update_id: str) -> dict[str, Any]:
+        document = syncs.get(pipeline_id)
+        for update in document["updates"]:
+            if update["update_id"] == update_id:
+                return {"update": pipelines.shown_update(document, update)}
+        raise errors.missing("Update", update_id[:120], "Look at the pipeline's updates")
+
+    @router.get("/{pipeline_id}/events")
+    def events(
+        pipeline_id: str,
+        chosen: str = Query(ERRORS_ALONE, alias="filter"),
+        max_results: int = Query(25, ge=1, le=250),
+    ) -> dict[str, Any]:
+        """Why updates failed: no other events are syncs."""
+        if chosen.replace(" ", "") != ERRORS_ALONE:
+            raise errors.invalid("Events can be asked for errors alone", chosen[:80], ERRORS_ALONE)
+        return {"events": pipelines.events(syncs.get(pipeline_id))[:max_results]}
 
     return router
 

@@ -12,9 +12,8 @@ import uuid
 from typing import TYPE_CHECKING, Protocol
 
 from taxi_assets.emulator import auth, errors
-from taxi_assets.emulator.runtime.capture import Capture
+from taxi_assets.emulator.runtime.capture import Capture, Taken
 from taxi_assets.emulator.runtime.endpoints import Endpoint
-from taxi_assets.emulator.runtime.payloads import Taken
 from taxi_assets.emulator.runtime.predict import Answer, answer, refused
 
 if TYPE_CHECKING:

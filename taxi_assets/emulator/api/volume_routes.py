@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from datetime import datetime, timezone
 from email.utils import format_datetime
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
 
+from databricks_steps import atomic_write
 from databricks_steps.settings import Settings
 from taxi_assets.emulator import errors
 from taxi_assets.emulator.runtime import volumes
@@ -79,19 +78,7 @@ def _upload(settings: Settings, path: str, content: bytes, overwrite: bool) -> N
         raise errors.invalid("A file's name is no folder's", path, "Choose another")
     if file.exists() and not overwrite:
         raise errors.ApiError("ALREADY_EXISTS", "A new file has a new name", path, "Overwrite it")
-    _write(file, content)
-
-
-def _write(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".new-")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    atomic_write.write(file, content)
 
 
 def _found(settings: Settings, path: str) -> Path:

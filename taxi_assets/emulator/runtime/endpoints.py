@@ -20,7 +20,7 @@ from pathlib import Path
 from databricks_steps.errors import TaxiError
 from databricks_steps.settings import Settings
 from taxi_assets.emulator import errors
-from taxi_assets.emulator.runtime import models, served_entities
+from taxi_assets.emulator.runtime import served_entities, served_model
 from taxi_assets.emulator.runtime.metrics import Figures
 from taxi_assets.emulator.runtime.online_tables import OnlineTables
 from taxi_assets.emulator.runtime.served_model import Document, ServedModel, load
@@ -54,7 +54,7 @@ class Endpoints:
 
     def __init__(self, settings: Settings, state: State, tables: OnlineTables) -> None:
         self._settings, self._state, self._tables = settings, state, tables
-        self._registry = models.Registry(settings)
+        self._registry = served_model.Registry(settings)
         self._endpoints: dict[str, Endpoint] = {}
         self._lock = threading.Lock()
         self._closing = False
@@ -208,7 +208,7 @@ class Endpoints:
             self._state.put(KIND, name, endpoint.document)
 
     def _folder(self, name: str, version: str) -> Path:
-        return models.folder(self._settings, name, version)
+        return served_model.folder(self._settings, name, version)
 
 
 def missing(name: str) -> errors.ApiError:

@@ -10,7 +10,7 @@ import requests
 from databricks.sdk.errors import BadRequest, NotFound
 
 from taxi_assets.deployment import endpoint
-from taxi_assets.emulator.api import page
+from taxi_assets.emulator.api import metrics_routes
 from taxi_assets.emulator.runtime import metrics, state
 from taxi_assets.emulator.runtime.metrics import BOUNDS_MS, Key, Refusal, Tally
 from taxi_assets.emulator.runtime.state import State
@@ -124,7 +124,8 @@ def test_the_page_is_open_holds_no_data_and_loads_nothing(served: Workspace) -> 
     assert policy.count("sha256-") == 2
     assert "unsafe" not in policy
     assert not re.findall(
-        r"""(?:src|href)\s*=|url\(|@import|https?://(?!www\.w3\.org/2000/svg")""", page.HTML
+        r"""(?:src|href)\s*=|url\(|@import|https?://(?!www\.w3\.org/2000/svg")""",
+        metrics_routes.PAGE,
     )
     assert served.token not in answer.text
     assert served.settings.endpoint not in answer.text

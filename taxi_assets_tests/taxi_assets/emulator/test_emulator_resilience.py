@@ -249,8 +249,7 @@ def test_more_queries_at_once_than_the_limit_are_put_off_with_429(served: Worksp
 
 def test_capture_is_full_by_number_and_by_bytes(settings: Any) -> None:
     from taxi_assets.emulator.runtime import predict, state
-    from taxi_assets.emulator.runtime.capture import Capture
-    from taxi_assets.emulator.runtime.payloads import Taken
+    from taxi_assets.emulator.runtime.capture import Capture, Taken
     from taxi_assets.emulator.runtime.state import State
 
     memory = State(state.database(settings))
