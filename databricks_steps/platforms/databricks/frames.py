@@ -27,7 +27,7 @@ def of_rows(
 
 def with_columns_of(table: schemas.Table, frame: DataFrame) -> DataFrame:
     """The table's columns in their order; null where one came later."""
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     held = set(frame.columns)
     fields = table.spark().fields
