@@ -16,7 +16,7 @@ import sqlite3
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -24,18 +24,16 @@ from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
+from urllib.parse import unquote
 
-from databricks_steps import schemas
 from databricks_steps.errors import SettingsError, TableError
+from databricks_steps.platforms.embedded import delta_files
 from databricks_steps.settings import Settings
+from taxi_assets import home_inventory
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 LOCK = "care.lock"
-# Tables that a model version names by their versions; the others name model versions.
-NAMED = ("raw_trips", "trips", "quarantined_trips", "pickup_features", "dropoff_features")
-LEFT_OUT = (".lock", ".part", ".tmp", "-wal", "-shm", "-journal")  # ends of names
-UNFINISHED = (".new-", ".token-")  # beginnings of names
 STAGED = "_staging"
 COMMIT_DIGITS = 20  # of a version in the names of a Delta log
 # MLflow keeps where artifacts are as whole addresses: table → column.
@@ -49,11 +47,15 @@ ADDRESSES = {
 
 @dataclass(frozen=True)
 class Kept:
-    """What a backup holds: files, bytes before compression, and table → version."""
+    """What a backup holds: files, bytes before compression, table → version; and what it does not.
+
+    `unknown` are entries of the home that are not this project's.
+    """
 
     files: int
     size: int
     tables: dict[str, int]
+    unknown: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -129,21 +131,17 @@ class _Writer:
 
     def write(self) -> Kept:
         home = self.settings.home
-        for name in ("alerts.jsonl", "last_run.json"):
-            self._file(home / name)
+        tables = home_inventory.tables(self.settings)
         self._tree(home / "dagster" / "history" / "runs")
-        self._tree(home / "dagster")
-        for name in ("online.db", "workspace.db"):
-            self._file(home / name)
-        others = [name for name in schemas.TABLES if name not in NAMED]
-        for name in others:
-            self._table(name)
-        self._file(home / "mlflow.db")
-        self._tree(self.settings.artifacts)
-        for name in NAMED:
-            self._table(name)
-        for name in ("workspace", "reports", "landing"):
-            self._tree(home / name)
+        for entry in home_inventory.BACKED_UP:
+            if entry == "mlflow.db":  # before it, what names model versions
+                self._tables({n: r for n, r in tables.items() if not _named_by_models(n)})
+            if entry == "warehouse":
+                self._tables({n: r for n, r in tables.items() if _named_by_models(n)})
+            elif (home / entry).is_dir():
+                self._tree(home / entry)
+            else:
+                self._file(home / entry)
         manifest = {
             "format": FORMAT,
             "product": version("taxi-assets"),
@@ -156,7 +154,8 @@ class _Writer:
         info = tarfile.TarInfo(MANIFEST)
         info.size = len(text)
         self.archive.addfile(info, BytesIO(text))  # the last: a backup that was cut has none
-        return Kept(len(self.sums), self.size, self.tables)
+        unknown = tuple(home_inventory.unknown(self.settings))
+        return Kept(len(self.sums), self.size, self.tables, unknown)
 
     def _tree(self, root: Path) -> None:
         for path in sorted(root.rglob("*")):
@@ -164,7 +163,7 @@ class _Writer:
 
     def _file(self, path: Path) -> None:
         name = str(path.relative_to(self.settings.home))
-        left_out = path.name.endswith(LEFT_OUT) or path.name.startswith(UNFINISHED)
+        left_out = home_inventory.is_passing(path) or name in home_inventory.OF_THIS_MACHINE
         if left_out or name in self.sums or path.is_symlink() or not path.is_file():
             return
         if path.suffix == ".db":
@@ -190,26 +189,44 @@ class _Writer:
         self.sums[name] = summed.sha256.hexdigest()
         self.size += info.size
 
-    def _table(self, name: str) -> None:
-        """A table as of its newest commit: its log until then, and every data file."""
-        from deltalake import DeltaTable
+    def _tables(self, roots: Mapping[str, Path]) -> None:
+        for name, root in roots.items():
+            self._table(name, root)
 
-        root = self.settings.table_path(name)
+    def _table(self, name: str, root: Path) -> None:
+        """A table as of its newest commit: its log until then, and every data file."""
         log = root / "_delta_log"
-        if not log.exists():
+        numbers = [int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()]
+        if not numbers:
             return
-        at = max(int(path.stem) for path in log.glob("*.json"))
+        at = max(numbers)
         for path in sorted(root.rglob("*")):
             place = path.relative_to(root)
             if place.parts[0] == STAGED or (place.parts[0] == log.name and not _until(path, at)):
                 continue
             self._file(path)
-        for uri in DeltaTable(str(root), version=at).file_uris():
-            if str(Path(uri).relative_to(self.settings.home)) not in self.sums:
+        for path, size in data_files(root, at):
+            if not path.exists() or path.stat().st_size != size:
                 raise TableError(
-                    f"The files of {name} must be there", uri, "Restore the table, or write it anew"
+                    f"The files of {name} must be there, whole",
+                    str(path),
+                    "Restore the table, or write it anew",
                 )
         self.tables[name] = at
+
+
+def data_files(root: Path, version: int | None = None) -> Iterator[tuple[Path, int]]:
+    """The data files of a Delta table, and their sizes in bytes as its log tells them."""
+    from deltalake import DeltaTable
+
+    actions = delta_files.added(DeltaTable(str(root), version=version))
+    names, sizes = (actions.column(name).to_pylist() for name in ("path", "size_bytes"))
+    for name, size in zip(names, sizes, strict=True):
+        yield root / unquote(name), size
+
+
+def _named_by_models(table: str) -> bool:
+    return table in home_inventory.NAMED_BY_MODELS
 
 
 def _until(path: Path, at: int) -> bool:
@@ -228,6 +245,13 @@ class _Summed:
         found = self._source.read(size)
         self.sha256.update(found)
         return found
+
+
+# What a file that is no backup, or one that was made to harm, ends in.
+_UNREADABLE = (
+    *(tarfile.TarError, EOFError, zlib.error, sqlite3.Error, OSError),
+    *(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError),
+)
 
 
 def restore(settings: Settings, file: Path) -> Kept:
@@ -250,7 +274,7 @@ def restore(settings: Settings, file: Path) -> Kept:
         if home.exists():
             home.rmdir()
         staging.rename(home)
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, KeyError, OSError) as error:
+    except _UNREADABLE as error:
         raise SettingsError(
             "A backup must be a whole file that taxi-assets backup has written",
             f"{file}: {error}",
@@ -270,6 +294,8 @@ def _extracted(file: Path, staging: Path) -> tuple[dict[str, Any], int]:
             place = PurePosixPath(member.name)
             if not member.isfile() or place.is_absolute() or ".." in place.parts:
                 raise ValueError(f"{member.name} is no file below the home")
+            if not _is_restored(place):
+                raise ValueError(f"{member.name} is no part of a backup")
             source = archive.extractfile(member)
             assert source is not None  # noqa: S101 - of a file it never is
             if member.name == MANIFEST:
@@ -291,6 +317,15 @@ def _extracted(file: Path, staging: Path) -> tuple[dict[str, Any], int]:
     if differing:
         raise ValueError(f"{differing[0][0]} is not as it was written")
     return manifest, size
+
+
+def _is_restored(place: PurePosixPath) -> bool:
+    """Whether a backup may bring this file: never a token, nor what names code to load."""
+    if str(place) == MANIFEST:
+        return True
+    return place.parts[0] in home_inventory.BACKED_UP and (
+        str(place) not in home_inventory.OF_THIS_MACHINE
+    )
 
 
 def _point_to(database: Path, before: str, home: Path) -> None:

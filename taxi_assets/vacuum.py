@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote
 
-from databricks_steps import schemas
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import Settings
 from databricks_steps.training import reproduction
-from taxi_assets import backup, dagster_instance, status
+from taxi_assets import backup, dagster_instance, home_inventory
 
 DAYS = 30
 LEAST_DAYS = 1  # who reads now must find what he began with
@@ -28,11 +28,11 @@ class Freed:
 def vacuum(settings: Settings, days: int, dry_run: bool) -> list[Freed]:
     """Remove files that were replaced more than `days` ago, of every table.
 
-    Versions that a registered model has learned from stay whole, however old: `reproduce` reads
-    them.
+    Versions that a model has learned from stay whole, however old: `reproduce` reads them.
 
     Raises:
         SettingsError: a run or a backup is under way, or `days` is less than 1.
+        ModelError: what a registered version has learned from cannot be read.
     """
     if days < LEAST_DAYS:
         raise SettingsError(
@@ -42,14 +42,13 @@ def vacuum(settings: Settings, days: int, dry_run: bool) -> list[Freed]:
         return []
     with dagster_instance.only_run(settings), backup.files_may_go(settings):
         needed = reproduction.table_versions(settings)
-        tables = [name for name in schemas.TABLES if status.logs(settings).exists(name)]
-        return [_table(settings, name, days, needed.get(name, set()), dry_run) for name in tables]
+        tables = home_inventory.tables(settings).items()
+        return [_table(name, root, days, needed.get(name, set()), dry_run) for name, root in tables]
 
 
-def _table(settings: Settings, name: str, days: int, needed: set[int], dry_run: bool) -> Freed:
+def _table(name: str, root: Path, days: int, needed: set[int], dry_run: bool) -> Freed:
     from deltalake import DeltaTable
 
-    root = settings.table_path(name)
     table = DeltaTable(str(root))
     kept = sorted(number for number in needed if number <= table.version())
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from databricks_steps.errors import ModelError, TableError
@@ -65,16 +65,28 @@ def reproduce(platform: Platform, number: str) -> Reproduction:
 
 
 def table_versions(settings: Settings) -> dict[str, set[int]]:
-    """Table → the versions of it that registered versions have learned from."""
-    found: dict[str, set[int]] = {}
+    """Table → the versions of it that models have learned from: all that must stay readable.
+
+    Those of every recipe among the artifacts count, registered or not, so that a registry that was
+    lost loses no more.
+
+    Raises:
+        ModelError: a version that this project has registered has no recipe that can be read.
+    """
+    recipes = [_parsed(path.read_text("utf-8"), str(path)) for path in _recipes(settings)]
     for number in registry.numbers(settings):
-        try:
-            recorded = _recipe(settings, registry.numbered(settings, number)).table_versions
-        except ModelError:  # made by other means: it cannot be reproduced anyway
-            continue
-        for table, at in recorded.items():
+        version = registry.numbered(settings, number)
+        if registry.MADE_FROM in version.tags:  # else it was registered by other means
+            recipes.append(_recipe(settings, version))
+    found: dict[str, set[int]] = {}
+    for recipe in recipes:
+        for table, at in recipe.table_versions.items():
             found.setdefault(table, set()).add(at)
     return found
+
+
+def _recipes(settings: Settings) -> Iterator[Path]:
+    return settings.artifacts.rglob(lineage.FILE)
 
 
 def _rows(platform: Platform, ingredients: Recipe) -> DataFrame:
@@ -112,18 +124,21 @@ def changes(then: Recipe, now: Recipe) -> tuple[str, ...]:
 
 
 def _recipe(settings: Settings, version: registry.Version) -> Recipe:
-    try:
-        found = Recipe.from_json(registry.read_text(settings, version, lineage.FILE))
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
-        raise ModelError(
-            "The recipe of a version must be readable",
-            f"version {version.number}: {error}",
-            "Train it again",
-        ) from error
+    where = f"version {version.number}"
+    found = _parsed(registry.read_text(settings, version, lineage.FILE), where)
     if not found.table_versions:
         raise ModelError(
             "A version must have recorded its table versions",
-            f"version {version.number} has none",
+            f"{where} has none",
             "Materialize training_set with force, then train again",
         )
     return found
+
+
+def _parsed(text: str, where: str) -> Recipe:
+    try:
+        return Recipe.from_json(text)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            "A recipe cannot be read", f"{where}: {error}", "Restore it from a backup"
+        ) from error

@@ -41,14 +41,15 @@ def report() -> None:
 
 @click.command()
 @TARGET
+@click.option("--deep", is_flag=True, help="Read every file of the home, too.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @one_line_errors
-def doctor(target_name: str | None, as_json: bool) -> None:
+def doctor(target_name: str | None, deep: bool, as_json: bool) -> None:
     """What must be right before a run: each line ok, or the fix. Exit code 1 if one fails."""
     target = named(target_name)
     from taxi_assets.doctor import examined
 
-    found = examined(target)
+    found = examined(target, deep)
     if as_json:
         click.echo(json.dumps([asdict(each) for each in found], indent=2))
     else:
@@ -68,6 +69,8 @@ def backup(file: Path) -> None:
     click.echo(f"{file}: {held.files:,} files, {held.size / 2**20:.1f} MiB before compression")
     for table, number in held.tables.items():
         click.echo(f"  {table:<20} version {number}")
+    if held.unknown:
+        click.echo(f"Left out, as not of this project: {', '.join(held.unknown)}")
     if inherited().get(POSTGRES):
         click.echo("Dagster's records are in PostgreSQL: back them up with pg_dump")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from databricks_steps import schemas
 from databricks_steps.inference import feature_spec
+from databricks_steps.platforms.embedded.delta_schema import delta_schema
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry
-from taxi_assets import status
+from taxi_assets import backup, home_inventory, status
 from taxi_assets.deployment.online_store import TABLES as PUBLISHED
 from taxi_assets.deployment.online_store import online_table_name
 from taxi_assets.doctor.findings import Check, FaultError
@@ -29,26 +29,29 @@ def checks(settings: Settings) -> Mapping[str, Check]:
 
 
 def tables(settings: Settings) -> str:
-    """Every table opens, has the columns of `schemas.py`, and its files are there."""
+    """Every table opens, has the types of `schemas.py`, and its files are there, whole."""
     from deltalake import DeltaTable
 
-    found = [t for t in schemas.TABLES.values() if settings.table_path(t.name).exists()]
-    for table in found:
-        path = settings.table_path(table.name)
+    own = {name: settings.table_path(name) for name in schemas.TABLES}
+    found = {n: r for n, r in own.items() if r.exists()} | home_inventory.tables(settings)
+    for name, root in found.items():
         try:
-            opened = DeltaTable(str(path))
+            held = {field.name: field.type for field in DeltaTable(str(root)).schema().fields}
         except Exception as error:  # of delta-rs: its kinds differ by what is broken
             first = str(error).splitlines()[0][:200]
-            raise FaultError(f"{table.name} does not open: {first}", _again(table.name)) from error
-        columns = {each.name for each in opened.schema().fields}
-        if lacking := sorted({*table.names} - columns):
+            raise FaultError(f"{name} does not open: {first}", _again(name)) from error
+        wanted = delta_schema(schemas.TABLES[name]).fields if name in schemas.TABLES else ()
+        if other := [f.name for f in wanted if held.get(f.name, f.type) != f.type]:
             raise FaultError(
-                f"{table.name} lacks {', '.join(lacking)}",
-                f"It is of another version of this project: remove {path}, then run again",
+                f"{name} has {', '.join(other)} of another type",
+                f"It is of another version of this project: remove {root}, then run again",
             )
-        if gone := [uri for uri in opened.file_uris() if not Path(uri).exists()]:
-            raise FaultError(f"{table.name} lacks {len(gone)} files: {gone[0]}", _again(table.name))
-    return f"{len(found)} open, every file is there" if found else NOTHING
+        files = list(backup.data_files(root))
+        if gone := [path for path, _ in files if not path.exists()]:
+            raise FaultError(f"{name} lacks {len(gone)} files: {gone[0]}", _again(name))
+        if cut := [path for path, size in files if path.stat().st_size != size]:
+            raise FaultError(f"{name} has {len(cut)} files of another size: {cut[0]}", _again(name))
+    return f"{len(found)} open, every file is there, whole" if found else NOTHING
 
 
 def _again(table: str) -> str:

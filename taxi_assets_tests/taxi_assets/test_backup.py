@@ -22,10 +22,11 @@ from deltalake import DeltaTable
 from databricks_steps import schemas
 from databricks_steps.settings import Settings
 from databricks_steps.trips.demo import demo_trips
-from taxi_assets import backup, dagster_instance, vacuum
+from taxi_assets import backup, dagster_instance, home_inventory, vacuum
 from taxi_assets.deployment.endpoint import BATCH_FILE, answer
 from taxi_assets.deployment.online_store import workspace_client
 from taxi_assets.emulator import auth
+from taxi_assets.emulator.runtime import capture
 
 pytestmark = pytest.mark.long  # homes of every kind, packed and restored
 
@@ -71,6 +72,7 @@ def asked(home: Home) -> Iterator[list[int]]:
 def restored(first_run: Any, homes: Any, tmp_path_factory: pytest.TempPathFactory) -> Restored:
     home, _ = first_run
     file = tmp_path_factory.mktemp("backups") / "home.tar.gz"
+    capture.flush(home.settings)
     with asked(home) as requests:
         done = home.call("backup", str(file))
         assert requests[0] > 0
@@ -92,11 +94,18 @@ def test_the_restored_endpoint_answers_the_same(restored: Restored) -> None:
 
 
 def test_the_restored_tables_and_history_are_the_same(restored: Restored) -> None:
-    for name in schemas.TABLES:
-        root = restored.before.settings.table_path(name)
-        if root.exists() and name not in CAPTURED:
-            assert table_rows(restored.after, name) == table_rows(restored.before, name), name
-            assert f"{name} " in restored.told
+    tables = home_inventory.tables(restored.before.settings)
+    payloads = restored.before.settings.table(restored.before.settings.payload_table)
+    assert {"trips", "deployments", payloads} < {*tables}
+    assert {*tables} == {*home_inventory.tables(restored.after.settings)}
+    for name, root in tables.items():
+        (version,) = re.findall(rf"^  {re.escape(name)} +version (\d+)$", restored.told, re.M)
+        ours, theirs = (
+            DeltaTable(str(found), version=int(version)).to_pyarrow_table()
+            for found in (root, home_inventory.tables(restored.after.settings)[name])
+        )
+        assert theirs.num_rows > 0 or name in CAPTURED, name
+        assert theirs.equals(ours), name  # also what was captured until then
     before, after = (history(home.settings) for home in (restored.before, restored.after))
     assert before["runs"]
     assert before["materialized"]["trips"]
@@ -130,6 +139,11 @@ def test_no_token_and_no_lock_is_in_the_file(restored: Restored) -> None:
     with tarfile.open(restored.file) as archive:
         names = archive.getnames()
     assert "mlflow.db" in names
+    assert {name.partition("/")[0] for name in names} <= {
+        *home_inventory.BACKED_UP,
+        "manifest.json",
+    }
+    assert "Left out" not in restored.told
     assert not [name for name in names if name.endswith((".lock", "-wal", "-shm"))]
     assert not [name for name in names if "_staging" in name]
 
@@ -208,6 +222,10 @@ def rewritten(file: Path, to: Path, change: Callable[[str, bytes], tuple[str, by
         ("without its end", "it has no manifest: it was cut"),
         ("another alert", "last_run.json is not as it was written"),
         ("escape", r"\.\./last_run.json is no file below the home"),
+        ("a token", "token is no part of a backup"),
+        ("classes", "dagster/dagster.yaml is no part of a backup"),
+        ("something else", "zeros is no part of a backup"),
+        ("odd sums", "'list' object has no attribute 'items'"),
         ("format", "format 2, this version reads 1"),
         ("no archive", "not a gzip file"),
     ],
@@ -221,11 +239,17 @@ def test_a_file_that_is_no_whole_backup_restores_nothing(
         if name == "last_run.json":
             if fault == "another alert":
                 content += b" "
-            if fault == "escape":
-                name = "../last_run.json"
+            name = {
+                "escape": "../last_run.json",
+                "a token": "token",
+                "classes": "dagster/dagster.yaml",
+                "something else": "zeros",
+            }.get(fault, name)
         if name == backup.MANIFEST:
             if fault == "without its end":
                 name = "reports/other.json"
+            if fault == "odd sums":
+                content = json.dumps({**json.loads(content), "sha256": [1]}).encode()
             if fault == "format":
                 content = json.dumps({**json.loads(content), "format": 2}).encode()
         return name, content
@@ -267,6 +291,29 @@ def test_a_backup_and_a_vacuum_wait_for_each_other(restored: Restored) -> None:
     assert "at least 1 day: --keep 0" in home.invoke("vacuum", "--keep", "0").stderr
 
 
+@pytest.mark.parametrize("lost", ["recipe", "registry"])
+def test_vacuum_keeps_what_it_cannot_be_sure_of(
+    restored: Restored, tmp_path: Path, lost: str
+) -> None:
+    """A month of trips is written anew, long ago, and who has learned from the old one is lost."""
+    home = Home(tmp_path / "home", restored.before.port)
+    assert home.invoke("restore", str(restored.file)).returncode == 0
+    tables = home.settings.table_path("trips")
+    DeltaTable(str(tables)).delete("trip_month = '2022-02'")
+    days_later(tables)
+    then = DeltaTable(str(tables), version=0).to_pyarrow_table().num_rows
+    if lost == "registry":
+        (home.path / "mlflow.db").write_bytes(b"")
+    else:
+        for recipe in home.settings.artifacts.rglob("recipe.json"):
+            recipe.unlink()
+    told = home.invoke("vacuum")
+    if lost == "recipe":
+        assert told.returncode == 1
+        assert "recipe.json" in told.stderr
+    assert DeltaTable(str(tables), version=0).to_pyarrow_table().num_rows == then
+
+
 def test_vacuum_of_an_empty_home_makes_none(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home")
     assert vacuum.vacuum(settings, 30, dry_run=False) == []
@@ -282,5 +329,5 @@ def test_a_table_whose_files_are_gone_is_not_backed_up_in_silence(
     lost.unlink()
     done = home.invoke("backup", str(tmp_path / "file.tar.gz"))
     assert done.returncode == 1
-    assert f"error: The files of trips must be there: {lost}" in done.stderr
+    assert f"error: The files of trips must be there, whole: {lost}" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"broken"}

@@ -18,8 +18,9 @@ from conftest_run import Home, free_port
 from deltalake import DeltaTable
 
 from databricks_steps.settings import JVM, REPOSITORY, Settings
-from taxi_assets import doctor
-from taxi_assets.doctor import machine
+from taxi_assets import doctor, home_inventory
+from taxi_assets.backup import data_files
+from taxi_assets.doctor import contents, machine
 from taxi_assets.resources.targets import target
 
 pytestmark = pytest.mark.slow
@@ -51,7 +52,7 @@ def test_a_healthy_home_is_ok_in_every_line(healthy: Home) -> None:
     assert code == 0
     bad = {name: each for name, each in found.items() if each["level"] == "fail"}
     assert bad == {}
-    assert re.fullmatch(r"\d+ open, every file is there", found["tables"]["found"])
+    assert re.fullmatch(r"\d+ open, every file is there, whole", found["tables"]["found"])
     assert found["registry"]["found"] == "version 1 is champion"
     assert found["online tables"]["found"] == "2 published, as new as their tables"
     assert "is READY, version 1" in found["endpoint"]["found"]
@@ -98,6 +99,13 @@ def a_table_without_a_file(folder: Path, home: Home) -> dict[str, str]:
     return {"TAXI_HOME": str(copy.home)}
 
 
+def a_table_with_a_file_that_was_cut(folder: Path, home: Home) -> dict[str, str]:
+    copy = copied(folder, home)
+    cut = Path(DeltaTable(str(copy.table_path("trips"))).file_uris()[0])
+    cut.write_bytes(cut.read_bytes()[:-100])
+    return {"TAXI_HOME": str(copy.home)}
+
+
 def a_table_without_a_log(folder: Path, home: Home) -> dict[str, str]:
     copy = copied(folder, home)
     shutil.rmtree(copy.table_path("trips") / "_delta_log")
@@ -108,8 +116,8 @@ def a_table_of_another_version(folder: Path, home: Home) -> dict[str, str]:
     copy = copied(folder, home)
     log = copy.table_path("pickup_features") / "_delta_log"
     for commit in log.glob("*.json"):
-        text = commit.read_text().replace("pickup_trip_count_24h", "pickup_trips")
-        commit.write_text(text)
+        name = r"\"pickup_trip_count_24h\",\"type\":"
+        commit.write_text(commit.read_text().replace(name + r"\"long", name + r"\"string"))
     return {"TAXI_HOME": str(copy.home)}
 
 
@@ -165,10 +173,14 @@ FAULTS: tuple[tuple[Callable[[Path, Home], dict[str, str]], str, str, str, str],
     (odd_memory, "memory", "fail", "TAXI_DRIVER_MEMORY must be a size: 'much'", "Write 3g"),
     (a_zone_of_mars, "timezone", "fail", "TZ names no zone: 'Mars/Olympus'", "Unset TZ"),
     (a_table_without_a_file, "tables", "fail", "trips lacks 1 files: /", "restore a backup"),
+    (
+        *(a_table_with_a_file_that_was_cut, "tables", "fail"),
+        *("trips has 1 files of another size: /", "restore a backup"),
+    ),
     (a_table_without_a_log, "tables", "fail", "trips does not open: ", "restore a backup"),
     (
         *(a_table_of_another_version, "tables", "fail"),
-        *("pickup_features lacks pickup_trip_count_24h", "another version of this project"),
+        *("pickup_features has pickup_trip_count_24h of another type", "another version"),
     ),
     (a_registry_that_is_no_database, "registry", "fail", "not a database", ""),
     (a_model_without_its_graph, "registry", "fail", "version 1 has no graph: /", "Train again"),
@@ -195,6 +207,41 @@ def test_each_fault_is_told_with_its_fix(
     # What is not at fault is looked at all the same, and found right.
     machines = {*machine.checks(Settings())} - {check, "packages"}
     assert {found[name]["level"] for name in machines} == {"ok"}, found
+
+
+def test_a_deep_look_reads_every_file(healthy: Home, tmp_path: Path) -> None:
+    settings = copied(tmp_path, healthy)
+    deep = contents.checks(settings)
+
+    def levels() -> dict[str, tuple[str, str]]:
+        return {each.check: (each.level, each.found) for each in doctor.findings.look(deep)}
+
+    sound = levels()
+    assert {level for level, _ in sound.values()} == {"ok"}, sound
+    files = [p for root in home_inventory.tables(settings).values() for p, _ in data_files(root)]
+    assert sound["data files"][1] == f"{len(files)} read"
+
+    damaged = bytearray(files[0].read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    files[0].write_bytes(damaged)
+    level, told = levels()["data files"]
+    assert (level, str(files[0].relative_to(settings.home)) in told) == ("fail", True)
+    (settings.home / contents.SUMS).unlink()  # what was damaged before it was first read
+    files[0].write_bytes(damaged[:4] + bytes(len(damaged) - 8) + damaged[-4:])
+    assert levels()["data files"][0] == "fail"
+
+    with closing(sqlite3.connect(settings.home / "workspace.db")) as connection, connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        pages = connection.execute("PRAGMA page_size").fetchone()[0]
+    text = bytearray((settings.home / "workspace.db").read_bytes())
+    text[pages + 8 : pages + 40] = b"\xff" * 32
+    (settings.home / "workspace.db").write_bytes(text)
+    assert levels()["databases"][0] == "fail"
+
+    ledger = DeltaTable(str(settings.table_path("deployments")))
+    ledger.update({"to_version": "'7'"})
+    level, told = levels()["records agree"]
+    assert (level, told) == ("fail", "champion 1, ledger 7, endpoint none")
 
 
 def test_a_taken_port_and_a_home_that_cannot_be(healthy: Home, tmp_path: Path) -> None:
@@ -251,6 +298,6 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on() -> None:
 def test_the_page_names_every_check() -> None:
     page = (REPOSITORY / "docs" / "doctor.md").read_text()
     rows = re.findall(r"^\| ([a-z ]+) \| ", page, re.M)
-    local, dev = (doctor.checks(target(name)) for name in ("local", "dev"))
+    local, dev = (doctor.checks(target(name), deep=True) for name in ("local", "dev"))
     named = [name for name in rows if name != "check"]
     assert named == [*local, *(name for name in dev if name not in local)]

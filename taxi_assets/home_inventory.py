@@ -1,0 +1,71 @@
+"""What lies in TAXI_HOME: its entries, which of them a backup holds, and every table on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from databricks_steps import schemas
+from databricks_steps.settings import Settings
+
+# Entries of the home that a backup holds. What names others is copied before what it names.
+BACKED_UP = (
+    "alerts.jsonl",
+    "last_run.json",
+    "dagster",
+    "online.db",
+    "workspace.db",
+    "mlflow.db",
+    "mlartifacts",
+    "warehouse",
+    "workspace",
+    "reports",
+    "landing",
+)
+# Made anew by whoever needs them, or of this machine alone.
+LEFT_OUT = (
+    "token",
+    "check_cache",
+    "downloads",
+    "file_sums.json",
+    "logs",
+    "matplotlib",
+    "scratch",
+    "source_files.json",
+    "spark-warehouse",
+    "workspace.json",
+)
+OF_THIS_MACHINE = ("dagster/dagster.yaml",)  # where Dagster's storage is, and its classes
+PASSING = (".lock", ".part", ".tmp", "-wal", "-shm", "-journal")  # ends of names
+UNFINISHED = (".new-", ".token-")  # beginnings of names
+# Tables that a model version names by their versions; the others name model versions.
+NAMED_BY_MODELS = (
+    "raw_trips",
+    "trips",
+    "quarantined_trips",
+    "pickup_features",
+    "dropoff_features",
+)
+
+
+def is_passing(path: Path) -> bool:
+    """Whether it is a lock, or a file that somebody is writing now."""
+    return path.name.endswith(PASSING) or path.name.startswith(UNFINISHED)
+
+
+def unknown(settings: Settings) -> list[str]:
+    """Entries of the home that this project does not make."""
+    known = {*BACKED_UP, *LEFT_OUT}
+    entries = settings.home.iterdir() if settings.home.exists() else ()
+    return sorted(e.name for e in entries if e.name not in known and not is_passing(e))
+
+
+def tables(settings: Settings) -> dict[str, Path]:
+    """Every Delta table on disk, also of the endpoint and of `system`: name → folder.
+
+    The name is that of `schemas.py`, else the three-level one. Those that models name come last.
+    """
+    own = {settings.table_path(name): name for name in schemas.TABLES}
+    roots = sorted(log.parent for log in settings.warehouse.rglob("_delta_log"))
+    found = {own.get(r, ".".join(r.relative_to(settings.warehouse).parts)): r for r in roots}
+    order = sorted(found, key=lambda name: name in NAMED_BY_MODELS)
+    return {name: found[name] for name in order}
