@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dagster as dg
 
-JUDGED = ("batch_predictions", "drift_report", "live_performance")
+from taxi_assets.graph import BY_MONTH, JUDGING, PAYLOADS, SERVING, TRAINING
+
 # Checks of features that only a month's report can tell: they are evaluated after it.
-REPORTED = (
-    dg.AssetCheckKey(dg.AssetKey("pickup_features"), "drift"),
-    dg.AssetCheckKey(dg.AssetKey("dropoff_features"), "drift"),
+REPORTED = tuple(
+    dg.AssetCheckKey(dg.AssetKey(name), "drift") for name in ("pickup_features", "dropoff_features")
 )
 
 fare_pipeline = dg.define_asset_job(
@@ -18,18 +18,12 @@ fare_pipeline = dg.define_asset_job(
 )
 new_month = dg.define_asset_job(
     "new_month",
-    selection=dg.AssetSelection.assets(
-        *("raw_trips", "trips", "quarantined_trips", "pickup_features", "dropoff_features"),
-        *("endpoint_payloads", *JUDGED),
-    ),
+    selection=dg.AssetSelection.assets(*BY_MONTH, *PAYLOADS, *JUDGING),
     description="A month that landed, judged with the model in production; nothing is trained.",
 )
 retrain = dg.define_asset_job(
     "retrain",
-    selection=dg.AssetSelection.assets(
-        *("training_set", "fare_model", "champion_model"),
-        *("pickup_features_online", "dropoff_features_online", "serving_endpoint", *JUDGED),
-    )
+    selection=dg.AssetSelection.assets(*TRAINING, *SERVING, *JUDGING)
     | dg.AssetSelection.checks(*REPORTED),
     description="A model of the months at hand: trained, judged, served, and the month with it.",
 )

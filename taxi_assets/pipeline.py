@@ -26,6 +26,7 @@ from databricks_steps.trips.sources import source
 from taxi_assets import dagster_instance, status
 from taxi_assets.definitions import build_defs
 from taxi_assets.emulator import process
+from taxi_assets.graph import BY_MONTH, JUDGING, PAYLOADS, SERVING, TRAINING, made_by
 from taxi_assets.jobs import REPORTED, fare_pipeline
 from taxi_assets.partitions import RANGE_TAGS
 from taxi_assets.progress import progress
@@ -36,12 +37,7 @@ from taxi_assets.resources.workspace import Workspace
 if TYPE_CHECKING:
     from databricks.sdk.service.jobs import BaseRun
 
-TRIPS = ("raw_trips", "trips", "quarantined_trips")
-FEATURES = ("pickup_features", "dropoff_features")
-TRAINING = ("training_set", "fare_model", "champion_model")
-SERVING = ("pickup_features_online", "dropoff_features_online", "serving_endpoint")
-PREDICTIONS = ("batch_predictions",)
-MONITORING = ("endpoint_payloads", "drift_report", "live_performance")
+FEATURES = made_by("pickup_features", "dropoff_features")
 
 
 @dataclass(frozen=True)
@@ -159,7 +155,7 @@ def _months(settings: Settings, options: Options) -> tuple[tuple[str, ...], bool
 
 
 def _materialize(target: Target, options: Options, months: Sequence[str]) -> None:
-    by_month = () if options.skip_features else (*TRIPS, *FEATURES)
+    by_month = () if options.skip_features else BY_MONTH
     training = () if options.skip_training else TRAINING
     forced = {name: {"config": {"force": True}} for name in FEATURES if options.force_features}
     *earlier, last = spans(months)
@@ -170,7 +166,7 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
             _execute(job, found, by_month, span, forced)
         _execute(job, found, (*by_month, *training, *SERVING), last, forced)
         # Predictions are for the latest month alone; the earlier ones taught the model.
-        _execute(job, found, (*PREDICTIONS, *MONITORING), last[-1:], {})
+        _execute(job, found, (*JUDGING, *PAYLOADS), last[-1:], {})
 
 
 def _end_leftovers(target: Target, found: dg.DagsterInstance) -> None:

@@ -19,6 +19,7 @@ from databricks_steps import schemas
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import REPOSITORY
 from databricks_steps.steps import STEPS
+from taxi_assets import graph
 from taxi_assets.definitions import defs
 from taxi_assets.partitions import MONTHS, RANGE_TAGS, run_months
 from taxi_assets.resources.targets import target
@@ -96,6 +97,16 @@ def test_dependencies_are_those_of_the_steps() -> None:
         for name in step.writes:
             deps = {dep.asset_key.to_user_string() for dep in found[name].deps}
             assert deps == set(step.reads), name
+
+
+def test_the_order_of_the_pipeline_is_that_of_the_steps() -> None:
+    assert set(graph.BY_MONTH) == {
+        *("raw_trips", "trips", "quarantined_trips", "pickup_features", "dropoff_features")
+    }
+    assert graph.upstream("raw_trips") == ()
+    assert graph.upstream("batch_predictions")[-1] == "champion_model"
+    groups = (graph.BY_MONTH, graph.TRAINING, graph.SERVING, graph.JUDGING, graph.PAYLOADS)
+    assert sorted(name for group in groups for name in group) == sorted(nodes())
 
 
 def test_blocking_checks_are_those_of_the_contract() -> None:
