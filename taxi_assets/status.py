@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from databricks_steps import atomic_write, schemas
 from databricks_steps.errors import SettingsError, TaxiError
@@ -21,10 +21,12 @@ from databricks_steps.platforms.embedded.tables import DeltaTables
 from databricks_steps.settings import EMBEDDED, Settings, inherited
 from databricks_steps.training import registry
 from databricks_steps.training.registry import Version
-from taxi_assets.progress import Progress
 from taxi_assets.resources.alerts import AlertLog
 from taxi_assets.resources.targets import POSTGRES
 from taxi_assets.resources.workspace import Workspace
+
+if TYPE_CHECKING:
+    from taxi_assets.progress import Progress
 
 LAST_RUN = "last_run.json"
 TRIP_MONTHS = ("trip_month", "known_month")

@@ -6,9 +6,11 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from conftest_run import MONTHS, Home
 from faulty_proxy import (
@@ -28,6 +30,10 @@ from faulty_proxy import (
     until,
     word,
 )
+
+from databricks_steps.settings import STAGING_VOLUME
+from taxi_assets import dagster_instance
+from taxi_assets.resources.volume_launcher import RUNS
 
 pytestmark = pytest.mark.long  # each fault is a launched step, with a JVM
 
@@ -259,3 +265,59 @@ def test_a_secret_is_read_where_the_step_runs_and_named_when_it_is_not_there(
     assert f"#run/{runs(home)[0]['run_id']}" in said
     assert "The emulator keeps no secrets: taxi/alert-url" in said
     assert staged(home) == []
+
+
+@pytest.mark.parametrize("cluster", ["", "shared-cluster"])
+def test_what_a_killed_orchestrator_left_at_work_is_ended_by_the_next_run(
+    proxied: Proxied, cluster: str
+) -> None:
+    home, _, environment = proxied
+    environment = {**environment, "TAXI_CLUSTER_ID": cluster}
+    with orchestrator(MONTHS[0], environment) as killed:
+        until(60, lambda: tasks(home))
+        killed.kill()
+    (task,) = tasks(home)
+    os.kill(task, signal.SIGSTOP)  # else it may have ended before anybody looks
+    left = runs(home)[0]
+    assert left["tasks"][0].get("existing_cluster_id", "") == cluster
+    assert len(staged(home)) >= 4
+    again = orchestrator(MONTHS[0], environment)
+    until(60, lambda: _life(home, left["run_id"]) == "TERMINATING")
+    os.kill(task, signal.SIGCONT)
+    code, said = word(again)
+    assert (code, said) == (0, "said: success"), said
+    assert _life(home, left["run_id"]) == "TERMINATED"
+    assert [run["state"].get("result_state") for run in runs(home)][:2] == ["SUCCESS", "CANCELED"]
+    assert tasks(home) == []
+    assert staged(home) == []
+
+
+def _life(home: Home, run_id: int) -> str:
+    (found,) = [run for run in runs(home) if run["run_id"] == run_id]
+    return str(found["state"]["life_cycle_state"])
+
+
+def test_files_of_runs_that_are_over_and_of_launches_long_ago_are_removed(
+    proxied: Proxied,
+) -> None:
+    home, _, environment = proxied
+    settings = home.settings
+    folder = home.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME / RUNS
+    states = {"over": dg.DagsterRunStatus.FAILURE, "at-work": dg.DagsterRunStatus.STARTED}
+    with dagster_instance.instance(settings) as found:
+        for run, state in states.items():
+            found.add_run(dg.DagsterRun(job_name="fare_pipeline", run_id=run, status=state))
+    for run, days in (("over", 0), ("at-work", 8), ("forgotten", 8), ("of-yesterday", 1)):
+        step = folder / run / "trips"
+        step.mkdir(parents=True)
+        (step / "code.zip").write_bytes(b"x")
+        at = time.time() - days * 86_400
+        os.utime(folder / run, (at, at))
+    assert launch(environment) == (0, "said: success")
+    assert sorted(each.name for each in folder.iterdir()) == ["at-work", "of-yesterday"]
+    assert {file.parts[-3:] for file in staged(home)} == {
+        ("at-work", "trips", "code.zip"),
+        ("of-yesterday", "trips", "code.zip"),
+    }
+    for file in staged(home):
+        file.unlink()

@@ -25,7 +25,7 @@ from test_wheel import packaged
 
 from databricks_steps.settings import REPOSITORY
 from taxi_assets.resources.remote_setup import RemoteSetup
-from taxi_assets.resources.staging import PACKAGES
+from taxi_assets.resources.volume_launcher import PACKAGES
 
 if TYPE_CHECKING:
     import pyarrow as pa

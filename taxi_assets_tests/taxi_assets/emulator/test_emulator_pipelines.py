@@ -21,7 +21,7 @@ from databricks.sdk.service.pipelines import PipelineState, UpdateInfoState
 from databricks_steps import schemas
 from databricks_steps.errors import ServingError
 from databricks_steps.settings import LOOPBACK
-from taxi_assets.deployment import online_store, pipeline_sync
+from taxi_assets.deployment import online_store
 from taxi_assets.emulator import process
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
     GRID,
@@ -86,7 +86,7 @@ def test_each_publish_is_an_update_of_the_tables_one_pipeline(store: Workspace) 
     assert (update.pipeline_id, update.state) == (first.pipeline_id, UpdateInfoState.COMPLETED)
     assert list(api.list_pipeline_events(first.pipeline_id)) == []
     started = api.start_update(first.pipeline_id).update_id
-    assert pipeline_sync.last_update(store.client, first.online_table) == started
+    assert online_store.last_update(store.client, first.online_table) == started
 
 
 def test_a_refused_publish_is_no_update(store: Workspace) -> None:
@@ -100,7 +100,7 @@ def test_a_refused_publish_is_no_update(store: Workspace) -> None:
     spec = PublishSpec(store.settings.online_store, "a.b.never_published")
     with pytest.raises(InvalidParameterValue):
         store.client.feature_store.publish_table(store.settings.table("trips"), spec)
-    assert pipeline_sync.last_update(store.client, "a.b.never_published") is None
+    assert online_store.last_update(store.client, "a.b.never_published") is None
 
 
 def test_a_sync_that_breaks_fails_with_its_reason_and_leaves_the_old_rows(
@@ -163,19 +163,19 @@ def hanging(workspace: Workspace, pipeline_id: str) -> Iterator[list[BaseExcepti
 
 def test_a_sync_that_never_ends_is_given_up_at_the_deadline(store: Workspace) -> None:
     done = publish(store)
-    before = pipeline_sync.last_update(store.client, done.online_table)
+    before = online_store.last_update(store.client, done.online_table)
     with hanging(store, done.pipeline_id) as raised:
         assert store.client.pipelines.get(done.pipeline_id).state is PipelineState.RUNNING
         with pytest.raises(ServingError, match=r"must end within 0\.5 seconds.* is RUNNING"):
-            pipeline_sync.await_sync(store.client, done.pipeline_id, before, 0.5)
+            online_store.await_sync(store.client, done.pipeline_id, before, 0.5)
     assert raised == []
     assert states(store, done.pipeline_id)[0] is UpdateInfoState.COMPLETED
-    pipeline_sync.await_sync(store.client, done.pipeline_id, before, 0.5)
+    online_store.await_sync(store.client, done.pipeline_id, before, 0.5)
 
 
 def test_a_pipeline_that_nobody_knows_is_named(store: Workspace) -> None:
     with pytest.raises(ServingError, match="gone: Pipeline does not exist: gone"):
-        pipeline_sync.await_sync(store.client, "gone", None)
+        online_store.await_sync(store.client, "gone", None)
     with pytest.raises(NotFound, match="Update does not exist: gone"):
         store.client.pipelines.get_update(publish(store).pipeline_id, "gone")
 
@@ -257,31 +257,31 @@ def test_the_update_that_a_publish_starts_is_waited_for_from_its_first_state_on(
     new = [{"update_id": "new", "state": s} for s in ("QUEUED", "RUNNING", "COMPLETED")]
     newest = [None, old, *new]
     with Databricks(newest) as databricks:
-        pipeline_sync.await_sync(databricks.client, "p", "old", 20)
+        online_store.await_sync(databricks.client, "p", "old", 20)
     assert newest == new[-1:]
     assert databricks.started == 0
 
 
 def test_where_a_publish_starts_no_update_one_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_sync, "SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr(online_store, "SETTLE_SECONDS", 0.2)
     old: dict[str, str] | None = {"update_id": "old", "state": "COMPLETED"}
     with Databricks([old]) as databricks:
-        pipeline_sync.await_sync(databricks.client, "p", "old", 20)
+        online_store.await_sync(databricks.client, "p", "old", 20)
     assert databricks.started == 1
 
 
 def test_a_continuous_pipeline_is_in_sync_while_it_runs_and_a_cancelled_one_is_not() -> None:
     running: dict[str, str] | None = {"update_id": "one", "state": "RUNNING"}
     with Databricks([running], spec={"continuous": True}) as databricks:
-        pipeline_sync.await_sync(databricks.client, "p", None, 20)
+        online_store.await_sync(databricks.client, "p", None, 20)
     with (
         Databricks([running], spec={"continuous": False}) as databricks,
         pytest.raises(ServingError, match=r"must end within 0\.3 seconds"),
     ):
-        pipeline_sync.await_sync(databricks.client, "p", None, 0.3)
+        online_store.await_sync(databricks.client, "p", None, 0.3)
     canceled: dict[str, str] | None = {"update_id": "one", "state": "CANCELED"}
     with (
         Databricks([canceled], cause="stopped by a@b.c") as databricks,
         pytest.raises(ServingError, match=r"pipeline p, update one is CANCELED: stopped by a@b\.c"),
     ):
-        pipeline_sync.await_sync(databricks.client, "p", None)
+        online_store.await_sync(databricks.client, "p", None)
