@@ -139,7 +139,7 @@ def _online_checks(asset: dg.AssetsDefinition, table: schemas.Table) -> list[Any
 
 
 def _answered(
-    context: dg.AssetCheckExecutionContext,
+    workspace: Workspace,
     check: str,
     measure: Callable[[], Figures],
     sound: Callable[[Figures], bool],
@@ -150,9 +150,7 @@ def _answered(
     Where nothing that its answers depend on has changed, it is not asked again. What Databricks'
     online tables hold cannot be read, so there it is.
     """
-    platform: Platform = context.resources.platform
-    workspace: Workspace = context.resources.workspace
-    settings = platform.settings
+    settings = workspace.settings
     served: list[object] = [workspace.endpoint()]
     known = settings.platform != DATABRICKS
     if known:
@@ -165,8 +163,7 @@ def _answered(
     return cache.one(check, fingerprint.digest(*served, *offline), measure, sound)
 
 
-def _requests(context: dg.AssetCheckExecutionContext, check: str, file: Path) -> Result:
-    workspace: Workspace = context.resources.workspace
+def _requests(workspace: Workspace, check: str, file: Path) -> Result:
     payload = json.loads(file.read_text(encoding="utf-8"))
     asked = len(payload["dataframe_records"])
 
@@ -178,7 +175,7 @@ def _requests(context: dg.AssetCheckExecutionContext, check: str, file: Path) ->
         fares = figures["fares"]
         return len(fares) == asked and all(0 < fare < 1000 for fare in fares)
 
-    found = _answered(context, check, ask, sound, payload)
+    found = _answered(workspace, check, ask, sound, payload)
     fares = found["fares"]
     return Result(
         passed=sound(found),
@@ -187,45 +184,50 @@ def _requests(context: dg.AssetCheckExecutionContext, check: str, file: Path) ->
     )
 
 
-@dg.asset_check(
-    asset=serving_endpoint,
-    description="The endpoint is READY and no update is under way",
-    required_resource_keys=RESOURCES,
-)
-def ready(context: dg.AssetCheckExecutionContext) -> Result:
-    workspace: Workspace = context.resources.workspace
+def _endpoint_check(
+    description: str, *, blocking: bool = False, launched: bool = False
+) -> Callable[[Callable[[Platform, Workspace], Result]], dg.AssetChecksDefinition]:
+    """A check of the endpoint under its function's name; `launched`: it needs Spark."""
+
+    def made(judge: Callable[[Platform, Workspace], Result]) -> dg.AssetChecksDefinition:
+        @dg.asset_check(
+            name=judge.__name__,
+            asset=serving_endpoint,
+            description=description,
+            blocking=blocking,
+            required_resource_keys=RESOURCES | (LAUNCHED if launched else set()),
+        )
+        def check(context: dg.AssetCheckExecutionContext) -> Result:
+            return judge(context.resources.platform, context.resources.workspace)
+
+        return check
+
+    return made
+
+
+@_endpoint_check("The endpoint is READY and no update is under way")
+def ready(platform: Platform, workspace: Workspace) -> Result:
     found = (workspace.endpoint() or {}).get("state", {})
     passed = found == {"ready": "READY", "config_update": "NOT_UPDATING"}
     return Result(passed=passed, description=", ".join(f"{k}: {v}" for k, v in found.items()))
 
 
-@dg.asset_check(
-    asset=serving_endpoint,
-    description="The endpoint answers test_single_prediction.json",
-    required_resource_keys=RESOURCES,
-)
-def single_prediction(context: dg.AssetCheckExecutionContext) -> Result:
-    return _requests(context, "single_prediction", endpoint.SINGLE_FILE)
+@_endpoint_check("The endpoint answers test_single_prediction.json")
+def single_prediction(platform: Platform, workspace: Workspace) -> Result:
+    return _requests(workspace, "single_prediction", endpoint.SINGLE_FILE)
 
 
-@dg.asset_check(
-    asset=serving_endpoint,
-    description="The endpoint answers test_batch_predictions.json",
-    required_resource_keys=RESOURCES,
-)
-def batch_predictions_request(context: dg.AssetCheckExecutionContext) -> Result:
-    return _requests(context, "batch_predictions_request", endpoint.BATCH_FILE)
+@_endpoint_check("The endpoint answers test_batch_predictions.json")
+def batch_predictions_request(platform: Platform, workspace: Workspace) -> Result:
+    return _requests(workspace, "batch_predictions_request", endpoint.BATCH_FILE)
 
 
-@dg.asset_check(
-    asset=serving_endpoint,
-    description="Holdout trips get the same features and fares from the endpoint as offline",
+@_endpoint_check(
+    "Holdout trips get the same features and fares from the endpoint as offline",
     blocking=True,
-    required_resource_keys=RESOURCES | LAUNCHED,  # it reads the holdout with Spark
+    launched=True,  # it reads the holdout with Spark
 )
-def train_serve_parity(context: dg.AssetCheckExecutionContext) -> Result:
-    platform: Platform = context.resources.platform
-    workspace: Workspace = context.resources.workspace
+def train_serve_parity(platform: Platform, workspace: Workspace) -> Result:
     champion = registry.require(platform.settings, registry.CHAMPION)
 
     def compare() -> Figures:
@@ -237,7 +239,7 @@ def train_serve_parity(context: dg.AssetCheckExecutionContext) -> Result:
 
     read = ("training_set", *(table.name for table in TABLES))
     contents = [platform.tables.contents(name) for name in read]
-    found = _answered(context, "train_serve_parity", compare, sound, champion.number, *contents)
+    found = _answered(workspace, "train_serve_parity", compare, sound, champion.number, *contents)
     told = f"{found['trips']:,} holdout trips, largest difference {found['largest']:.4f} dollars"
     if not found["compared"]:
         told += "; the endpoint does not tell its inputs, so that fares alone are compared"
@@ -252,13 +254,8 @@ def train_serve_parity(context: dg.AssetCheckExecutionContext) -> Result:
     )
 
 
-@dg.asset_check(
-    asset=serving_endpoint,
-    description=f"The median answer takes at most {LATENCY_LIMIT:g} ms",
-    required_resource_keys=RESOURCES,
-)
-def latency(context: dg.AssetCheckExecutionContext) -> Result:
-    workspace: Workspace = context.resources.workspace
+@_endpoint_check(f"The median answer takes at most {LATENCY_LIMIT:g} ms")
+def latency(platform: Platform, workspace: Workspace) -> Result:
     payload = json.loads(endpoint.SINGLE_FILE.read_text(encoding="utf-8"))
     own = endpoint.own(payload, "latency")
 
@@ -273,7 +270,7 @@ def latency(context: dg.AssetCheckExecutionContext) -> Result:
     def sound(figures: Figures) -> bool:
         return bool(figures["median_ms"] <= LATENCY_LIMIT)
 
-    found = _answered(context, "latency", measure, sound)
+    found = _answered(workspace, "latency", measure, sound)
     return Result(
         passed=sound(found),
         severity=dg.AssetCheckSeverity.WARN,

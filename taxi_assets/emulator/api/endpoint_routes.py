@@ -76,11 +76,6 @@ class NewEndpoint(BaseModel):
     tags: list[Tag] = []
 
 
-class TagChange(BaseModel):
-    add_tags: list[Tag] = []
-    delete_tags: list[str] = []
-
-
 def routes(endpoints: Endpoints) -> APIRouter:
     """The management routes over these endpoints."""
     router = APIRouter(prefix="/api/2.0/serving-endpoints", tags=["serving endpoints"])
@@ -118,15 +113,6 @@ def routes(endpoints: Endpoints) -> APIRouter:
         wanted = _ai_gateway(gateway)
         endpoints.change(name, lambda document: document.update(ai_gateway=wanted))
         return wanted or {}
-
-    @router.patch("/{name}/tags")
-    def patch(name: str, change: TagChange) -> Document:
-        def edit(document: Document) -> None:
-            drop = {*change.delete_tags, *(tag.key for tag in change.add_tags)}
-            kept = [tag for tag in document["tags"] if tag["key"] not in drop]
-            document["tags"] = [*kept, *(tag.model_dump() for tag in change.add_tags)]
-
-        return {"tags": endpoints.change(name, edit)["tags"]}
 
     @router.delete("/{name}")
     def delete(name: str) -> Document:

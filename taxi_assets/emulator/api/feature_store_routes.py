@@ -75,10 +75,6 @@ def routes(
         state.put(KIND, store.name, document)
         return document
 
-    @router.get("/online-stores")
-    def list_stores() -> dict[str, Any]:
-        return {"online_stores": list(state.all(KIND).values())}
-
     @router.get("/online-stores/{name}")
     def get_store(name: str) -> dict[str, Any]:
         return _store(state, name)
@@ -112,32 +108,14 @@ def pipeline_routes(syncs: Pipelines) -> APIRouter:
         return pipelines.shown(syncs.get(pipeline_id))
 
     @router.get("/{pipeline_id}/updates")
-    def updates(
-        pipeline_id: str, max_results: int = Query(25, ge=1, le=100), page_token: str = ""
-    ) -> dict[str, Any]:
+    def updates(pipeline_id: str, max_results: int = Query(25, ge=1, le=100)) -> dict[str, Any]:
         document = syncs.get(pipeline_id)
-        names = [""] + [update["update_id"] for update in document["updates"]]
-        if page_token not in names:
-            raise errors.invalid(
-                "A page token is one that a list has answered", repr(page_token[:80]), "Leave it"
-            )
-        rest = document["updates"][names.index(page_token) :]
-        page = rest[:max_results]
-        found = {"updates": [pipelines.shown_update(document, update) for update in page]}
-        more = {"next_page_token": page[-1]["update_id"]} if len(rest) > len(page) else {}
-        return found | more
+        page = document["updates"][:max_results]
+        return {"updates": [pipelines.shown_update(document, update) for update in page]}
 
     @router.post("/{pipeline_id}/updates")
     def start(pipeline_id: str) -> dict[str, str]:
         return {"update_id": syncs.start(pipeline_id)["updates"][0]["update_id"]}
-
-    @router.get("/{pipeline_id}/updates/{update_id}")
-    def get_update(pipeline_id: str, update_id: str) -> dict[str, Any]:
-        document = syncs.get(pipeline_id)
-        for update in document["updates"]:
-            if update["update_id"] == update_id:
-                return {"update": pipelines.shown_update(document, update)}
-        raise errors.missing("Update", update_id[:120], "Look at the pipeline's updates")
 
     @router.get("/{pipeline_id}/events")
     def events(

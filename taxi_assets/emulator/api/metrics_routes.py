@@ -59,11 +59,6 @@ def routes(endpoints: Endpoints, settle: Callable[[], None]) -> APIRouter:
         """What happened to the endpoint since the workspace started: updates and failures."""
         return {"logs": _log(endpoints.find(name), served)}
 
-    @router.get("/served-models/{served}/build-logs")
-    def build_logs(name: str, served: str) -> dict[str, str]:
-        """The same: nothing is built here but what the log tells."""
-        return {"logs": _log(endpoints.find(name), served)}
-
     return router
 
 
