@@ -69,6 +69,7 @@ def create_app(settings: Settings) -> ASGIApp:
     )
     errors.install(app)
     openapi.install(app)
+    app.include_router(openapi.routes())
     app.include_router(_own_routes(secret, capture))
     app.include_router(_identity(memory))
     app.include_router(endpoint_routes.routes(endpoints))

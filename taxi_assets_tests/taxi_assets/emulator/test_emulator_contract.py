@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from databricks_steps.inference.request import FORMS
 from taxi_assets.emulator.api import openapi
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import Workspace
 
@@ -59,13 +60,10 @@ def test_the_document_describes_every_route_and_every_status(document: dict[str,
         for operation in operations.values():
             assert "422" not in operation["responses"], path
             assert {"400", "401", "404", "429", "500"} < set(operation["responses"]), path
-    kinds = document["components"]["schemas"]["FareRequest"]["oneOf"]
-    assert [kind["title"] for kind in kinds] == [
-        "dataframe_records",
-        "dataframe_split",
-        "instances",
-        "inputs",
-    ]
+    body = document["paths"][openapi.QUERY]["post"]["requestBody"]["content"]["application/json"]
+    forms = [kind["$ref"].rpartition("/")[2] for kind in body["schema"]["anyOf"]]
+    schemas = document["components"]["schemas"]
+    assert tuple(name for form in forms for name in schemas[form]["required"]) == FORMS
     schemathesis.openapi.from_dict(document)
 
 
