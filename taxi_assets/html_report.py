@@ -12,15 +12,15 @@ import dagster as dg
 
 from databricks_steps import atomic_write, schemas
 from databricks_steps.distributions import ALL
+from databricks_steps.page import Blocks, Figures, Table, Text, render
 from databricks_steps.settings import METRICS, Settings
 from databricks_steps.training import deployment_log, plots
-from databricks_steps.training.model_card import STYLE, escaped, figures, table
 from taxi_assets import dagster_instance, status
 
 FILE = "report.html"
 RUNS = 200  # the newest of each asset
 _SHOWN = 12  # of them, as rows
-NONE = "<p>Nothing yet.</p>"
+NONE = (Text("Nothing yet."),)
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,8 @@ def page(settings: Settings) -> str:
         "Time and memory": _cost(made),
         "Newest materializations": _newest(made),
     }
-    body = "".join(f"<section><h2>{n}</h2>{content}</section>" for n, content in sections.items())
     title = f"{settings.registered_model}, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escaped(title)}</title><style>{STYLE}</style></head>"
-        f"<body><h1>{escaped(title)}</h1>{body}</body></html>"
-    )
+    return render(title, sections)
 
 
 def history(settings: Settings) -> list[Made]:
@@ -96,18 +91,18 @@ def _number(value: object) -> Any:
     return value if isinstance(value, (int, float)) else None
 
 
-def _pipeline(found: Mapping[str, Any]) -> str:
+def _pipeline(found: Mapping[str, Any]) -> Blocks:
     rows = [
         (name, each["rows"], ", ".join(each["months"])) for name, each in found["tables"].items()
     ]
-    return table(("table", "rows", "months"), rows) if rows else NONE
+    return [Table(("table", "rows", "months"), rows)] if rows else NONE
 
 
-def _problems(found: Mapping[str, Any]) -> str:
-    return f"<pre>{escaped(chr(10).join(status.watched_lines(found)))}</pre>"
+def _problems(found: Mapping[str, Any]) -> Blocks:
+    return [Text("\n".join(status.watched_lines(found)), "pre")]
 
 
-def _models(settings: Settings) -> str:
+def _models(settings: Settings) -> Blocks:
     moves = deployment_log.entries(status.logs(settings))
     if not moves:
         return NONE
@@ -124,8 +119,8 @@ def _models(settings: Settings) -> str:
         )
         for move, found in zip(reversed(moves), reversed(measured), strict=True)
     ]
-    drawn = _rmse_by_move(moves, measured) if len(moves) > 1 else ""
-    return drawn + table(("moved at", "action", "version", "by", *names, "why"), rows)
+    drawn = [_rmse_by_move(moves, measured)] if len(moves) > 1 else []
+    return [*drawn, Table(("moved at", "action", "version", "by", *names, "why"), rows)]
 
 
 def _metrics(move: Mapping[str, Any]) -> dict[str, float]:
@@ -137,14 +132,14 @@ def _metrics(move: Mapping[str, Any]) -> dict[str, float]:
 
 def _rmse_by_move(
     moves: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, float]]
-) -> str:
+) -> Figures:
     axes = plots.axes_of("move of the champion", "RMSE on its holdout, dollars", height=2.4)
     labels = [f"{n}: v{move['to_version']}" for n, move in enumerate(moves, 1)]
     axes[1].plot(labels, [found.get("rmse") for found in measured], "o-", color=plots.BLUE)
-    return figures({"The champions": plots.svg(axes[0])})
+    return Figures({"The champions": plots.svg(axes[0])})
 
 
-def _drift(settings: Settings) -> str:
+def _drift(settings: Settings) -> Blocks:
     tables = status.logs(settings)
     report, live = (
         tables.records(name.name) for name in (schemas.DRIFT_REPORT, schemas.LIVE_PERFORMANCE)
@@ -166,14 +161,14 @@ def _drift(settings: Settings) -> str:
             )
         )
     names = ("month", "version", "trips", "over a limit", "moved most, by std", "live MAE, dollars")
-    return table(names, rows) if rows else NONE
+    return [Table(names, rows)] if rows else NONE
 
 
-def _endpoint(settings: Settings, state: Mapping[str, Any] | None) -> str:
+def _endpoint(settings: Settings, state: Mapping[str, Any] | None) -> Blocks:
     if state is None:
-        return "<p>Not running: taxi-assets serve starts it.</p>"
+        return [Text("Not running: taxi-assets serve starts it.")]
     told = [(name, state[name]) for name in ("name", "url", "state", "version")]
-    return table(("", ""), [*told, *_answered(settings)])
+    return [Table(("", ""), [*told, *_answered(settings)])]
 
 
 def _answered(settings: Settings) -> Iterator[tuple[str, Any]]:
@@ -190,7 +185,7 @@ def _answered(settings: Settings) -> Iterator[tuple[str, Any]]:
             yield family.documentation, f"{sum(sample.value for sample in family.samples):,.0f}"
 
 
-def _cost(made: Sequence[Made]) -> str:
+def _cost(made: Sequence[Made]) -> Blocks:
     by_asset: dict[str, list[Made]] = {}
     for each in made:
         if each.seconds is not None:
@@ -210,18 +205,18 @@ def _cost(made: Sequence[Made]) -> str:
     figure, axes = plots.axes_of("seconds, all runs shown", "", height=0.3 * len(rows) + 1)
     axes.barh([row[0] for row in rows][::-1], [row[2] for row in rows][::-1], color=plots.BLUE)
     names = ("asset", "runs", "seconds, sum", "seconds, last", "Spark's peak, GiB")
-    told = (
-        "<p>On Databricks a launched step is a job run with the tags asset, run and month: "
-        "docs/databricks.md has the query of its DBUs.</p>"
+    told = Text(
+        "On Databricks a launched step is a job run with the tags asset, run and month: "
+        "docs/databricks.md has the query of its DBUs."
     )
-    return figures({"Seconds by asset": plots.svg(figure)}) + table(names, rows) + told
+    return [Figures({"Seconds by asset": plots.svg(figure)}), Table(names, rows), told]
 
 
 def _total(runs: Sequence[Made]) -> float:
     return sum(each.seconds or 0.0 for each in runs)
 
 
-def _newest(made: Sequence[Made]) -> str:
+def _newest(made: Sequence[Made]) -> Blocks:
     newest: dict[str, list[Made]] = {}
     for each in made:
         newest.setdefault(each.asset, []).append(each)
@@ -237,7 +232,7 @@ def _newest(made: Sequence[Made]) -> str:
         for runs in newest.values()
         for each in runs[:_SHOWN]
     ]
-    return table(("asset", "at, UTC", "months", "rows", "seconds", "run"), rows) if rows else NONE
+    return [Table(("asset", "at, UTC", "months", "rows", "seconds", "run"), rows)] if rows else NONE
 
 
 def _rounded(value: float | None) -> str:

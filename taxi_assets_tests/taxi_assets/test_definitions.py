@@ -162,6 +162,9 @@ def test_the_packages_are_listed_exactly() -> None:
 def test_the_workspace_file_names_the_definitions() -> None:
     found = yaml.safe_load((REPOSITORY / "workspace.yaml").read_text())
     assert found["load_from"][0]["python_module"]["module_name"] == "taxi_assets.definitions"
+    tools = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]
+    assert tools["dagster"]["module_name"] == "taxi_assets.definitions"
+    assert tools["dg"]["project"]["code_location_target_module"] == "taxi_assets.definitions"
 
 
 def test_every_module_opens_with_its_charter() -> None:

@@ -54,6 +54,6 @@ def test_a_home_where_nothing_has_run_yet(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home")
     page = html_report.write(settings).read_text()
     for name in ("Pipeline", "Models", "Drift and live error", "Time and memory"):
-        assert section(page, name) == html_report.NONE
+        assert section(page, name) == "<p>Nothing yet.</p>"
     assert "Not running" in section(page, "Endpoint")
     assert not (settings.home / "dagster").exists()
