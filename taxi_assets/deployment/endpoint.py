@@ -58,41 +58,25 @@ def ensure_endpoint(
     Raises:
         ServingError: the endpoint cannot be made or updated; the message holds the reason.
     """
-    started = time.perf_counter()
-    action = serve_config(client, endpoint_config(settings, version), timeout)
-    return EndpointState(
-        settings.endpoint,
-        f"{client.config.host}/serving-endpoints/{settings.endpoint}/invocations",
-        str(version),
-        "READY",
-        action,
-        time.perf_counter() - started,
-    )
-
-
-def serve_config(
-    client: WorkspaceClient, wanted: dict[str, Any], timeout: float = READY_SECONDS
-) -> str:
-    """The endpoint as `wanted` says, once it is ready; `created`, `updated` or `unchanged`.
-
-    Raises:
-        ServingError: as `ensure_endpoint`.
-    """
     from databricks.sdk.errors.base import DatabricksError
 
-    name = wanted["name"]
+    started, wanted, name = (
+        time.perf_counter(),
+        endpoint_config(settings, version),
+        settings.endpoint,
+    )
     try:
         action = _apply(client, wanted, timeout)
-        ready = _await_ready(client, name, timeout)
-        _ensure_capture(client, wanted, ready)
+        _ensure_capture(client, wanted, _await_ready(client, name, timeout))
     except DatabricksError as error:
-        versions = [e["entity_version"] for e in wanted["config"]["served_entities"]]
         raise ServingError(
             "The serving endpoint must serve the model",
-            f"{name}, version {' and '.join(versions)}: {error}",
+            f"{name}, version {version}: {error}",
             "Correct it and materialize serving_endpoint again",
         ) from error
-    return action
+    url = f"{client.config.host}/serving-endpoints/{name}/invocations"
+    seconds = time.perf_counter() - started
+    return EndpointState(name, url, str(version), "READY", action, seconds)
 
 
 def own(payload: dict[str, Any], check: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -32,14 +31,9 @@ from taxi_assets.emulator.runtime import online_tables, state
 from taxi_assets.emulator.runtime.online_tables import OnlineTables
 from taxi_assets.emulator.runtime.state import State
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
-    GRID,
-    START,
-    TABLES,
     TRIP,
     Workspace,
-    feature_rows,
     serve,
-    write_features,
 )
 
 pytestmark = pytest.mark.slow  # emulators that start and stop
@@ -202,45 +196,6 @@ def test_a_wrong_configuration_is_refused(
         with pytest.raises(BadRequest, match=message):
             served.client.api_client.do(method, path, body=sent)
     assert states(served.client.serving_endpoints.get(served.settings.endpoint))[0] == "READY"
-
-
-def test_versions_swap_and_tables_are_published_under_load(served: Workspace) -> None:
-    client, settings = served.client, served.settings
-    endpoint.ensure_endpoint(client, settings, "1")
-    allowed = {fare(served, settings.endpoint)}
-    answers: list[float] = []
-    failures: list[str] = []
-    stop = threading.Event()
-
-    def load() -> None:
-        mine = online_store.workspace_client(settings.host, served.token)
-        try:
-            while not stop.is_set():
-                answers.extend(endpoint.query(mine, settings, {"instances": [TRIP, TRIP]}))
-        except ServingError as error:
-            failures.append(str(error))
-
-    threads = [threading.Thread(target=load) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        for version in ("2", "1", "2"):
-            state = endpoint.ensure_endpoint(client, settings, version, timeout=60)
-            assert state.action == "updated"
-            allowed.add(fare(served, settings.endpoint))
-            for table in TABLES:  # rewritten with the same values: fares stay comparable
-                delta = feature_rows(table, [250], [START + GRID * int(time.time() % 1e4)])
-                write_features(settings, table, delta, mode="append")
-                online_store.publish(client, settings, table)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert failures == []
-    assert len(allowed) == 2
-    assert set(answers) == allowed
-    assert answers[::2] == answers[1::2]
-    endpoint.ensure_endpoint(client, settings, "1")
 
 
 def test_a_restart_loses_nothing_and_needs_no_registry(start: Callable[[], Workspace]) -> None:

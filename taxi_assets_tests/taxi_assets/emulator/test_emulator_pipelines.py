@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import InvalidParameterValue, NotFound
 from databricks.sdk.service.ml import PublishSpec
 from databricks.sdk.service.pipelines import PipelineState, UpdateInfoState
 
 from databricks_steps import schemas
 from databricks_steps.errors import ServingError
-from databricks_steps.settings import LOOPBACK
 from taxi_assets.deployment import online_store
 from taxi_assets.emulator import process
+from taxi_assets_tests.documents import Documents, answering
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
     GRID,
     START,
@@ -195,85 +194,65 @@ def test_an_update_under_way_when_the_workspace_dies_has_failed(
         workspace.client.pipelines.get(done.pipeline_id)
 
 
-class Databricks:
-    """Answers as Databricks' pipelines do: each look at the updates sees the next of `newest`."""
+@contextmanager
+def databricks(
+    newest: list[dict[str, str] | None], **pipeline: Any
+) -> Iterator[tuple[WorkspaceClient, list[str]]]:
+    """Answers as Databricks' pipelines do: each look at the updates sees the next of `newest`.
 
-    def __init__(self, newest: list[dict[str, str] | None], **pipeline: Any) -> None:
-        self.started = 0
-        outer = self
+    Gives a client, and the paths at which an update was started.
+    """
+    started: list[str] = []
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if self.path.split("?")[0].endswith("/updates"):
-                    update = newest.pop(0) if len(newest) > 1 else newest[0]
-                    told: Any = {"updates": [update | {"pipeline_id": "p"}] if update else []}
-                elif "/events" in self.path:
-                    told = {"events": []}
-                else:
-                    told = {"pipeline_id": "p", **pipeline}
-                self._answer(200, told)
+    class Handler(Documents):
+        def do_GET(self) -> None:
+            if "/updates" in self.path:
+                update = newest.pop(0) if len(newest) > 1 else newest[0]
+                self.answer(200, {"updates": [update | {"pipeline_id": "p"}] if update else []})
+            elif "/events" in self.path:
+                self.answer(200, {"events": []})
+            else:
+                self.answer(200, {"pipeline_id": "p", **pipeline})
 
-            def do_POST(self) -> None:
-                outer.started += 1
-                newest[:] = [{"update_id": "another", "state": "COMPLETED"}]
-                told = {"error_code": "RESOURCE_CONFLICT", "message": "one is active"}
-                self._answer(409, told)
+        def do_POST(self) -> None:
+            started.append(self.path)
+            newest[:] = [{"update_id": "another", "state": "COMPLETED"}]
+            self.answer(409, "one is active")
 
-            def _answer(self, status: int, told: Any) -> None:
-                body = json.dumps(told).encode()
-                self.send_response_only(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.client = online_store.workspace_client(
-            f"http://{LOOPBACK}:{self._server.server_address[1]}", "token"
-        )
-
-    def __enter__(self) -> Databricks:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    with answering(Handler) as host:
+        yield online_store.workspace_client(host, "token"), started
 
 
 def test_the_update_that_a_publish_starts_is_waited_for_from_its_first_state_on() -> None:
     old = {"update_id": "old", "state": "COMPLETED"}
     new = [{"update_id": "new", "state": s} for s in ("QUEUED", "RUNNING", "COMPLETED")]
     newest = [None, old, *new]
-    with Databricks(newest) as databricks:
-        online_store.await_sync(databricks.client, "p", "old", 20)
+    with databricks(newest) as (client, started):
+        online_store.await_sync(client, "p", "old", 20)
     assert newest == new[-1:]
-    assert databricks.started == 0
+    assert started == []
 
 
 def test_where_a_publish_starts_no_update_one_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(online_store, "SETTLE_SECONDS", 0.2)
     old: dict[str, str] | None = {"update_id": "old", "state": "COMPLETED"}
-    with Databricks([old]) as databricks:
-        online_store.await_sync(databricks.client, "p", "old", 20)
-    assert databricks.started == 1
+    with databricks([old]) as (client, started):
+        online_store.await_sync(client, "p", "old", 20)
+    assert len(started) == 1
 
 
 def test_a_continuous_pipeline_is_in_sync_while_it_runs_and_a_cancelled_one_is_not() -> None:
     running: dict[str, str] | None = {"update_id": "one", "state": "RUNNING"}
-    with Databricks([running], spec={"continuous": True}) as databricks:
-        online_store.await_sync(databricks.client, "p", None, 20)
+    with databricks([running], spec={"continuous": True}) as (client, _):
+        online_store.await_sync(client, "p", None, 20)
     with (
-        Databricks([running], spec={"continuous": False}) as databricks,
+        databricks([running], spec={"continuous": False}) as (client, _),
         pytest.raises(ServingError, match=r"must end within 0\.3 seconds"),
     ):
-        online_store.await_sync(databricks.client, "p", None, 0.3)
+        online_store.await_sync(client, "p", None, 0.3)
     canceled: dict[str, str] | None = {"update_id": "one", "state": "CANCELED"}
     with (
-        Databricks([canceled], cause="stopped by a@b.c") as databricks,
+        databricks([canceled], cause="stopped by a@b.c") as (client, _),
         pytest.raises(ServingError, match=r"pipeline p, update one is CANCELED: stopped by a@b\.c"),
     ):
-        online_store.await_sync(databricks.client, "p", None)
+        online_store.await_sync(client, "p", None)

@@ -81,7 +81,8 @@ def test_swaps_and_publishes_under_load_fail_nothing_and_mix_nothing(
                     allowed.add(steady())  # each table is published by itself
                 published.append(event)
             else:
-                endpoint.ensure_endpoint(client, settings, event, timeout=60)
+                state = endpoint.ensure_endpoint(client, settings, event, timeout=60)
+                assert state.action == "updated"
                 allowed.add(steady())
             time.sleep(max(0.0, until - time.monotonic()) / (len(events) - number))
         after = resident(pid)
