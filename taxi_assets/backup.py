@@ -30,6 +30,7 @@ from databricks_steps.errors import SettingsError, TableError
 from databricks_steps.platforms.embedded import delta_files
 from databricks_steps.settings import Settings
 from taxi_assets import home_inventory
+from taxi_assets.graph import BY_MONTH
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -135,9 +136,9 @@ class _Writer:
         self._tree(home / "dagster" / "history" / "runs")
         for entry in home_inventory.BACKED_UP:
             if entry == "mlflow.db":  # before it, what names model versions
-                self._tables({n: r for n, r in tables.items() if not _named_by_models(n)})
+                self._tables({n: r for n, r in tables.items() if n not in BY_MONTH})
             if entry == "warehouse":
-                self._tables({n: r for n, r in tables.items() if _named_by_models(n)})
+                self._tables({n: r for n, r in tables.items() if n in BY_MONTH})
             elif (home / entry).is_dir():
                 self._tree(home / entry)
             else:
@@ -223,10 +224,6 @@ def data_files(root: Path, version: int | None = None) -> Iterator[tuple[Path, i
     names, sizes = (actions.column(name).to_pylist() for name in ("path", "size_bytes"))
     for name, size in zip(names, sizes, strict=True):
         yield root / unquote(name), size
-
-
-def _named_by_models(table: str) -> bool:
-    return table in home_inventory.NAMED_BY_MODELS
 
 
 def _until(path: Path, at: int) -> bool:

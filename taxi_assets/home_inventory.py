@@ -6,6 +6,7 @@ from pathlib import Path
 
 from databricks_steps import schemas
 from databricks_steps.settings import Settings
+from taxi_assets.graph import BY_MONTH
 
 # Entries of the home that a backup holds. What names others is copied before what it names.
 BACKED_UP = (
@@ -37,14 +38,6 @@ LEFT_OUT = (
 OF_THIS_MACHINE = ("dagster/dagster.yaml",)  # where Dagster's storage is, and its classes
 PASSING = (".lock", ".part", ".tmp", "-wal", "-shm", "-journal")  # ends of names
 UNFINISHED = (".new-", ".token-")  # beginnings of names
-# Tables that a model version names by their versions; the others name model versions.
-NAMED_BY_MODELS = (
-    "raw_trips",
-    "trips",
-    "quarantined_trips",
-    "pickup_features",
-    "dropoff_features",
-)
 
 
 def is_passing(path: Path) -> bool:
@@ -67,5 +60,5 @@ def tables(settings: Settings) -> dict[str, Path]:
     own = {settings.table_path(name): name for name in schemas.TABLES}
     roots = sorted(log.parent for log in settings.warehouse.rglob("_delta_log"))
     found = {own.get(r, ".".join(r.relative_to(settings.warehouse).parts)): r for r in roots}
-    order = sorted(found, key=lambda name: name in NAMED_BY_MODELS)
+    order = sorted(found, key=lambda name: name in BY_MONTH)
     return {name: found[name] for name in order}
