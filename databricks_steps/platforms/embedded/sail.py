@@ -20,8 +20,9 @@ from databricks_steps.errors import SettingsError
 from databricks_steps.settings import CONNECT, LOOPBACK, Settings, inherited
 
 IDLE_SECONDS = 30 * 86_400  # else Sail forgets a session while a long fit asks nothing
-# What functions of queries import.
-_WARM = ("pyarrow.compute", "pyarrow.parquet", "databricks_steps.trips.normalize", "pyspark.worker")
+# What functions of queries import, and of them what is not this project's.
+WARM = ("pyarrow.compute", "pyarrow.parquet", "pyspark.worker")
+_WARM = (*WARM, "databricks_steps.trips.normalize")
 OUT_OF_MEMORY = "Failed to allocate additional"  # how DataFusion says it
 _UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 

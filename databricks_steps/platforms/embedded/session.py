@@ -51,14 +51,15 @@ def spark_conf(settings: Settings) -> dict[str, str]:
     Of Sail it waits until the server that `prepare` started listens.
     """
     if settings.in_jvm:
-        return _jvm_conf(settings)
+        return jvm_conf(settings, scratch(settings))
     sails = settings.spark == SAIL
     remote = _sail(settings).address if sails else settings.spark
     # Times are New York wall clock as published and must never be shifted.
     return {"spark.remote": remote, "spark.sql.session.timeZone": "UTC"}
 
 
-def _jvm_conf(settings: Settings) -> dict[str, str]:
+def jvm_conf(settings: Settings, scratch: Path) -> dict[str, str]:
+    """The configuration of Spark in a JVM whose temporary files are in `scratch`."""
     conf = {
         "spark.app.name": "taxi-assets",
         "spark.master": settings.spark,
@@ -87,7 +88,7 @@ def _jvm_conf(settings: Settings) -> dict[str, str]:
     }
     if settings.spark.startswith("local"):
         # Quoted: a home's path may hold a space.
-        conf["spark.driver.extraJavaOptions"] += f' "-Djava.io.tmpdir={scratch(settings)}"'
+        conf["spark.driver.extraJavaOptions"] += f' "-Djava.io.tmpdir={scratch}"'
     else:
         conf["spark.executor.extraJavaOptions"] = "-Duser.timezone=UTC"
     if on_this_machine(settings.spark):
@@ -223,7 +224,7 @@ def _launch_jvm(settings: Settings) -> None:
         loopback = LOOPBACK if on_this_machine(settings.spark) else None
         spark_environment(sys.executable, loopback)
         _keep_scratch(settings)
-        conf = SparkConf().setAll(list(_jvm_conf(settings).items()))
+        conf = SparkConf().setAll(list(jvm_conf(settings, scratch(settings)).items()))
         with _log(settings).open("ab") as log:
             gateway = launch_gateway(conf, {"stderr": log})  # type: ignore[no-untyped-call]
         SparkContext._ensure_initialized(gateway=gateway)

@@ -5,24 +5,27 @@ The cluster a run asks for is written down, checked and shown; here every task r
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from databricks_steps.settings import Settings, inherited
+from databricks_steps.platforms.embedded import sail, session
+from databricks_steps.settings import LOOPBACK, Settings, as_on_a_cluster, inherited
 from taxi_assets.emulator import errors
-from taxi_assets.emulator.runtime import volumes
+from taxi_assets.emulator.runtime import cluster_packages, task, volumes
 from taxi_assets.emulator.runtime.state import State
 
 _LOG = logging.getLogger(__name__)
 KIND = "run"
-TASK = "taxi_assets.emulator.runtime.task"
+CLUSTERS = "clusters"  # the folder in which each cluster has its environment
 KEPT = 500  # records of ended runs
 CANCEL_SECONDS = 10.0
 Document = dict[str, Any]
@@ -115,16 +118,15 @@ class Runs:
             if document["state"]["life_cycle_state"] == "TERMINATING":
                 self._finish(run_id, "CANCELED", "Run cancelled")
                 return
-            task = document["tasks"][0]
-            variables = (task.get("new_cluster") or {}).get("spark_env_vars") or {}
+            wanted = document["tasks"][0]
+            folder = self._settings.home / CLUSTERS / str(run_id)
+            python = self._environment(wanted, folder)
+            engine, variables = self._engine(wanted, folder)
             with log.open("wb") as out:
                 process = subprocess.Popen(
-                    [
-                        *(sys.executable, "-m", TASK, str(self._settings.home)),
-                        *self.words(task),
-                    ],
-                    cwd=log.parent,
-                    env={**inherited(), **variables},
+                    [str(python), "-I", task.__file__, json.dumps(engine), *self.words(wanted)],
+                    cwd=folder,
+                    env=variables,
                     stdin=subprocess.PIPE,  # closes when the workspace dies, and the task ends
                     stdout=out,
                     stderr=out,
@@ -147,6 +149,27 @@ class Runs:
         else:
             self._finish(run_id, "FAILED", f"The task ended with {code}: {_last_line(log)}")
 
+    def _environment(self, wanted: Document, folder: Path) -> Path:
+        """The interpreter of the cluster, with what the task's libraries bring."""
+        libraries = wanted.get("libraries") or []
+        wheels = [Path(self._on_this_machine(each["whl"])) for each in libraries if "whl" in each]
+        return cluster_packages.made(folder, libraries, wheels)
+
+    def _engine(self, wanted: Document, folder: Path) -> tuple[Document, dict[str, str]]:
+        """What the task makes its session of, and its environment: nothing of it is this one's."""
+        given = (wanted.get("new_cluster") or {}).get("spark_env_vars") or {}
+        variables = {**inherited(), **given}
+        settings = as_on_a_cluster(Settings.from_environment(variables), variables)
+        settings = replace(settings, home=self._settings.home)
+        scratch = folder / "tmp"
+        scratch.mkdir()
+        own = {"TMPDIR": str(scratch), "PYTHONPATH": "", "SPARK_LOCAL_IP": LOOPBACK}
+        if settings.in_jvm:
+            return {"conf": session.jvm_conf(settings, scratch)}, variables | own
+        options = {"RUST_LOG": "error"} | sail.variables(settings, scratch)
+        conf = {"spark.sql.session.timeZone": "UTC"}
+        return {"conf": conf, "sail": list(sail.WARM)}, options | variables | own
+
     def words(self, task: Document) -> list[str]:
         """The file of a task and its parameters; raises ApiError for a path that is none."""
         given = task["spark_python_task"]
@@ -164,6 +187,7 @@ class Runs:
     def _finish(self, run_id: int, result: str, message: str) -> None:
         with self._lock:
             self._processes.pop(run_id, None)
+            shutil.rmtree(self._settings.home / CLUSTERS / str(run_id), ignore_errors=True)
             document = self.get(run_id)
             document |= {"state": _state("TERMINATED", result, message), "end_time": _now()}
             self._save(document)

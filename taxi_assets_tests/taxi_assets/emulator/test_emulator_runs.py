@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from databricks.sdk.errors import AlreadyExists, BadRequest, InvalidParameterValue, NotFound
 from databricks.sdk.service import iam
-from databricks.sdk.service.compute import ClusterSpec
+from databricks.sdk.service.compute import ClusterSpec, Library, PythonPyPiLibrary
 from databricks.sdk.service.jobs import Run, SparkPythonTask, SubmitTask
 
 from databricks_steps.settings import SAIL
@@ -44,8 +45,15 @@ def sail() -> Iterator[None]:
         yield
 
 
-def submit(workspace: Workspace, file: str, *parameters: str, **more: Any) -> int:
+def submit(
+    workspace: Workspace,
+    file: str,
+    *parameters: str,
+    libraries: Sequence[Library] = (),
+    **more: Any,
+) -> int:
     task = SubmitTask("one", spark_python_task=SparkPythonTask(file, list(parameters)))
+    task.libraries = list(libraries)
     task.existing_cluster_id = "any"
     run_id = workspace.client.jobs.submit(tasks=[task], **more).run_id
     assert run_id is not None
@@ -292,3 +300,84 @@ def test_runs_are_listed_in_pages_and_with_their_tasks_where_these_are_asked_for
     assert newest[0] not in active
     with pytest.raises(InvalidParameterValue, match="limit"):
         list(api.list_runs(limit=26))
+
+
+BY_NAME = """
+import site, sys, tempfile, zipfile
+folder = tempfile.mkdtemp()
+zipfile.ZipFile(sys.argv[1]).extractall(folder)
+site.addsitedir(folder)  # as the step launcher's main file does, on the driver
+import only_in_the_code
+rows = spark.range(2).mapInArrow(only_in_the_code.doubled, "doubled long").collect()
+print([row["doubled"] for row in rows])
+"""
+MODULE = """
+def doubled(batches):
+    import pyarrow as pa
+
+    for batch in batches:
+        yield pa.record_batch([pa.array([2 * n for n in batch[0].to_pylist()])], ["doubled"])
+"""
+
+
+def zipped(**files: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(f"{name}.py", text)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("engine", [SAIL, "local[1]"])
+def test_what_is_unpacked_on_the_driver_alone_is_not_with_its_workers(
+    workspace: Workspace, engine: str
+) -> None:
+    """A function of a module is pickled by its name: who runs it must be able to import it."""
+    file = write(workspace, "code/main.py", BY_NAME)
+    code = f"{VOLUME}/code/code.zip"
+    workspace.client.files.upload(code, io.BytesIO(zipped(only_in_the_code=MODULE)), overwrite=True)
+    task = SubmitTask("one", spark_python_task=SparkPythonTask(file, [code]))
+    task.new_cluster = ClusterSpec(spark_version="x", spark_env_vars={"TAXI_SPARK": engine})
+    run_id = workspace.client.jobs.submit(tasks=[task]).run_id
+    assert run_id is not None
+    assert state(ended(workspace, run_id)) == ("TERMINATED", "FAILED")
+    assert "No module named 'only_in_the_code'" in run_log(workspace, run_id)
+
+
+def test_a_wheel_among_a_tasks_libraries_is_there_for_driver_and_workers(
+    workspace: Workspace,
+) -> None:
+    file = write(workspace, "wheel/main.py", BY_NAME)
+    empty, wheel = f"{VOLUME}/wheel/code.zip", f"{VOLUME}/wheel/only-1.0-py3-none-any.whl"
+    workspace.client.files.upload(empty, io.BytesIO(zipped()), overwrite=True)
+    content = io.BytesIO(zipped(only_in_the_code=MODULE))
+    workspace.client.files.upload(wheel, content, overwrite=True)
+    run_id = submit(workspace, file, empty, libraries=[Library(whl=wheel)])
+    assert state(ended(workspace, run_id)) == ("TERMINATED", "SUCCESS"), run_log(workspace, run_id)
+    assert "[0, 2]" in run_log(workspace, run_id)
+
+
+def test_neither_the_project_nor_the_orchestrators_packages_are_on_a_cluster(
+    workspace: Workspace,
+) -> None:
+    names = ("databricks_steps", "taxi_assets", "dagster", "dagster_webserver", "mlflow")
+    code = f"from importlib.util import find_spec\nprint([n for n in {names} if find_spec(n)])"
+    file = write(workspace, "names.py", code)
+    for packages, there in ((("mlflow>=3",), ["mlflow"]), ((), [])):
+        libraries = [Library(pypi=PythonPyPiLibrary(package)) for package in packages]
+        run_id = submit(workspace, file, libraries=libraries)
+        assert state(ended(workspace, run_id)) == ("TERMINATED", "SUCCESS")
+        assert str(there) in run_log(workspace, run_id)
+
+
+def test_a_library_that_cannot_be_had_fails_the_run_by_name(workspace: Workspace) -> None:
+    file = write(workspace, "none.py", "print('never')")
+    library = Library(pypi=PythonPyPiLibrary("mlflow==0.0.1"))
+    run = ended(workspace, submit(workspace, file, libraries=[library]))
+    assert state(run) == ("TERMINATED", "FAILED")
+    assert run.state is not None
+    assert "Library installation failed: mlflow==0.0.1" in str(run.state.state_message)
+
+
+def run_log(workspace: Workspace, run_id: int) -> str:
+    return (workspace.settings.home / "logs" / "runs" / f"{run_id}.log").read_text()
