@@ -1,7 +1,8 @@
 """A stand-in for `databricks.feature_engineering`, whose licence keeps it from this machine.
 
 Written from its documented signatures: every argument is keyword-only, and one that the client
-does not know is refused. What it logs has the client's layout: the model inside its lookups.
+does not know is refused. What it logs has the client's layout: the model inside its lookups. What
+serves it is as strict on types as an endpoint: `answered`.
 """
 
 from __future__ import annotations
@@ -96,6 +97,19 @@ class FeatureEngineeringClient:
                 await_registration_for=await_registration_for,
                 pip_requirements=["mlflow"],
             )
+
+
+def answered(raw_model: Path, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """What an endpoint of Databricks answers to rows of requests with their looked-up features.
+
+    Its server hands rows on as dicts and makes a frame of them: every integer is of 64 bits then,
+    and of a column that held a null a float. The raw model takes it as MLflow loads it.
+    """
+    import mlflow
+    import pandas as pd
+
+    fares = mlflow.pyfunc.load_model(str(raw_model)).predict(pd.DataFrame(list(rows)))
+    return [float(fare) for fare in fares]
 
 
 @contextmanager
