@@ -26,7 +26,10 @@ class RequestColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return True  # there is nothing to learn
 
     def transform(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
-        """Rows of a request with their looked-up features → the model's inputs, in order."""
+        """Rows of a request with their looked-up features → the model's inputs, in order.
+
+        Numbers of any type come out as floats: a server makes its frame of rows, not of a schema.
+        """
         import pandas as pd
 
         at = pd.to_datetime(X["pickup_datetime"])
@@ -36,7 +39,7 @@ class RequestColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             "pickup_weekday": weekday,
             "pickup_is_weekend": (weekday >= 5).astype("int64"),
         }
-        inputs: pd.DataFrame = X.assign(**derived)[list(INPUTS)]
+        inputs: pd.DataFrame = X.assign(**derived)[list(INPUTS)].astype("float64")
         return inputs
 
 

@@ -55,14 +55,10 @@ class UnityFeatureStore:
         """
         import mlflow
         from databricks.feature_engineering import FeatureEngineeringClient
-        from mlflow.models import infer_signature
 
         from databricks_steps.training.request_columns import from_requests
 
         registry.client(self._settings)
-        model = from_requests(pipeline)
-        columns = [*FIELDS, *(name for lookup in lookups for name in lookup.features)]
-        example: Any = training_set.select(*columns).limit(3).toPandas()
         client = FeatureEngineeringClient()
         known = client.create_training_set(
             df=training_set.select(*FIELDS, schemas.LABEL),
@@ -70,13 +66,13 @@ class UnityFeatureStore:
             label=schemas.LABEL,
         )
         client.log_model(
-            model=model,
+            model=from_requests(pipeline),
             artifact_path=registry.FARE_MODEL,
             flavor=mlflow.sklearn,
             training_set=known,
             registered_model_name=self._settings.registered_model,
-            # Of the model inside: requests with their features. The client tells what a request is.
-            signature=infer_signature(example, model.predict(example)),
+            # No `signature`: the client makes the registered model's own of the training set. One
+            # that is given stays on the model inside, whose integers an endpoint has as 64 bits.
             **{name: value for name, value in arguments.items() if name != "input_example"},
         )
         run = mlflow.active_run()

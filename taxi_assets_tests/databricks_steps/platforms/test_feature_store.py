@@ -134,7 +134,6 @@ def test_a_logged_model_scores_requests_as_the_served_graph_does(
     assert np.abs(onnx_predict(to_onnx(pipeline), wanted.toPandas())[0] - graph).max() == 0
 
 
-@pytest.mark.xfail(strict=True, reason="a signature puts 32-bit integers on the raw model")
 @pytest.mark.parametrize("numbers", ["integers", "floats", "texts for times"])
 def test_an_endpoint_answers_rows_that_its_server_has_made_of_json_and_lookups(
     client: FeatureEngineeringClient,
