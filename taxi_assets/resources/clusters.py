@@ -58,9 +58,17 @@ class Cluster:
     timeout_seconds: int = 6 * 3600
 
     def run_config(
-        self, step: str, run: str, tags: Mapping[str, str], variables: Mapping[str, str]
+        self,
+        step: str,
+        run: str,
+        tags: Mapping[str, str],
+        variables: Mapping[str, str],
+        wheel: str,
     ) -> dict[str, Any]:
-        """What is submitted for a step: its cluster, cost tags, libraries and limit of time."""
+        """What is submitted for a step: its cluster, cost tags, libraries and limit of time.
+
+        `wheel` is the path of the project's own wheel.
+        """
         from taxi_assets.partitions import RANGE_TAGS  # brings Dagster, for commands without
 
         months = ":".join(sorted({tags[tag] for tag in RANGE_TAGS if tag in tags}))
@@ -69,7 +77,10 @@ class Cluster:
         return {
             "run_name": f"{step} {months}".strip(),
             "cluster": own,
-            "libraries": [{"pypi": {"package": package}} for package in self.libraries],
+            "libraries": [
+                {"whl": wheel},
+                *({"pypi": {"package": package}} for package in self.libraries),
+            ],
             "install_default_libraries": False,  # they would break the cluster's own SDK
             "timeout_seconds": self.timeout_seconds,
         }

@@ -13,6 +13,7 @@ import dagster as dg
 
 from databricks_steps.settings import DATABRICKS, Settings
 from databricks_steps.training import registry
+from taxi_assets.resources.targets import target
 
 
 class MlflowRuns:
@@ -25,9 +26,9 @@ class MlflowRuns:
     def run(self) -> Iterator[str]:
         """An active MLflow run tagged with the Dagster run; ends finished or failed.
 
-        On a Databricks cluster dagster-mlflow is not installed: MLflow's own run does.
+        Where a launched step runs dagster-mlflow is not installed: MLflow's own run does.
         """
-        if self._settings.platform == DATABRICKS:
+        if self._settings.platform == DATABRICKS or target().launched:
             tags = {"dagster_run_id": self._context.run_id}
             with registry.tracked_run(self._settings, tags) as run:
                 yield run

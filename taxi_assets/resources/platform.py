@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +37,12 @@ def platform(settings: Settings) -> dg.ResourceDefinition:
             return running
 
         run = context.run
-        if run is not None and OWN_PROCESS in run.tags and not target().launched:
+        launched = target().launched
+        if run is not None and OWN_PROCESS in run.tags and not launched:
             dagster_instance.hold(settings, run, context.instance)
-        own = None if settings.platform == DATABRICKS else start
+        own: Callable[[], SparkSession] | None = given if launched else start
+        if settings.platform == DATABRICKS:
+            own = None
         return chosen.platform(settings, own, context.resources.mlflow.run)
 
     return chosen
@@ -74,3 +78,10 @@ def _by_dagster(conf: dict[str, Any]) -> SparkSession:
 
     made: SparkSession = LazyPySparkResource(spark_config=conf).spark_session
     return made
+
+
+def given() -> SparkSession:
+    """The session of the cluster that a launched step finds."""
+    from pyspark.sql import SparkSession
+
+    return SparkSession.builder.getOrCreate()

@@ -1,4 +1,4 @@
-"""What a launched step finds on its cluster: environment and secrets. Travels in code.zip.
+"""What a launched step finds on its cluster: environment and secrets. Travels in the wheel.
 
 It is unpickled there before anything of Dagster's integrations could be imported: they are not on
 the cluster.
@@ -6,10 +6,8 @@ the cluster.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 
@@ -21,16 +19,9 @@ class RemoteSetup:
     secrets: Sequence[tuple[str, str, str]] = ()
 
     def setup(self, dbutils: Any, sc: Any) -> None:
-        """Called by the launcher's main file with the cluster's own `dbutils` and `sc`.
-
-        `sc` is None where the engine has no context: its workers are of the driver's process.
-        """
+        """Called by the launcher's main file with the cluster's own `dbutils` and `sc`."""
         from taxi_assets.resources.targets import export
 
         export(self.variables)
         for name, scope, key in self.secrets:
             export({name: dbutils.secrets.get(scope=scope, key=key)})
-        if sc is not None:
-            # Unpacked on the driver alone: functions that workers run are pickled by name.
-            *_, code = sys.argv
-            sc.addPyFile(Path(code).as_uri())

@@ -1,8 +1,8 @@
 """dagster-databricks' step launcher without its three faults on Unity Catalog.
 
 It stages on a volume, not on the DBFS root that new workspaces lack, installs none of the
-orchestrator's packages on the cluster, and ships exactly the two packages of this project. Imported
-only where steps are launched.
+orchestrator's packages on the cluster, and ships exactly the two packages of this project, as a
+wheel that the cluster installs on every node. Imported only where steps are launched.
 """
 
 from __future__ import annotations
@@ -12,33 +12,31 @@ import logging
 import pickle
 import time
 import uuid
-import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import requests
 from dagster._core.execution.plan.external_step import PICKLED_STEP_RUN_REF_FILE_NAME
-from dagster_databricks.databricks import DatabricksClient, DatabricksJobRunner
 from dagster_databricks.databricks import DatabricksError as RunError
+from dagster_databricks.databricks import DatabricksJobRunner
 from dagster_databricks.databricks_pyspark_step_launcher import (
     CODE_ZIP_NAME,
     PICKLED_CONFIG_FILE_NAME,
     DatabricksConfig,
     DatabricksPySparkStepLauncher,
 )
-from databricks.sdk.errors import BadRequest, NotFound, OperationFailed
+from databricks.sdk.errors import NotFound, OperationFailed
 from databricks.sdk.errors.base import DatabricksError
-from databricks.sdk.retries import retried
 
 from databricks_steps.errors import TaxiError
-from databricks_steps.settings import REPOSITORY, STAGING_VOLUME, Settings
+from databricks_steps.settings import REPOSITORY
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.remote_setup import RemoteSetup
+from taxi_assets.resources.staging import Staging, empty_zip, patiently
 from taxi_assets.resources.step_launcher import LISTENERS
 from taxi_assets.resources.targets import Target
 
@@ -47,106 +45,14 @@ if TYPE_CHECKING:
     from dagster import DagsterLogManager, EventLogEntry
     from dagster._core.definitions.step_launcher import StepRunRef
     from dagster._core.execution.context.system import StepExecutionContext
-    from dagster_databricks.types import DatabricksRunState
     from databricks.sdk import WorkspaceClient
 
 _LOG = logging.getLogger(__name__)
 FORGOTTEN = timedelta(days=7)  # files of a launch that nobody was left to remove
 
-Result = TypeVar("Result")
-PATIENCE = timedelta(minutes=2)
-PACKAGES = ("databricks_steps", "taxi_assets")
-LEFT_OUT = ("__pycache__", "emulator")  # the latter stands in for what the cluster is
-RUNS = "runs"  # the folder in which each run has its own
-
 
 class LaunchError(TaxiError):
     """A launched step failed, or the workspace did not let it run; the message holds its link."""
-
-
-def patiently(call: Callable[[], Result]) -> Result:
-    """The call's result; a workspace that is busy, broken or away for a moment is asked again."""
-    from databricks.sdk.errors import (
-        DeadlineExceeded,
-        InternalError,
-        TemporarilyUnavailable,
-        TooManyRequests,
-    )
-
-    passing: list[type[BaseException]] = [
-        *(InternalError, TemporarilyUnavailable, TooManyRequests, DeadlineExceeded),
-        *(requests.ConnectionError, requests.Timeout, TimeoutError),
-    ]
-    return cast("Result", retried(on=passing, timeout=PATIENCE)(call)())
-
-
-def code_zip() -> bytes:
-    """The packages of this project as the cluster imports them.
-
-    The bundle's files describe jobs, and what is hidden is somebody's own: neither is code. The
-    original's archive leaves out whatever has `pytest` or `logs` anywhere in its absolute path.
-    """
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for package in PACKAGES:
-            for file in sorted((REPOSITORY / package).rglob("*")):
-                name = file.relative_to(REPOSITORY)
-                left_out = any(part.startswith(".") or part in LEFT_OUT for part in name.parts)
-                if file.is_file() and not left_out and file.suffix not in (".pyc", ".yml"):
-                    archive.write(file, name)
-    return content.getvalue()
-
-
-class Staging(DatabricksClient):
-    """The launcher's client: files on the volume, below `prefix`, and the states of runs."""
-
-    def __init__(self, client: WorkspaceClient, settings: Settings) -> None:
-        # The project's own client: the original's would take a proxy and credentials that the
-        # environment has for other workspaces.
-        self._workspace_client = client
-        self.prefix = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING_VOLUME}/{RUNS}"
-        self._files = client.files
-
-    def put_file(
-        self, file_obj: IO[Any], dbfs_path: str, overwrite: bool = False, block_size: int = 0
-    ) -> None:
-        content = file_obj.read()
-        patiently(lambda: self._write(dbfs_path, content, overwrite))
-
-    def read_file(self, dbfs_path: str, block_size: int = 0) -> bytes:
-        try:
-            return patiently(lambda: self._read(dbfs_path))
-        except NotFound:  # the step has not written it yet
-            return b""
-
-    def get_run_state(self, databricks_run_id: int) -> DatabricksRunState:
-        return patiently(lambda: super(Staging, self).get_run_state(databricks_run_id))
-
-    def _write(self, path: str, content: bytes, overwrite: bool) -> None:
-        self._files.upload(path, io.BytesIO(content), overwrite=overwrite)
-
-    def _read(self, path: str) -> bytes:
-        contents = self._files.download(path).contents
-        return b"" if contents is None else bytes(contents.read())
-
-    def folders(self, path: str) -> Iterator[tuple[str, int]]:
-        """Name and time of what is in a folder: milliseconds since 1970, 0 where nobody knows.
-
-        Raises:
-            NotFound: there is no such folder.
-        """
-        for entry in self._files.list_directory_contents(path):
-            yield str(entry.name), entry.last_modified or 0
-
-    def remove(self, run: str, step: str) -> None:
-        """Leave nothing of a step behind, and no folder of a run that has no other step."""
-        folder = f"{self.prefix}/{run}/{step}"
-        for entry in patiently(lambda: list(self._files.list_directory_contents(folder))):
-            with suppress(NotFound):  # the answer to an earlier try was lost
-                patiently(partial(self._files.delete, str(entry.path)))
-        patiently(lambda: self._files.delete_directory(folder))
-        with suppress(BadRequest):  # another step of the run is still there
-            self._files.delete_directory(f"{self.prefix}/{run}")
 
 
 class VolumeRunner(DatabricksJobRunner):
@@ -190,11 +96,15 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
         run, step = step_context.dagster_run, step_context.step.key
         self._run_url, self._run, self._events = "its run was not submitted", 0, []
         succeeded = False
-        self.run_config = self._cluster.run_config(
-            step, run.run_id, run.tags, self._target.remote_environment()
-        ) | {"idempotency_token": uuid.uuid4().hex}
         self._sweep(step_context.instance)
         try:
+            self.run_config = self._cluster.run_config(
+                step,
+                run.run_id,
+                run.tags,
+                self._target.remote_environment(),
+                self._staging.put_wheel(),
+            ) | {"idempotency_token": uuid.uuid4().hex}
             for event in super().launch_step(step_context):
                 for listener in LISTENERS:
                     listener(event)
@@ -219,7 +129,7 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
         """The four files of a step, as the main file expects them."""
         for name, content in (
             (self._main_file_name(), Path(self._main_file_local_path()).read_bytes()),
-            (CODE_ZIP_NAME, code_zip()),
+            (CODE_ZIP_NAME, empty_zip()),
             (PICKLED_STEP_RUN_REF_FILE_NAME, pickle.dumps(step_run_ref)),
             (PICKLED_CONFIG_FILE_NAME, pickle.dumps(self.create_remote_config())),
         ):
@@ -305,6 +215,9 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
                 if over:
                     for step, _ in list(self._staging.folders(f"{self.staging_prefix}/{run}")):
                         self._clean(run, step)
+            for wheel, at in list(self._staging.folders(self._staging.wheels)):
+                if 0 < at < oldest:
+                    self._staging.remove_file(f"{self._staging.wheels}/{wheel}")
         except NotFound:  # the first launch of all
             return
         except (DatabricksError, requests.RequestException, TimeoutError) as error:

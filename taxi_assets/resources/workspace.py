@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from databricks_steps.errors import RefusedError, SettingsError, reason
 from databricks_steps.settings import DATABRICKS, LOOPBACK, Settings
+from taxi_assets.resources.targets import target
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -35,10 +36,7 @@ class Workspace:
 
         if self.settings.platform == DATABRICKS:
             return _of_the_environment(PATIENCE)
-        from taxi_assets.emulator import auth, process
-
-        host = process.ensure_running(self.settings)
-        return workspace_client(host, auth.token(self.settings.token_file))
+        return workspace_client(self.settings.host, self._token())
 
     @property
     def host(self) -> str:
@@ -57,10 +55,7 @@ class Workspace:
         """
         if self.settings.platform == DATABRICKS:
             return _by_sdk(self.client, method, path, body)
-        from taxi_assets.emulator import auth, process
-
-        process.ensure_running(self.settings)
-        token = auth.token(self.settings.token_file)
+        token = self._token()
         connection = http.client.HTTPConnection(LOOPBACK, self.settings.port, timeout=PATIENCE)
         try:
             headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
@@ -74,6 +69,15 @@ class Workspace:
         if status >= http.client.BAD_REQUEST:
             raise _refused(status, path, str(found.get("message")))
         return found
+
+    def _token(self) -> str:
+        """The emulator's, which then runs: it runs the steps that it has launched."""
+        if target().launched:
+            return self.settings.token_file.read_text(encoding="utf-8").strip()
+        from taxi_assets.emulator import auth, process
+
+        process.ensure_running(self.settings)
+        return auth.token(self.settings.token_file)
 
     def endpoint(self) -> dict[str, Any] | None:
         """The serving endpoint as the API describes it; None when there is none."""

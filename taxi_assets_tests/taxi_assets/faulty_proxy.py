@@ -23,6 +23,7 @@ from databricks.sdk import WorkspaceClient
 from databricks_steps.settings import LOOPBACK, SAIL, STAGING_VOLUME
 from taxi_assets.deployment.online_store import workspace_client
 from taxi_assets.emulator import auth, process
+from taxi_assets.resources.staging import RUNS
 
 SUBMIT, GET = "/api/2.2/jobs/runs/submit", "/api/2.2/jobs/runs/get"
 LAUNCH = """
@@ -212,10 +213,10 @@ def cancel(home: Home, run_id: int) -> None:
 
 
 def staged(home: Home) -> list[Path]:
-    """Files of launched steps that are on the volume now."""
+    """Files of launched steps that are on the volume now, but for wheels of the code."""
     settings = home.settings
     volume = home.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME
-    return [file for file in volume.rglob("*") if file.is_file()]
+    return [file for file in (volume / RUNS).rglob("*") if file.is_file()]
 
 
 def launch(environment: Mapping[str, str], **more: str) -> tuple[int, str]:

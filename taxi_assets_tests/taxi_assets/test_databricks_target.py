@@ -14,8 +14,7 @@ from taxi_assets.deployment import endpoint
 from taxi_assets.deployment.online_store import workspace_client
 from taxi_assets.emulator import auth, process
 
-BY_NAME = pytest.mark.xfail(reason="the code of a step reaches the driver alone")
-pytestmark = [pytest.mark.long, BY_NAME]  # launched steps, each with a JVM
+pytestmark = pytest.mark.long  # launched steps, each with a JVM
 
 Run = Callable[[str, str], str]
 

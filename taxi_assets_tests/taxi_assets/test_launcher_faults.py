@@ -33,10 +33,9 @@ from faulty_proxy import (
 
 from databricks_steps.settings import STAGING_VOLUME
 from taxi_assets import dagster_instance
-from taxi_assets.resources.volume_launcher import RUNS
+from taxi_assets.resources.staging import RUNS, WHEELS, wheel
 
-BY_NAME = pytest.mark.xfail(reason="the code of a step reaches the driver alone")
-pytestmark = [pytest.mark.long, BY_NAME]  # each fault is a launched step, with a JVM
+pytestmark = pytest.mark.long  # each fault is a launched step, with a JVM
 
 CANCEL = "/api/2.2/jobs/runs/cancel"
 Proxied = tuple[Home, FaultyProxy, dict[str, str]]
@@ -314,7 +313,14 @@ def test_files_of_runs_that_are_over_and_of_launches_long_ago_are_removed(
         (step / "code.zip").write_bytes(b"x")
         at = time.time() - days * 86_400
         os.utime(folder / run, (at, at))
+    wheels = folder.with_name(WHEELS)
+    wheels.mkdir(exist_ok=True)
+    for name, days in (("old.whl", 8), ("new.whl", 6)):
+        (wheels / name).write_bytes(b"x")
+        at = time.time() - days * 86_400
+        os.utime(wheels / name, (at, at))
     assert launch(environment) == (0, "said: success")
+    assert {each.name for each in wheels.iterdir()} == {"new.whl", wheel()[0]}
     assert sorted(each.name for each in folder.iterdir()) == ["at-work", "of-yesterday"]
     assert {file.parts[-3:] for file in staged(home)} == {
         ("at-work", "trips", "code.zip"),

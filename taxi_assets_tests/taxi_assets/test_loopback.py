@@ -14,14 +14,10 @@ from faulty_proxy import runs
 from databricks_steps import schemas
 from databricks_steps.settings import STAGING_VOLUME
 from databricks_steps.steps import STEPS
+from taxi_assets.resources import staging
 from taxi_assets.resources.targets import target
 
-# The whole pipeline, each step with a JVM.
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.alone,
-    pytest.mark.xfail(reason="the code of a step reaches the driver alone"),
-]
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # the whole pipeline, each step with a JVM
 
 PARITY = "serving_endpoint_train_serve_parity"  # the one check that reads the holdout with Spark
 
@@ -41,6 +37,7 @@ def test_every_spark_step_is_one_run_with_the_targets_cluster(launched: Home) ->
     assert len(found) == len(steps)
     cluster = target("loopback").cluster
     assert cluster is not None
+    wheel_name, _ = staging.wheel()
     for run in found:
         (task,) = run["tasks"]
         assert run["state"]["result_state"] == "SUCCESS"
@@ -48,7 +45,9 @@ def test_every_spark_step_is_one_run_with_the_targets_cluster(launched: Home) ->
         assert (spec["spark_version"], spec["num_workers"]) == (cluster.spark_version, 1)
         assert spec["custom_tags"]["asset"] == run["run_name"].split(" ")[0]
         assert re.fullmatch(r"2022-0\d(:2022-0\d)?", spec["custom_tags"]["month"])
-        packages = [library["pypi"]["package"] for library in task["libraries"]]
+        wheel, *others = task["libraries"]
+        assert wheel["whl"].endswith(wheel_name)
+        packages = [library["pypi"]["package"] for library in others]
         assert packages == list(cluster.libraries)
         assert not any("sdk" in package for package in packages)
 
@@ -68,8 +67,9 @@ def test_the_tables_are_those_of_target_local_row_for_row(
 
 def test_nothing_is_left_on_the_volume_and_no_token_in_any_run(launched: Home) -> None:
     settings = launched.settings
-    staging = launched.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME
-    assert [file for file in staging.rglob("*") if file.is_file()] == []
+    volume = launched.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME
+    left = [file.name for file in volume.rglob("*") if file.is_file()]
+    assert left == [staging.wheel()[0]]
     token = settings.token_file.read_text().strip()
     assert token not in json.dumps(runs(launched))
     files = [file for file in launched.path.rglob("*") if file.is_file()]

@@ -15,8 +15,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
-from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import pytest
 from conftest_run import MONTHS
@@ -24,12 +25,8 @@ from faulty_proxy import SUBMIT, AnsweredError, FaultyProxy, Request, behind_pro
 from test_wheel import packaged
 
 from databricks_steps.settings import REPOSITORY
-from taxi_assets.resources.remote_setup import RemoteSetup
-from taxi_assets.resources.volume_launcher import PACKAGES
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyspark.sql import SparkSession
+from taxi_assets.resources import staging
+from taxi_assets.resources.staging import PACKAGES
 
 pytestmark = pytest.mark.slow
 
@@ -84,11 +81,11 @@ class Launched:
     said: tuple[str, ...]
 
     def staged(self, name: str) -> bytes:
-        """The first file of that name as it arrived on the volume."""
+        """The first file whose name ends so as it arrived on the volume."""
         return next(
             request.body
             for request, _ in self.exchanged
-            if request.method == "PUT" and request.path.rsplit("/", 1)[-1] == name
+            if request.method == "PUT" and request.path.endswith(name)
         )
 
     def everything(self) -> Iterator[tuple[str, bytes]]:
@@ -186,18 +183,19 @@ def secrets(contents: Iterable[tuple[str, bytes]], known: Mapping[str, str]) -> 
     }
 
 
-def test_code_zip_holds_the_modules_and_data_of_the_two_packages_alone(launched: Launched) -> None:
-    archive = zipfile.ZipFile(io.BytesIO(launched.staged("code.zip")))
-    print(*sorted(archive.namelist()), sep="\n")
-    assert set(archive.namelist()) == launched.expected
-    assert len(archive.namelist()) == len(launched.expected)
-    assert {name.split("/")[0] for name in archive.namelist()} == set(PACKAGES)
-    for name in archive.namelist():
+def test_the_wheel_holds_the_modules_and_data_of_the_two_packages_alone(launched: Launched) -> None:
+    archive = zipfile.ZipFile(io.BytesIO(launched.staged(".whl")))
+    names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    print(*sorted(names), sep="\n")
+    assert set(names) == launched.expected
+    assert len(names) == len(launched.expected)
+    assert {name.split("/")[0] for name in names} == set(PACKAGES)
+    for name in names:
         assert archive.read(name) == (launched.checkout / name).read_bytes(), name
 
 
-def test_code_zip_is_enough_to_make_the_definitions(launched: Launched, tmp_path: Path) -> None:
-    zipfile.ZipFile(io.BytesIO(launched.staged("code.zip"))).extractall(tmp_path)
+def test_the_wheel_is_enough_to_make_the_definitions(launched: Launched, tmp_path: Path) -> None:
+    zipfile.ZipFile(io.BytesIO(launched.staged(".whl"))).extractall(tmp_path)
     code = (
         "import taxi_assets.definitions, databricks_steps.steps, sys;"
         "from databricks_steps.platforms.embedded.session import LOG4J;"
@@ -225,9 +223,13 @@ def test_code_zip_is_enough_to_make_the_definitions(launched: Launched, tmp_path
     assert stopped.stderr.startswith("error: This installation has no emulator: ")
 
 
-def test_four_files_are_staged_for_a_step_and_one_run_is_submitted(launched: Launched) -> None:
+def test_files_and_wheel_are_staged_for_a_step_and_one_run_is_submitted(launched: Launched) -> None:
     put = [request.path for request, _ in launched.exchanged if request.method == "PUT"]
-    assert sorted({path.rsplit("/", 1)[-1] for path in put}) == [
+    wheel, *files = sorted(
+        {path.rsplit("/", 1)[-1] for path in put}, key=lambda n: (".whl" not in n, n)
+    )
+    assert re.fullmatch(r"taxi_assets-[0-9.]+\+[0-9a-f]{12}-py3-none-any\.whl", unquote(wheel))
+    assert files == [
         "code.zip",
         "config.pkl",
         "databricks_step_main.py",
@@ -240,13 +242,12 @@ def test_four_files_are_staged_for_a_step_and_one_run_is_submitted(launched: Lau
     assert {name for name in variables if re.search("TOKEN|SECRET|PASSWORD|KEY", name)} == set()
 
 
-@pytest.mark.xfail(reason="the code of a step reaches the driver alone")
 def test_no_secret_travels_or_is_written_down(launched: Launched) -> None:
     out, _, refusal, _ = launched.said
     assert "said: success" in out
     assert "Token is expired" in refusal
     places = [label for label, _ in launched.everything()]
-    for needed in ("code.zip", "step_run_ref.pkl", SUBMIT, "logs/runs/", "events.pkl", "index.db"):
+    for needed in (".whl", "step_run_ref.pkl", SUBMIT, "logs/runs/", "events.pkl", "index.db"):
         assert [place for place in places if needed in place], needed
     known = {**PLANTED, "the workspace's token": launched.token}
     assert secrets(launched.everything(), known) == set()
@@ -280,22 +281,26 @@ def test_the_search_for_secrets_finds_what_is_there(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.long  # workers of a JVM
-def test_workers_find_what_is_in_the_code_alone(
-    jvm: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The code is unpacked on the driver; functions that workers run are pickled by name."""
-    code = tmp_path / "code.zip"
-    with zipfile.ZipFile(code, "w") as file:
-        file.writestr("only_in_the_code.py", "SAID = 7")
-
-    def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import only_in_the_code
-        import pyarrow as pa
-
-        for batch in batches:
-            yield pa.record_batch([pa.array([only_in_the_code.SAID] * len(batch))], ["said"])
-
-    monkeypatch.setattr(sys, "argv", ["main.py", "ref", "setup", str(code)])
-    RemoteSetup({}).setup(None, jvm.sparkContext)
-    assert [row["said"] for row in jvm.range(2).mapInArrow(read, "said long").collect()] == [7, 7]
+def test_an_installer_takes_the_wheel_and_the_same_code_makes_the_same_one(tmp_path: Path) -> None:
+    name, content = staging.wheel()
+    assert staging.wheel() == (name, content)
+    (tmp_path / name).write_bytes(content)
+    site = tmp_path / "site"
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--no-deps",
+        "--offline",
+        "--target",
+        site,
+    ]
+    done = subprocess.run([*command, tmp_path / name], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (found,) = distributions(path=[str(site)])
+    assert (found.name, found.version) == ("taxi-assets", name.split("-")[1])
+    (script,) = found.entry_points
+    assert (script.name, script.value) == ("databricks-steps", "databricks_steps.__main__:task")
+    assert (site / "databricks_steps" / "steps.py").exists()

@@ -31,7 +31,7 @@ def submitted(found: Cluster) -> dict[str, object]:
         "dagster/asset_partition_range_start": "2022-01",
         "dagster/asset_partition_range_end": "2022-02",
     }
-    return found.run_config("trips", "run-1", tags, {"A": "1"})
+    return found.run_config("trips", "run-1", tags, {"A": "1"}, "/Volumes/a/b/c/x.whl")
 
 
 def test_each_databricks_target_has_its_own_names() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from databricks_steps.settings import Settings
 from taxi_assets.emulator import errors
 
-_PATH = re.compile(r"/?Volumes(/[A-Za-z0-9_.=@ -]{1,255}){4,}/?")
+_PATH = re.compile(r"/?Volumes(/[A-Za-z0-9_.=@+ -]{1,255}){4,}/?")
 PREFIX = "/Volumes/"
 
 

@@ -1,0 +1,165 @@
+"""Where launched steps are staged, a Unity Catalog volume, and what travels.
+
+Calls that fail for a moment are tried again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from importlib.metadata import version
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+
+import requests
+from dagster_databricks.databricks import DatabricksClient
+from databricks.sdk.errors import BadRequest, NotFound
+from databricks.sdk.retries import retried
+
+from databricks_steps.settings import REPOSITORY, STAGING_VOLUME, Settings
+
+if TYPE_CHECKING:
+    from dagster_databricks.types import DatabricksRunState
+    from databricks.sdk import WorkspaceClient
+
+Result = TypeVar("Result")
+PATIENCE = timedelta(minutes=2)
+PACKAGES = ("databricks_steps", "taxi_assets")
+LEFT_OUT = ("__pycache__", "emulator")  # the latter stands in for what the cluster is
+DISTRIBUTION = "taxi-assets"
+ENTRY_POINT = "databricks-steps = databricks_steps.__main__:task"
+RUNS = "runs"  # the folder in which each run has its own
+WHEELS = "wheels"  # of the code of launches
+
+
+def patiently(call: Callable[[], Result]) -> Result:
+    """The call's result; a workspace that is busy, broken or away for a moment is asked again."""
+    from databricks.sdk.errors import (
+        DeadlineExceeded,
+        InternalError,
+        TemporarilyUnavailable,
+        TooManyRequests,
+    )
+
+    passing: list[type[BaseException]] = [
+        *(InternalError, TemporarilyUnavailable, TooManyRequests, DeadlineExceeded),
+        *(requests.ConnectionError, requests.Timeout, TimeoutError),
+    ]
+    return cast("Result", retried(on=passing, timeout=PATIENCE)(call)())
+
+
+def wheel() -> tuple[str, bytes]:
+    """Name and content of a wheel of this project's packages, the same for the same code.
+
+    A cluster installs it on every node: functions that Python workers run are pickled by name. Its
+    version tells one code from another. The bundle's files describe jobs, and what is hidden is
+    somebody's own: neither is code.
+    """
+    files = dict(_code())
+    digest = hashlib.sha256(b"".join(name.encode() + b"\0" + files[name] for name in files))
+    released = version(DISTRIBUTION)
+    name, number = DISTRIBUTION.replace("-", "_"), f"{released}+{digest.hexdigest()[:12]}"
+    about = f"{name}-{number}.dist-info"
+    texts = {
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: {number}\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: taxi-assets\nRoot-Is-Purelib: true\n"
+        "Tag: py3-none-any\n",
+        f"{about}/entry_points.txt": f"[console_scripts]\n{ENTRY_POINT}\n",
+    }
+    files |= {path: text.encode() for path, text in texts.items()}
+    record = [f"{path},{_hash(content)},{len(content)}" for path, content in files.items()]
+    files[f"{about}/RECORD"] = "\n".join([*record, f"{about}/RECORD,,", ""]).encode()
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, text in files.items():
+            archive.writestr(zipfile.ZipInfo(path), text, zipfile.ZIP_DEFLATED)
+    return f"{name}-{number}-py3-none-any.whl", content.getvalue()
+
+
+def _code() -> Iterator[tuple[str, bytes]]:
+    for package in PACKAGES:
+        for file in sorted((REPOSITORY / package).rglob("*")):
+            name = file.relative_to(REPOSITORY)
+            left_out = any(part.startswith(".") or part in LEFT_OUT for part in name.parts)
+            if file.is_file() and not left_out and file.suffix not in (".pyc", ".yml"):
+                yield name.as_posix(), file.read_bytes()
+
+
+def _hash(content: bytes) -> str:
+    """As a wheel's RECORD writes it."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest())
+    return f"sha256={digest.rstrip(b'=').decode()}"
+
+
+def empty_zip() -> bytes:
+    """What the launcher's main file wants to unpack: the code comes with the wheel."""
+    content = io.BytesIO()
+    zipfile.ZipFile(content, "w").close()
+    return content.getvalue()
+
+
+class Staging(DatabricksClient):
+    """The launcher's client: files on the volume, below `prefix`, and the states of runs."""
+
+    def __init__(self, client: WorkspaceClient, settings: Settings) -> None:
+        # The project's own client: the original's would take a proxy and credentials that the
+        # environment has for other workspaces.
+        self._workspace_client = client
+        volume = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING_VOLUME}"
+        self.prefix, self.wheels = f"{volume}/{RUNS}", f"{volume}/{WHEELS}"
+        self._files = client.files
+
+    def put_file(
+        self, file_obj: IO[Any], dbfs_path: str, overwrite: bool = False, block_size: int = 0
+    ) -> None:
+        content = file_obj.read()
+        patiently(lambda: self._write(dbfs_path, content, overwrite))
+
+    def read_file(self, dbfs_path: str, block_size: int = 0) -> bytes:
+        try:
+            return patiently(lambda: self._read(dbfs_path))
+        except NotFound:  # the step has not written it yet
+            return b""
+
+    def get_run_state(self, databricks_run_id: int) -> DatabricksRunState:
+        return patiently(lambda: super(Staging, self).get_run_state(databricks_run_id))
+
+    def _write(self, path: str, content: bytes, overwrite: bool) -> None:
+        self._files.upload(path, io.BytesIO(content), overwrite=overwrite)
+
+    def _read(self, path: str) -> bytes:
+        contents = self._files.download(path).contents
+        return b"" if contents is None else bytes(contents.read())
+
+    def folders(self, path: str) -> Iterator[tuple[str, int]]:
+        """Name and time of what is in a folder: milliseconds since 1970, 0 where nobody knows.
+
+        Raises:
+            NotFound: there is no such folder.
+        """
+        for entry in self._files.list_directory_contents(path):
+            yield str(entry.name), entry.last_modified or 0
+
+    def put_wheel(self) -> str:
+        """The path of the wheel of this code, which is there now, and as new as this launch."""
+        name, content = wheel()
+        path = f"{self.wheels}/{name}"
+        self.put_file(io.BytesIO(content), path, overwrite=True)
+        return path
+
+    def remove_file(self, path: str) -> None:
+        with suppress(NotFound):  # the answer to an earlier try was lost
+            patiently(lambda: self._files.delete(path))
+
+    def remove(self, run: str, step: str) -> None:
+        """Leave nothing of a step behind, and no folder of a run that has no other step."""
+        folder = f"{self.prefix}/{run}/{step}"
+        for entry in patiently(lambda: list(self._files.list_directory_contents(folder))):
+            self.remove_file(str(entry.path))
+        patiently(lambda: self._files.delete_directory(folder))
+        with suppress(BadRequest):  # another step of the run is still there
+            self._files.delete_directory(f"{self.prefix}/{run}")
