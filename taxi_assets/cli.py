@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from taxi_assets.commands import home, models, monitoring, running, serving
@@ -11,6 +13,8 @@ from taxi_assets.commands import home, models, monitoring, running, serving
 @click.version_option(package_name="taxi-assets")
 def main() -> None:
     """New York taxi trips to a served, checked fare model."""
+    before = os.umask(0o077)  # trips, models and records are nobody else's
+    click.get_current_context().call_on_close(lambda: os.umask(before))
 
 
 for command in (

@@ -20,12 +20,25 @@ NOTHING = "nothing yet: ./run_mlops.sh makes it"
 
 def checks(settings: Settings) -> Mapping[str, Check]:
     return {
+        "privacy": lambda: privacy(settings),
         "tables": lambda: tables(settings),
         "registry": lambda: champion(settings),
         "online tables": lambda: online(settings),
         "endpoint": lambda: endpoint(settings),
         "problems": lambda: problems(settings),
     }
+
+
+def privacy(settings: Settings) -> str:
+    """No other user of the machine can read the home."""
+    if not settings.home.exists():
+        return NOTHING
+    mode = settings.home.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise FaultError(
+            f"other users can read {settings.home}", f"chmod 700 {settings.home}", "warn"
+        )
+    return "readable by this user alone"
 
 
 def tables(settings: Settings) -> str:

@@ -18,7 +18,7 @@ from taxi_assets.emulator import errors
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
+OPEN = frozenset({"/", "/health", "/openapi.json"})
 MAX_BODY = 1024 * 1024
 FILES, MAX_FILE = "/api/2.0/fs/files/", 64 * 1024 * 1024
 DRAINED = 16 * MAX_BODY
@@ -63,9 +63,12 @@ def _make(file: Path) -> None:
         new.unlink()
 
 
-def proof(secret: str, nonce: str) -> str:
-    """Shows that a server knows the token without saying it."""
-    return hmac.new(secret.encode(), nonce.encode(), hashlib.sha256).hexdigest()
+def proof(secret: str, port: int, nonce: str) -> str:
+    """Shows that the server of a port knows the token without saying it.
+
+    The port is in it: else who listens on another one could have the server itself answer.
+    """
+    return hmac.new(secret.encode(), f"{port} {nonce}".encode(), hashlib.sha256).hexdigest()
 
 
 def refusal(headers: Iterable[tuple[bytes, bytes]], expected: bytes) -> tuple[str, str] | None:

@@ -197,7 +197,7 @@ def _health(settings: Settings, port: int) -> int | None:
     try:
         connection.request("GET", f"/health?nonce={nonce}")
         answer = json.loads(connection.getresponse().read(10_000))
-        expected = auth.proof(auth.token(settings.token_file), nonce)
+        expected = auth.proof(auth.token(settings.token_file), port, nonce)
         if hmac.compare_digest(str(answer["proof"]).encode(), expected.encode()):
             return int(answer["pid"])
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):

@@ -65,12 +65,13 @@ def create_app(settings: Settings) -> ASGIApp:
         title="Databricks emulator",
         description="The subset of the Databricks REST API that the project uses.",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load scripts of others where people are signed in
         redoc_url=None,
     )
     errors.install(app)
     openapi.install(app)
     app.include_router(openapi.routes())
-    app.include_router(_own_routes(secret, capture))
+    app.include_router(_own_routes(settings.port, secret, capture))
     app.include_router(_identity(memory))
     app.include_router(endpoint_routes.routes(endpoints))
     app.include_router(metrics_routes.routes(endpoints, capture.settle))
@@ -86,13 +87,13 @@ def create_app(settings: Settings) -> ASGIApp:
     return Invocations(app, secret, endpoints, capture)
 
 
-def _own_routes(secret: str, capture: Capture) -> APIRouter:
+def _own_routes(port: int, secret: str, capture: Capture) -> APIRouter:
     router = APIRouter(tags=["embedded only"])
 
     @router.get("/health")
     def health(nonce: str = "") -> dict[str, Any]:
         """Alive; with a nonce, also proof of being the workspace that knows the token."""
-        return {"status": "ok", "pid": os.getpid(), "proof": auth.proof(secret, nonce[:200])}
+        return {"status": "ok", "pid": os.getpid(), "proof": auth.proof(secret, port, nonce[:200])}
 
     @router.post("/api/2.0/taxi/payloads/flush")
     def flush() -> dict[str, int]:

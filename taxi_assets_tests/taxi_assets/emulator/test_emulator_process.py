@@ -106,6 +106,35 @@ def test_another_server_on_the_port_never_sees_the_token(own: Settings) -> None:
     assert auth.token(own.token_file) not in "".join(seen)
 
 
+def test_a_relay_to_the_homes_own_server_never_sees_the_token(own: Settings) -> None:
+    """Another user's program on the port that a shell names, the workspace on another port."""
+    process.ensure_running(own)
+    seen: list[bytes] = []
+
+    class Relay(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(f"{self.path} {self.headers}".encode())
+            answer = requests.get(f"{own.host}{self.path}", timeout=10)
+            self.send_response(answer.status_code)
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Silent."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Relay)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(ServingError, match="has its own on port"):
+            process.ensure_running(replace(own, port=server.server_address[1]))
+    finally:
+        server.shutdown()
+        server.server_close()
+        process.stop(own)
+    assert b"/health" in b"".join(seen)
+    assert auth.token(own.token_file).encode() not in b"".join(seen)
+
+
 def test_the_second_server_of_a_home_ends_with_one_line(own: Settings) -> None:
     process.ensure_running(own)
     try:

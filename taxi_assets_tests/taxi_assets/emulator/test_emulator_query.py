@@ -200,7 +200,8 @@ def test_the_token_is_asked_for(served: Workspace) -> None:
     listing = requests.get(f"{host}/api/2.0/serving-endpoints", timeout=10)
     assert refusal(listing) == (401, "UNAUTHENTICATED")
     assert requests.get(f"{host}/health", timeout=10).json()["status"] == "ok"
-    assert requests.get(f"{host}/docs", timeout=10).status_code == 200
+    assert requests.get(f"{host}/openapi.json", timeout=10).json()["paths"]
+    assert requests.get(f"{host}/docs", timeout=10).status_code == 401
 
 
 def test_a_body_over_one_mebibyte_is_refused(served: Workspace) -> None:
