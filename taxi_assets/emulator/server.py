@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HEAD_SECONDS = 30.0
 HEAD_BYTES = 64 * 1024
+FRAMING = 8  # a chunk of one byte takes six
 READ_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 10
@@ -28,13 +29,15 @@ BACKLOG = 2048
 class Impatient(HttpToolsProtocol):
     """Ends connections that would hold memory or a place for as long as they like.
 
-    A request's head has `HEAD_SECONDS` and `HEAD_BYTES`, an answer `READ_SECONDS` to be read.
-    Uvicorn itself would wait for ever for all of them.
+    A request's head has `HEAD_SECONDS` and `HEAD_BYTES`, an answer `READ_SECONDS` to be read. What
+    frames a body in chunks, and the fields after it, may be `FRAMING` times as long as the body.
+    Uvicorn itself would wait for ever for all of them, and keep all of them.
     """
 
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
-    _head_bytes = 0
+    _head_bytes = 0  # of the request but for its body
+    _body_bytes = 0
     _in_head = True
 
     def connection_made(self, transport: Any) -> None:
@@ -47,10 +50,10 @@ class Impatient(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > HEAD_BYTES:
+        allowed = HEAD_BYTES if self._in_head else HEAD_BYTES + FRAMING * self._body_bytes
+        if self._head_bytes > allowed:
             self.transport.close()
         elif self._late is None and (self.cycle is None or self.cycle.response_complete):
             self._wait()  # bytes of no request have stopped uvicorn's own timer
@@ -64,8 +67,13 @@ class Impatient(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes -= len(body)
+        self._body_bytes += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._body_bytes = True, 0, 0
         super().on_message_complete()
 
     def pause_writing(self) -> None:

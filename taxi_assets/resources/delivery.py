@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any
 from urllib.parse import unquote
 
 from databricks_steps.errors import SettingsError
@@ -21,6 +21,7 @@ YOUNG = timedelta(days=1)  # what is over for longer is told only to who heard t
 FLOOD = 10  # more at once go in one message
 SHOWN = 20  # lines of such a message
 SECONDS = 20.0  # a tick's time for delivery; Dagster ends a tick after 60
+ADDRESS_SECONDS = 8.0  # an address' time to take a message
 _PLAIN_HOSTS = ("json", "jsons", "xml", "xmls", "form", "forms", "mailto", "mailtos")
 _SECRETS = re.compile(r"(?<=://)[^\s/@]+(?=@)|\bdapi[0-9a-f]{16,}(-\d+)?\b")
 _TYPES = {RESOLVED: "success", ERROR: "failure"}
@@ -61,20 +62,49 @@ def alert_log(settings: Settings, addresses: Sequence[Address]) -> AlertLog:
 
 
 def notify(address: Address, title: str, body: str, kind: str = "info") -> str:
-    """Send one message; the reason when it did not arrive, without a secret, else nothing."""
+    """Send one message; the reason when it did not arrive, without a secret, else nothing.
+
+    An address that takes longer than `ADDRESS_SECONDS` is not waited for: others must hear, too. It
+    may get a message twice then.
+    """
+    told: list[str] = []
+    thread = threading.Thread(
+        target=lambda: told.append(_sent(address, title, body, kind)), daemon=True
+    )
+    thread.start()
+    thread.join(ADDRESS_SECONDS)
+    return told[0] if told else f"it did not answer within {ADDRESS_SECONDS:g} seconds"
+
+
+def _sent(address: Address, title: str, body: str, kind: str) -> str:
     import apprise
 
     logger = logging.getLogger("apprise")
     logger.propagate = False  # it writes addresses to its log
     messenger = apprise.Apprise(asset=apprise.AppriseAsset(app_id="taxi-assets", async_mode=False))
-    capture: Any = apprise.LogCapture  # it has no types
-    with capture(level=logging.WARNING, fmt="%(message)s") as said:
+    said = _Said()
+    logger.addHandler(said)
+    try:
         if not messenger.add(address.url):
             return "it is no URL that apprise knows"
         if messenger.notify(body=body, title=title, notify_type=apprise.NotifyType(kind)):
             return ""
-        lines = said.getvalue().strip().splitlines()
-    return redacted(lines[0] if lines else "it did not take the message", [address])
+    finally:
+        logger.removeHandler(said)
+    return redacted(said.lines[0] if said.lines else "it did not take the message", [address])
+
+
+class _Said(logging.Handler):
+    """The warnings of this thread: those of an address that is given up are not another's."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            self.lines.append(record.getMessage())
 
 
 def tested(addresses: Sequence[Address]) -> Iterator[tuple[str, str]]:

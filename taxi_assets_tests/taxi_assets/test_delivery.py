@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,21 @@ def test_an_address_that_is_down_hears_it_when_it_is_up_and_another_only_once(
     back.close()
     assert back.titles == hook.titles
     assert [title.partition("]")[0] for title in back.titles] == ["[error", "[error", "[resolved"]
+
+
+def test_an_address_that_drips_its_answer_keeps_none_from_hearing(
+    settings: Settings, hook: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "ADDRESS_SECONDS", 1.0)
+    slow = Receiver(seconds=30)
+    addresses = watch({"TAXI_ALERT_URLS": f"{slow.url} {hook.url}"}).addresses
+    AlertLog(settings).record([now()])
+    started = time.monotonic()
+    done = deliver(addresses, AlertLog(settings))
+    assert time.monotonic() - started < 5
+    assert done.sent == 1
+    assert done.failures == ("TAXI_ALERT_URLS #1 (json): it did not answer within 1 seconds",)
+    assert hook.titles == ["[error] check trips: volume 2022-03"]
 
 
 def test_a_refused_message_is_not_heard(settings: Settings) -> None:

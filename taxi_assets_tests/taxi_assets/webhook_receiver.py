@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -13,7 +14,7 @@ from taxi_assets.resources.alerts import Observation, Where, instant
 class Receiver:
     """Listens on a port of its own (or a given one) until it is closed."""
 
-    def __init__(self, port: int = 0, status: int = 200) -> None:
+    def __init__(self, port: int = 0, status: int = 200, seconds: int = 0) -> None:
         received: list[dict[str, Any]] = []
 
         class Handler(BaseHTTPRequestHandler):
@@ -21,6 +22,10 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 received.append(json.loads(body))
                 self.send_response(status)
+                for _ in range(seconds):  # a field a second, never long enough to be given up
+                    self.send_header("x", "y")
+                    self.flush_headers()
+                    time.sleep(1)
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:

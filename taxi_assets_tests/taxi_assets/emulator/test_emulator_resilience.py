@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +196,30 @@ def test_a_head_without_end_is_cut_off(served: Workspace) -> None:
         except (ConnectionResetError, BrokenPipeError):
             gone = True
     assert gone
+
+
+@pytest.mark.parametrize("endless", [b"a:\r\n", b"a", b"a: b\r\n"])
+def test_fields_after_a_body_without_end_are_cut_off(served: Workspace, endless: bytes) -> None:
+    path = f"/serving-endpoints/{served.settings.endpoint}/invocations"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n0\r\n"
+    sent = 0
+    with socket.create_connection(("127.0.0.1", served.settings.port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        with suppress(ConnectionError):
+            while sent < 8 * 2**20:
+                sent += connection.send(endless * 8_000)
+                time.sleep(0.001)
+    assert sent < 8 * 2**20
+
+
+def test_a_body_in_chunks_of_one_byte_is_read(served: Workspace) -> None:
+    body = json.dumps({"dataframe_records": [{"x": "y" * 50_000}]}).encode()
+    path = f"/serving-endpoints/{served.settings.endpoint}/invocations"
+    with closing(http.client.HTTPConnection("127.0.0.1", served.settings.port, timeout=60)) as c:
+        headers = {"Authorization": f"Bearer {served.token}"}
+        parts = (bytes([byte]) for byte in body)
+        c.request("POST", path, parts, headers, encode_chunked=True)
+        assert c.getresponse().status == 400
 
 
 def test_a_head_in_two_parts_after_a_large_body_is_answered(served: Workspace) -> None:
