@@ -47,7 +47,7 @@ ADDRESSES = {
 
 
 @dataclass(frozen=True)
-class Kept:
+class Contents:
     """What a backup holds: files, bytes before compression, table → version; and what it does not.
 
     `unknown` are entries of the home that are not this project's.
@@ -90,7 +90,7 @@ def _locked(settings: Settings, how: int) -> Iterator[None]:
         yield
 
 
-def backup(settings: Settings, file: Path) -> Kept:
+def backup(settings: Settings, file: Path) -> Contents:
     """Write the home to a new file, whole or not at all, whatever runs meanwhile.
 
     Raises:
@@ -107,7 +107,7 @@ def backup(settings: Settings, file: Path) -> Kept:
     try:
         with files_stay(settings), part.open("wb") as raw:
             with tarfile.open(fileobj=raw, mode="w:gz", compresslevel=1) as archive:
-                kept = _Writer(settings, archive).write()
+                contents = _Writer(settings, archive).write()
             raw.flush()
             os.fsync(raw.fileno())
         part.replace(file)
@@ -117,7 +117,7 @@ def backup(settings: Settings, file: Path) -> Kept:
         ) from error
     finally:
         part.unlink(missing_ok=True)
-    return kept
+    return contents
 
 
 @dataclass
@@ -130,7 +130,7 @@ class _Writer:
     tables: dict[str, int] = field(default_factory=dict)
     size: int = 0
 
-    def write(self) -> Kept:
+    def write(self) -> Contents:
         home = self.settings.home
         tables = home_inventory.tables(self.settings)
         self._tree(home / "dagster" / "history" / "runs")
@@ -156,7 +156,7 @@ class _Writer:
         info.size = len(text)
         self.archive.addfile(info, BytesIO(text))  # the last: a backup that was cut has none
         unknown = tuple(home_inventory.unknown(self.settings))
-        return Kept(len(self.sums), self.size, self.tables, unknown)
+        return Contents(len(self.sums), self.size, self.tables, unknown)
 
     def _tree(self, root: Path) -> None:
         for path in sorted(root.rglob("*")):
@@ -251,7 +251,7 @@ _UNREADABLE = (
 )
 
 
-def restore(settings: Settings, file: Path) -> Kept:
+def restore(settings: Settings, file: Path) -> Contents:
     """Make a home of a backup, whole or not at all. The workspace makes itself a new token.
 
     Raises:
@@ -279,7 +279,7 @@ def restore(settings: Settings, file: Path) -> Kept:
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return Kept(len(manifest["sha256"]), size, manifest["tables"])
+    return Contents(len(manifest["sha256"]), size, manifest["tables"])
 
 
 def _extracted(file: Path, staging: Path) -> tuple[dict[str, Any], int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 from functools import cached_property
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import requests
+
 from databricks_steps.errors import RefusedError, SettingsError, reason
-from databricks_steps.settings import DATABRICKS, LOOPBACK, Settings
+from databricks_steps.settings import DATABRICKS, Settings
 from taxi_assets.resources.targets import target
 
 if TYPE_CHECKING:
@@ -55,19 +56,18 @@ class Workspace:
         """
         if self.settings.platform == DATABRICKS:
             return _by_sdk(self.client, method, path, body)
-        token = self._token()
-        connection = http.client.HTTPConnection(LOOPBACK, self.settings.port, timeout=PATIENCE)
+        headers = {"Authorization": f"Bearer {self._token()}"}
         try:
-            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            found, status = json.loads(answer.read() or b"null"), answer.status
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            with requests.Session() as session:
+                session.trust_env = False  # a proxy could not reach loopback
+                answer = session.request(
+                    method, self.host + path, json=body, headers=headers, timeout=PATIENCE
+                )
+            found = answer.json()
+        except (OSError, ValueError) as error:  # those of requests are both
             raise _refused(0, path, reason(error)) from error
-        finally:
-            connection.close()
-        if status >= http.client.BAD_REQUEST:
-            raise _refused(status, path, str(found.get("message")))
+        if not answer.ok:
+            raise _refused(answer.status_code, path, str(found.get("message")))
         return found
 
     def _token(self) -> str:
@@ -86,7 +86,7 @@ class Workspace:
                 "GET", f"/api/2.0/serving-endpoints/{self.settings.endpoint}"
             )
         except RefusedError as error:
-            if error.status == http.client.NOT_FOUND:
+            if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
         return found
@@ -97,7 +97,7 @@ class Workspace:
         try:
             answer = self.call("GET", f"/api/2.0/taxi/online-tables/{online_table}/rows")
         except RefusedError as error:
-            if error.status == http.client.NOT_FOUND:
+            if error.status == HTTPStatus.NOT_FOUND:
                 return {}
             raise
         rows: dict[str, Any] = answer["rows"]
@@ -135,7 +135,7 @@ def _by_sdk(client: WorkspaceClient, method: str, path: str, body: object) -> An
     try:
         return client.api_client.do(method, path, body=body)
     except DatabricksError as error:
-        status = http.client.NOT_FOUND if isinstance(error, NotFound) else http.client.BAD_REQUEST
+        status = HTTPStatus.NOT_FOUND if isinstance(error, NotFound) else HTTPStatus.BAD_REQUEST
         raise _refused(status, path, str(error)) from error
 
 
