@@ -16,7 +16,7 @@ from taxi_assets.emulator import errors
 from taxi_assets.emulator.api.endpoint_routes import shown
 from taxi_assets.emulator.runtime import metrics
 from taxi_assets.emulator.runtime.endpoints import Endpoint, Endpoints
-from taxi_assets.emulator.runtime.metrics import BOUNDS_MS, Figures
+from taxi_assets.emulator.runtime.metrics import BOUNDS_MS
 from taxi_assets.emulator.runtime.online_tables import OnlineTables
 
 # One file without outside assets: it asks for the token, and shows the overview.
@@ -50,9 +50,9 @@ def routes(endpoints: Endpoints, settle: Callable[[], None]) -> APIRouter:
 
     @router.get("/metrics", response_class=PlainTextResponse)
     def export_metrics(name: str) -> str:
-        """Counters and times in Prometheus' text form; of workers at most half a second old."""
+        """Counters and times in Prometheus' text form."""
         settle()
-        return metrics.prometheus(endpoints.figures(name))
+        return metrics.prometheus(name, endpoints.figures(name))
 
     @router.get("/served-models/{served}/logs")
     def logs(name: str, served: str) -> dict[str, str]:
@@ -95,18 +95,14 @@ def _log(endpoint: Endpoint, served: str) -> str:
     return "\n".join(endpoint.events)
 
 
-def _overview(endpoint: Endpoint, found: Figures) -> dict[str, Any]:
+def _overview(endpoint: Endpoint, figures: dict[str, Any]) -> dict[str, Any]:
     document = shown(endpoint)
     return {
         "name": document["name"],
         "state": document["state"],
         "config": document.get("config"),
         "pending_config": document.get("pending_config"),
-        "answered": [vars(each) for each in found.answered],
-        "looked_up": [
-            {"table": source, "state": state, "rows": rows}
-            for (source, state), rows in found.looked_up.items()
-        ],
-        "refusals": [refusal._asdict() for refusal in found.refusals[:20]],
+        **figures,
+        "refusals": figures["refusals"][:20],
         "log": list(endpoint.events)[-20:],
     }

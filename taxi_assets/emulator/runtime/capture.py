@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,9 +22,9 @@ from filelock import FileLock
 
 from databricks_steps.errors import ServingError
 from databricks_steps.settings import Settings
-from taxi_assets.emulator.runtime import metrics, served_entities, state
+from taxi_assets.emulator.runtime import served_entities, state
 from taxi_assets.emulator.runtime.lookups import FRESH, STATES, Many, One
-from taxi_assets.emulator.runtime.metrics import Tally
+from taxi_assets.emulator.runtime.metrics import Counted
 from taxi_assets.emulator.runtime.predict import Answer, LookedUp
 from taxi_assets.emulator.runtime.state import Payload, State
 
@@ -127,23 +127,22 @@ def _row(
     }
 
 
-def tally(waiting: list[Taken]) -> Tally:
-    """What answered queries add to the counters of their endpoints."""
-    counted = Tally()
-    for taken in waiting:
-        answer, served = taken.answer, taken.answer.served
-        names = (served.name, served.entity_name, served.entity_version) if served else ("",) * 3
-        key = metrics.Key(taken.endpoint, *names, answer.status, metrics.bucket(taken.micros))
-        counted.add(key, answer.rows, taken.micros)
-        for each in answer.looked_up:
-            for name, rows in _states(each.found):
-                counted.looked_up[taken.endpoint, each.lookup.source, name] += rows
-        if answer.status >= 400:
-            message = str(orjson.loads(answer.body)["message"])
-            counted.refusals.append(
-                metrics.Refusal(taken.endpoint, taken.at, answer.status, message)
-            )
-    return counted
+def counted(taken: Taken) -> Counted:
+    """What an answered query adds to the figures of its endpoint."""
+    answer, served = taken.answer, taken.answer.served
+    looked_up: Counter[tuple[str, str]] = Counter()
+    for each in answer.looked_up:
+        for name, rows in _states(each.found):
+            looked_up[each.lookup.source, name] += rows
+    return Counted(
+        (served.name, served.entity_name, served.entity_version) if served else ("", "", ""),
+        answer.status,
+        answer.rows,
+        taken.micros,
+        taken.at,
+        looked_up,
+        str(orjson.loads(answer.body)["message"]) if answer.status >= 400 else None,
+    )
 
 
 def _states(found: One | Many) -> list[tuple[str, int]]:
@@ -238,10 +237,12 @@ class Capture:
             if waiting:
                 try:
                     by_table: defaultdict[str, list[Payload]] = defaultdict(list)
+                    answers: defaultdict[str, list[Counted]] = defaultdict(list)
                     for taken in waiting:
+                        answers[taken.endpoint].append(counted(taken))
                         if taken.table is not None:
                             by_table[taken.table].append(payload(taken))
-                    self._state.buffer(by_table, tally(waiting))
+                    self._state.buffer(by_table, answers)
                 except Exception:
                     for taken in waiting:
                         self._queue.put(taken)

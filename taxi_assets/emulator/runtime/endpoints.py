@@ -20,8 +20,7 @@ from pathlib import Path
 from databricks_steps.errors import TaxiError
 from databricks_steps.settings import Settings
 from taxi_assets.emulator import errors
-from taxi_assets.emulator.runtime import served_entities, served_model
-from taxi_assets.emulator.runtime.metrics import Figures
+from taxi_assets.emulator.runtime import metrics, served_entities, served_model
 from taxi_assets.emulator.runtime.online_tables import OnlineTables
 from taxi_assets.emulator.runtime.served_model import Document, ServedModel, load
 from taxi_assets.emulator.runtime.state import State
@@ -71,10 +70,10 @@ class Endpoints:
     def all(self) -> list[Endpoint]:
         return [self._endpoints[name] for name in sorted(self._endpoints)]
 
-    def figures(self, name: str) -> Figures:
+    def figures(self, name: str) -> Document:
         """What an endpoint has answered; raises ApiError when there is none."""
         self.find(name)
-        return self._state.figures(name)
+        return self._state.get(metrics.KIND, name) or metrics.count(None, ())
 
     def restore(self) -> None:
         """Serve again what was served when the workspace stopped, and go on with what was begun."""
@@ -113,7 +112,7 @@ class Endpoints:
             document |= {"id": uuid.uuid4().hex, "name": name, "config": None, "config_version": 0}
             endpoint = Endpoint(document, payload_table=payload_table(document))
             self._endpoints[name] = endpoint
-            self._state.forget_endpoint(name)  # what came late of one of the same name
+            self._state.drop(metrics.KIND, name)  # what came late of one of the same name
             self._begin(endpoint, config)
         return endpoint
 
@@ -154,7 +153,7 @@ class Endpoints:
                 endpoint.serving = None
                 del self._endpoints[name]
                 self._state.drop(KIND, name)
-                self._state.forget_endpoint(name)
+                self._state.drop(metrics.KIND, name)
 
     def _begin(self, endpoint: Endpoint, config: Document) -> None:
         document = endpoint.document

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ Snapshot = Mapping[str, Rows]  # feature table → its online table, all as of o
 
 
 class OnlineTables:
-    """Reads the online tables; each thread has its own connection, and none can write.
+    """Reads the online tables, by connections that cannot write.
 
     Lookups read `snapshot`, which a thread keeps up to date: a lookup in memory takes a fifth of
     one in SQLite, and one snapshot holds all tables as of one instant.
@@ -105,7 +106,6 @@ class OnlineTables:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._local = threading.local()
         self._refreshing = threading.Lock()
         self._watching: sqlite3.Connection | None = None
         self._seen: object = None
@@ -128,7 +128,7 @@ class OnlineTables:
         with self._refreshing:
             try:
                 if self._watching is None:
-                    self._watching = self._connect(check_same_thread=False)
+                    self._watching = self._connect()
                 seen = self._watching.execute("PRAGMA data_version").fetchone()
                 if seen != self._seen:
                     self.snapshot = _read(self._watching)
@@ -152,25 +152,20 @@ class OnlineTables:
         except Exception:
             _LOG.exception("the online tables could not be read; the last ones serve on")
 
-    def _connect(self, check_same_thread: bool = True) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
             f"{self._file.absolute().as_uri()}?mode=ro",
             uri=True,
             timeout=10,
             isolation_level=None,
-            check_same_thread=check_same_thread,
+            check_same_thread=False,
         )
-
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect()
-        return connection
 
     def published(self) -> dict[str, Published]:
         """Online name → what is published there."""
         try:
-            return _published(self._connection())
+            with closing(self._connect()) as connection:
+                return _published(connection)
         except sqlite3.OperationalError:  # nothing was ever published
             return {}
 
@@ -179,16 +174,18 @@ class OnlineTables:
         table = self.published().get(full_name(name))
         if table is None:
             raise errors.missing("Online table", name, "Publish the feature table")
-        cursor = self._connection().execute(f'SELECT * FROM "{name}" ORDER BY location_id')
-        names = [column[0] for column in cursor.description]
-        return {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in cursor}
+        with closing(self._connect()) as connection:
+            cursor = connection.execute(f'SELECT * FROM "{name}" ORDER BY location_id')
+            names = [column[0] for column in cursor.description]
+            return {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in cursor}
 
     def overview(self) -> list[dict[str, object]]:
         """Each online table, with `known_at` of its newest and oldest row in microseconds."""
         shown = []
         for table in self.published().values():
             sql = f'SELECT max(known_at), min(known_at) FROM "{table.name}"'
-            newest, oldest = self._connection().execute(sql).fetchone()
+            with closing(self._connect()) as connection:
+                newest, oldest = connection.execute(sql).fetchone()
             shown.append({**as_json(table), "newest": newest, "oldest": oldest})
         return shown
 

@@ -34,7 +34,7 @@ PAYLOAD_COLUMNS = (
 BUFFERED_BYTES = 64 * 1024 * 1024
 Payload = tuple[Any, ...]  # one value for each of PAYLOAD_COLUMNS
 
-_SCHEMA = f"""
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
     kind TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, name)
 ) WITHOUT ROWID;
@@ -43,7 +43,6 @@ CREATE TABLE IF NOT EXISTS payload_batches (
     payloads BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL);
-{metrics.SCHEMA}
 """
 
 
@@ -95,10 +94,13 @@ class State:
 
     def put(self, kind: str, name: str, document: dict[str, Any]) -> None:
         with self._write() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO documents VALUES (?, ?, ?)",
-                (kind, name, orjson.dumps(document)),
-            )
+            self._put(connection, kind, name, document)
+
+    def _put(
+        self, connection: sqlite3.Connection, kind: str, name: str, document: dict[str, Any]
+    ) -> None:
+        row = (kind, name, orjson.dumps(document))
+        connection.execute("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", row)
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
         return self.all(kind).get(name)
@@ -118,20 +120,12 @@ class State:
             )
             return found.rowcount > 0
 
-    def figures(self, endpoint: str) -> metrics.Figures:
-        """The counters of an endpoint."""
-        with self._lock:
-            return metrics.read(self._connection, endpoint)
-
-    def forget_endpoint(self, endpoint: str) -> None:
-        """Drop the counters of an endpoint that was deleted."""
-        with self._write() as connection:
-            metrics.forget(connection, endpoint)
-
     def buffer(
-        self, payloads: Mapping[str, Sequence[Payload]], tally: metrics.Tally | None = None
+        self,
+        payloads: Mapping[str, Sequence[Payload]],
+        answers: Mapping[str, Sequence[metrics.Counted]] | None = None,
     ) -> None:
-        """Keep captured payloads by their target table, and what they count.
+        """Keep captured payloads by their target table, and what they count, by endpoint.
 
         One row for all of them: thousands a second would keep the lock from everybody else.
         """
@@ -140,8 +134,9 @@ class State:
                 "INSERT INTO payload_batches (target, count, payloads) VALUES (?, ?, ?)",
                 [(name, len(rows), orjson.dumps(rows)) for name, rows in payloads.items() if rows],
             )
-            if tally is not None:
-                metrics.write(connection, tally)
+            for endpoint, counted in (answers or {}).items():
+                figures = metrics.count(self.get(metrics.KIND, endpoint), counted)
+                self._put(connection, metrics.KIND, endpoint, figures)
 
     def buffered(self, target: str, limit: int) -> tuple[int, list[Payload]]:
         """The oldest payloads of a table, whole batches up to a limit, and the last one's id.

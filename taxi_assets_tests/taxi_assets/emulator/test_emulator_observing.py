@@ -12,7 +12,7 @@ from databricks.sdk.errors import BadRequest, NotFound
 from taxi_assets.deployment import endpoint
 from taxi_assets.emulator.api import metrics_routes
 from taxi_assets.emulator.runtime import metrics, state
-from taxi_assets.emulator.runtime.metrics import BOUNDS_MS, Key, Refusal, Tally
+from taxi_assets.emulator.runtime.metrics import BOUNDS_MS, Counted
 from taxi_assets.emulator.runtime.state import State
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import Workspace
 
@@ -145,23 +145,21 @@ def test_counters_of_several_processes_are_summed_and_old_refusals_go(settings: 
     one, other = (State(state.database(settings)) for _ in range(2))
     for memory in (one, other):
         for start in range(0, 60, 20):
-            tally = Tally()
-            tally.add(Key("e", "s", "m", "1", 200, 4), 10, 1_500)
-            tally.add(Key("e", "s", "m", "1", 500, 5), 0, 4_000)
-            tally.looked_up["e", "t", "stale"] += 2
-            tally.refusals += [
-                Refusal("e", start + number, 400, f"{start + number} " + "x" * 1000)
-                for number in range(20)
+            good = Counted(("s", "m", "1"), 200, 10, 1_500, 0, {("t", "stale"): 2}, None)
+            bad = [
+                Counted(("s", "m", "1"), 500, 0, 4_000, at, {}, f"{at} " + "x" * 1000)
+                for at in range(start, start + 20)
             ]
-            memory.buffer({}, tally)
-    found = one.figures("e")
-    (answered,) = found.answered
-    assert (answered.codes, answered.rows, answered.micros) == ({200: 6, 500: 6}, 60, 33_000)
-    assert answered.buckets[4:6] == (6, 6)
-    assert (answered.count, answered.errors(4), answered.errors(5)) == (12, 0, 6)
-    assert found.looked_up == {("t", "stale"): 12}
-    assert len(found.refusals) == metrics.REFUSALS_KEPT
-    assert found.refusals[0].at == 59
-    assert len(found.refusals[0].message) == metrics.MESSAGE
-    one.forget_endpoint("e")
-    assert one.figures("e") == metrics.Figures("e", (), {}, ())
+            memory.buffer({}, {"e": [good, *bad]})
+    found = one.get(metrics.KIND, "e")
+    (answered,) = found["answered"]
+    assert (answered["codes"], answered["rows"]) == ({"200": 6, "500": 120}, 60)
+    assert answered["micros"] == 6 * 1_500 + 120 * 4_000
+    assert answered["buckets"][4:6] == [6, 120]
+    assert found["looked_up"] == [{"table": "t", "state": "stale", "rows": 12}]
+    assert len(found["refusals"]) == metrics.REFUSALS_KEPT
+    assert found["refusals"][0]["at"] == 59
+    assert len(found["refusals"][0]["message"]) == metrics.MESSAGE
+    text = metrics.prometheus("e", found)
+    for name, value in (("count", 126), ("4xx_count", 0), ("5xx_count", 120)):
+        assert re.search(rf"^request_{name}_total.*entity_version=.1.* {value}\.0$", text, re.M)

@@ -275,7 +275,7 @@ def test_more_queries_at_once_than_the_limit_are_put_off_with_429(served: Worksp
 
 
 def test_capture_is_full_by_number_and_by_bytes(settings: Any) -> None:
-    from taxi_assets.emulator.runtime import predict, state
+    from taxi_assets.emulator.runtime import metrics, predict, state
     from taxi_assets.emulator.runtime.capture import Capture, Taken
     from taxi_assets.emulator.runtime.state import State
 
@@ -298,6 +298,6 @@ def test_capture_is_full_by_number_and_by_bytes(settings: Any) -> None:
     assert taking.full
     taking.settle()
     assert not taking.full
-    (answered,) = memory.figures("e").answered
-    assert answered.codes == {400: capture.FULL + capture.FULL_BYTES // large.size + 1}
+    (answered,) = memory.get(metrics.KIND, "e")["answered"]
+    assert answered["codes"] == {"400": capture.FULL + capture.FULL_BYTES // large.size + 1}
     assert capture.BUFFER_SECONDS < 1  # what a kill may lose
