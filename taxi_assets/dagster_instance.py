@@ -135,10 +135,7 @@ def only_run(settings: Settings) -> Iterator[None]:
                 f"process {lock.read().strip() or 'unknown'} holds {path}",
                 "Wait for it, or set TAXI_HOME to another folder",
             ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        _HELD[path] = lock
+        _sign(path, lock)
         try:
             yield
         finally:
@@ -155,12 +152,17 @@ def hold(settings: Settings, run: dg.DagsterRun, found: dg.DagsterInstance | Non
         return
     lock = path.open("a+")
     fcntl.flock(lock, fcntl.LOCK_EX)
+    _sign(path, lock)
+    if found is not None:
+        found.add_run_tags(run.run_id, {PID_TAG: str(os.getpid())})
+
+
+def _sign(path: Path, lock: IO[str]) -> None:
+    """Say in a lock that is held who holds it."""
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
     _HELD[path] = lock
-    if found is not None:
-        found.add_run_tags(run.run_id, {PID_TAG: str(os.getpid())})
 
 
 def close_killed_runs(settings: Settings, found: dg.DagsterInstance) -> tuple[str, ...]:

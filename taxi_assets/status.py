@@ -290,7 +290,7 @@ def watched_lines(found: Mapping[str, Any]) -> list[str]:
     return [
         f"failing   {len(failing)} checks" if failing else "failing   no check",
         *failing,
-        "sensors" if ticks else "sensors   have not looked yet: taxi-assets dev starts them",
+        "sensors" if ticks else "sensors   never ticked: taxi-assets dev starts them",
         *ticks,
         f"problems  {len(problems)} open{': taxi-assets alerts' if problems else ''}",
     ]

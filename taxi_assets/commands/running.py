@@ -55,7 +55,7 @@ def run(
 
     if skip_features and force_features:
         raise SettingsError(
-            "Features are skipped or forced", "--skip-features --force-features", "Give one"
+            "--skip-features and --force-features exclude each other", "both are given", "Give one"
         )
     where = named(target_name)
     found = absolute(source or where.settings.source)  # a launched step runs in another folder

@@ -211,7 +211,9 @@ def _await_ready(client: WorkspaceClient, name: str, timeout: float) -> ServingE
             "What served before serves on. Correct it, then materialize serving_endpoint again",
         )
     if state.ready is not EndpointStateReady.READY:
-        raise ServingError("The endpoint must be ready", f"{name}: {state.ready}", "Look at it")
+        ready = state.ready.value if state.ready else "in no state"
+        events = f"{client.config.host}/ml/endpoints/{name}"
+        raise ServingError("The endpoint is not ready", f"{name}: {ready}", f"Its events: {events}")
     return found
 
 

@@ -111,7 +111,9 @@ def ensure_online_store(client: WorkspaceClient, settings: Settings) -> OnlineSt
     while store.state is not OnlineStoreState.AVAILABLE:
         if time.monotonic() > deadline or store.state is OnlineStoreState.DELETING:
             raise ServingError(
-                "The online store must become available", f"{name}: {store.state}", "Look at it"
+                "The online store is not available",
+                f"{name}: {store.state}",
+                "Start it in the workspace, then publish again",
             )
         time.sleep(5)
         store = client.feature_store.get_online_store(name)

@@ -82,7 +82,7 @@ def test_every_asset_tells_people_what_it_is() -> None:
 def test_table_step_and_asset_have_one_name() -> None:
     written = {name for step in STEPS.values() for name in step.writes}
     assert written <= set(nodes())
-    # The ledger is written by the orchestrator as the alias moves: no step on Spark does.
+    # The deployment log is written by the orchestrator as the alias moves: no step on Spark does.
     assert set(schemas.TABLES) - written == {"deployments"}
     read = {name for step in STEPS.values() for name in step.reads}
     assert read <= set(nodes())

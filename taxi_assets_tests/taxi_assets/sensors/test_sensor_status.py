@@ -20,7 +20,7 @@ def test_a_home_where_nothing_ran_is_not_made_by_the_question(tmp_path: Path) ->
     assert not settings.home.exists()
     assert status.watched_lines(found) == [
         "failing   no check",
-        "sensors   have not looked yet: taxi-assets dev starts them",
+        "sensors   never ticked: taxi-assets dev starts them",
         "problems  0 open",
     ]
 
