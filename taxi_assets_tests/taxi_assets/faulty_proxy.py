@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -222,13 +221,6 @@ def staged(home: Home) -> list[Path]:
 def launch(environment: Mapping[str, str], **more: str) -> tuple[int, str]:
     """Materialize `raw_trips` by the launcher in a process of its own: its code and its word."""
     return word(orchestrator(MONTHS[0], {**environment, **more}))
-
-
-def until(seconds: float, holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def tasks(home: Home) -> list[int]:

@@ -27,13 +27,13 @@ from faulty_proxy import (
     runs,
     staged,
     tasks,
-    until,
     word,
 )
 
 from databricks_steps.settings import STAGING_VOLUME
 from taxi_assets import dagster_instance
 from taxi_assets.resources.staging import RUNS, WHEELS, wheel
+from taxi_assets_tests.waiting import until
 
 pytestmark = pytest.mark.long  # each fault is a launched step, with a JVM
 
@@ -143,15 +143,15 @@ def test_an_events_file_that_is_half_written_is_read_again(proxied: Proxied) -> 
 def test_interrupting_dagster_cancels_the_run_and_ends_its_process(proxied: Proxied) -> None:
     home, proxy, environment = proxied
     launched = orchestrator(MONTHS[0], environment)
-    until(60, lambda: ("GET", GET) in proxy.seen and tasks(home))
+    until(lambda: ("GET", GET) in proxy.seen and tasks(home), 60)
     run_id = runs(home)[0]["run_id"]
     launched.send_signal(signal.SIGINT)
     with launched:
         launched.communicate(timeout=60)
     assert ("POST", CANCEL) in proxy.seen
-    until(30, lambda: runs(home)[0]["state"].get("result_state") == "CANCELED")
+    until(lambda: runs(home)[0]["state"].get("result_state") == "CANCELED", 30)
     assert runs(home)[0]["run_id"] == run_id
-    until(15, lambda: not tasks(home))
+    until(lambda: not tasks(home), 15)
     assert staged(home) == []
 
 
@@ -171,7 +171,7 @@ def test_files_are_removed_when_a_cancelled_run_has_ended_and_not_before(
 
     proxy.fault = slow
     launched = orchestrator(MONTHS[0], environment)
-    until(60, lambda: ("GET", GET) in proxy.seen and tasks(home))
+    until(lambda: ("GET", GET) in proxy.seen and tasks(home), 60)
     launched.send_signal(signal.SIGINT)
     with launched:
         launched.communicate(timeout=60)
@@ -216,7 +216,7 @@ def test_a_run_that_is_never_said_to_end_is_given_up_and_cancelled(proxied: Prox
 
     proxy.fault, proxy.change = unlimited, running
     launched = orchestrator(MONTHS[0], {**environment, "TAXI_STEP_SECONDS": "3"})
-    until(60, lambda: tasks(home))
+    until(lambda: tasks(home), 60)
     (task,) = tasks(home)
     os.kill(task, signal.SIGSTOP)
     code, said = word(launched)
@@ -251,8 +251,8 @@ def test_who_may_see_a_run_is_told_to_the_workspace(proxied: Proxied) -> None:
     code, said = launch(environment, **asked)
     assert code == 1
     assert "only an owner grants" in said
-    until(30, lambda: runs(home)[0]["state"].get("result_state") == "CANCELED")
-    until(15, lambda: not tasks(home))
+    until(lambda: runs(home)[0]["state"].get("result_state") == "CANCELED", 30)
+    until(lambda: not tasks(home), 15)
     assert staged(home) == []
 
 
@@ -274,7 +274,7 @@ def test_what_a_killed_orchestrator_left_at_work_is_ended_by_the_next_run(
     home, _, environment = proxied
     environment = {**environment, "TAXI_CLUSTER_ID": cluster}
     with orchestrator(MONTHS[0], environment) as killed:
-        until(60, lambda: tasks(home))
+        until(lambda: tasks(home), 60)
         killed.kill()
     (task,) = tasks(home)
     os.kill(task, signal.SIGSTOP)  # else it may have ended before anybody looks
@@ -282,7 +282,7 @@ def test_what_a_killed_orchestrator_left_at_work_is_ended_by_the_next_run(
     assert left["tasks"][0].get("existing_cluster_id", "") == cluster
     assert len(staged(home)) >= 4
     again = orchestrator(MONTHS[0], environment)
-    until(60, lambda: _life(home, left["run_id"]) == "TERMINATING")
+    until(lambda: _life(home, left["run_id"]) == "TERMINATING", 60)
     os.kill(task, signal.SIGCONT)
     code, said = word(again)
     assert (code, said) == (0, "said: success"), said

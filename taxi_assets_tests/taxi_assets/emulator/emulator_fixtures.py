@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -18,6 +20,7 @@ from databricks_steps.inference.feature_spec import FeatureSpec
 from databricks_steps.settings import Settings
 from taxi_assets.deployment import endpoint, online_store
 from taxi_assets.emulator import process
+from taxi_assets_tests.waiting import until
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -138,6 +141,14 @@ class Workspace:
     def restart(self) -> None:
         process.stop(self.settings)
         process.ensure_running(self.settings)
+
+
+def kill(settings: Settings) -> None:
+    """End a home's workspace as a power cut would."""
+    pid = process.status(settings).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not process.status(settings).running)
 
 
 def free_port() -> int:

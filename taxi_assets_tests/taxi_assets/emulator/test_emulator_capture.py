@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -12,6 +10,7 @@ from typing import Any
 
 import pytest
 from databricks.sdk.errors import BadRequest
+from databricks.sdk.service.serving import EndpointStateReady
 from deltalake import DeltaTable
 
 from databricks_steps.settings import Settings
@@ -19,7 +18,7 @@ from taxi_assets.deployment import endpoint
 from taxi_assets.emulator import process
 from taxi_assets.emulator.runtime import capture, state
 from taxi_assets.emulator.runtime.state import State
-from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import TRIP, Workspace, serve
+from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import TRIP, Workspace, kill, serve
 
 COLUMNS = [
     "databricks_request_id",
@@ -81,12 +80,9 @@ def test_without_an_inference_table_nothing_is_captured(served: Workspace) -> No
     served.client.api_client.do(
         "POST", "/api/2.0/serving-endpoints", body={"name": "quiet", "config": config}
     )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        found = served.client.serving_endpoints.get("quiet")
-        if found.state and found.state.ready and found.state.ready.value == "READY":
-            break
-        time.sleep(0.1)
+    ready = served.client.serving_endpoints.wait_get_serving_endpoint_not_updating("quiet")
+    assert ready.state is not None
+    assert ready.state.ready is EndpointStateReady.READY
     served.client.serving_endpoints.query("quiet", dataframe_records=[TRIP])
     assert served.client.api_client.do("POST", "/api/2.0/taxi/payloads/flush") == {"payloads": 0}
 
@@ -105,11 +101,7 @@ def test_a_clean_stop_loses_nothing_and_a_crash_at_most_a_second(
     for number in range(20):
         query(workspace, f"before-crash-{number}")
     time.sleep(1)
-    pid = process.status(workspace.settings).pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    while process.status(workspace.settings).running:
-        time.sleep(0.05)
+    kill(workspace.settings)
     process.ensure_running(workspace.settings)
     assert query(workspace, "after") > 0
     workspace.client.api_client.do("POST", "/api/2.0/taxi/payloads/flush")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -33,8 +31,10 @@ from taxi_assets.emulator.runtime.state import State
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
     TRIP,
     Workspace,
+    kill,
     serve,
 )
+from taxi_assets_tests.waiting import until
 
 pytestmark = pytest.mark.slow  # emulators that start and stop
 MINUTE = timedelta(minutes=1)
@@ -204,11 +204,7 @@ def test_a_restart_loses_nothing_and_needs_no_registry(start: Callable[[], Works
     api, name = workspace.client.serving_endpoints, workspace.settings.endpoint
     before, answer = api.get(name), fare(workspace, name)
     api.create("begun", config=config(workspace, "2"))
-    process_id = process.status(workspace.settings).pid
-    assert process_id is not None
-    os.kill(process_id, signal.SIGKILL)
-    while process.status(workspace.settings).running:
-        time.sleep(0.05)
+    kill(workspace.settings)
     process.ensure_running(workspace.settings)  # and it goes on with the load it had begun
     api.wait_get_serving_endpoint_not_updating("begun", timeout=MINUTE)
     assert fare(workspace, "begun") != pytest.approx(answer, abs=0.5)
@@ -251,9 +247,7 @@ def test_an_endpoint_deleted_while_it_loads_stays_away(served: Workspace) -> Non
 def test_a_first_version_that_fails_never_becomes_ready(workspace: Workspace) -> None:
     api = workspace.client.serving_endpoints
     api.create("doomed", config=config(workspace, "9"))
-    deadline = time.monotonic() + 60
-    while states(api.get("doomed"))[1] == "IN_PROGRESS" and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: states(api.get("doomed"))[1] != "IN_PROGRESS")
     state = api.get("doomed").state
     assert state.ready is EndpointStateReady.NOT_READY
     assert state.config_update is EndpointStateConfigUpdate.UPDATE_FAILED

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
     feature_rows,
     write_features,
 )
+from taxi_assets_tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -55,13 +55,6 @@ def shown(workspace: Workspace) -> Any:
     name = online_store.online_table_name(workspace.settings, TABLE)
     found: Any = workspace.client.api_client.do("GET", f"/api/2.0/taxi/online-tables/{name}")
     return found
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_each_publish_is_an_update_of_the_tables_one_pipeline(store: Workspace) -> None:

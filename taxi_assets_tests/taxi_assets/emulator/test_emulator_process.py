@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import http.server
-import os
-import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,7 +20,7 @@ from databricks_steps.errors import ServingError, SettingsError
 from databricks_steps.settings import Settings
 from taxi_assets.deployment import online_store
 from taxi_assets.emulator import auth, process
-from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import free_port
+from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import free_port, kill
 
 pytestmark = pytest.mark.slow  # emulators that start and stop
 
@@ -64,9 +61,7 @@ def test_many_starters_make_one_workspace_which_stops_cleanly(own: Settings) -> 
     assert own.token_file.read_text() == token
     killed = process.status(own).pid
     assert killed is not None
-    os.kill(killed, signal.SIGKILL)
-    while process.status(own).running:
-        time.sleep(0.05)
+    kill(own)
     process.ensure_running(own)
     assert process.status(own).pid != killed
     assert who_asks(own) == me

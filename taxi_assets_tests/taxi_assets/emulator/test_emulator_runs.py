@@ -7,7 +7,6 @@ import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from databricks.sdk.service.jobs import Run, SparkPythonTask, SubmitTask
 from databricks_steps.settings import SAIL
 from taxi_assets.emulator import process
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import Workspace
+from taxi_assets_tests.waiting import until
 
 pytestmark = pytest.mark.long  # tasks with an engine each
 
@@ -61,13 +61,8 @@ def submit(
 
 
 def ended(workspace: Workspace, run_id: int, seconds: float = 90) -> Run:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        run = workspace.client.jobs.get_run(run_id)
-        if state(run)[0] == "TERMINATED":
-            return run
-        time.sleep(0.2)
-    raise AssertionError(f"run {run_id} did not end")
+    until(lambda: state(workspace.client.jobs.get_run(run_id))[0] == "TERMINATED", seconds)
+    return workspace.client.jobs.get_run(run_id)
 
 
 def state(run: Run) -> tuple[str, str | None]:
@@ -78,12 +73,8 @@ def state(run: Run) -> tuple[str, str | None]:
 
 
 def await_text(workspace: Workspace, path: str) -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with suppress(NotFound):
-            return read(workspace, path)
-        time.sleep(0.2)
-    raise AssertionError(f"{path} was never written")
+    file = workspace.settings.home / VOLUME.lstrip("/").replace("Volumes", "volumes", 1) / path
+    return until(lambda: file.read_text() if file.exists() else "")
 
 
 def test_files_of_a_volume_live_and_end(workspace: Workspace) -> None:
@@ -274,10 +265,7 @@ def test_a_workspace_that_stops_ends_its_runs_and_one_that_dies_says_they_are_lo
         assert state(run)[1] in ("CANCELED", "FAILED")
         assert run.state is not None
         assert run.state.state_message
-        deadline = time.monotonic() + 10
-        while Path(f"/proc/{pids[name]}").exists():  # ended with its workspace, killed or not
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: not Path(f"/proc/{pids[name]}").exists(), 10)  # noqa: B023
 
 
 def test_runs_are_listed_in_pages_and_with_their_tasks_where_these_are_asked_for(

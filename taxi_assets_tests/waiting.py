@@ -1,0 +1,18 @@
+"""Waiting in tests, with an end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
+
+def until(holds: Callable[[], Found], seconds: float = 60) -> Found:
+    """What `holds` answers once it is true; fails after that many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} seconds"
+        time.sleep(0.05)
+    return found
