@@ -254,6 +254,11 @@ class Settings:
         return self.home / "token"
 
     @property
+    def workspace_file(self) -> Path:
+        """What the emulator of this home says of itself: process and port, as JSON."""
+        return self.home / "workspace.json"
+
+    @property
     def host(self) -> str:
         """Address of the emulator."""
         return f"http://{LOOPBACK}:{self.port}"

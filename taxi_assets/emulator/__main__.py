@@ -77,7 +77,7 @@ def _serve(settings: Settings, access_log: bool) -> None:
         "port": settings.port,
         "started_at": datetime.now(timezone.utc).isoformat(),
     }
-    file = process.state_file(settings)
+    file = settings.workspace_file
     listener = server.listen(settings.port)
     file.write_text(json.dumps(state), encoding="utf-8")
     try:

@@ -44,10 +44,6 @@ def lock_file(settings: Settings) -> Path:
     return settings.home / "workspace.lock"
 
 
-def state_file(settings: Settings) -> Path:
-    return settings.home / "workspace.json"
-
-
 def log_file(settings: Settings) -> Path:
     return settings.home / "logs" / "workspace.log"
 
@@ -85,7 +81,7 @@ def status(settings: Settings) -> Status:
     if not _held(settings):
         return Status(running=False)
     try:
-        written = json.loads(state_file(settings).read_text(encoding="utf-8"))
+        written = json.loads(settings.workspace_file.read_text(encoding="utf-8"))
         return Status(True, int(written["pid"]), int(written["port"]))
     except (OSError, ValueError, KeyError):  # it has just begun to start, or to stop
         return Status(running=True)

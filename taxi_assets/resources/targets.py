@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
@@ -86,11 +87,21 @@ def target(name: str | None = None, environment: Mapping[str, str] | None = None
         tags = {"project": "taxi-assets", "target": chosen}
         return Target(chosen, settings, Cluster.from_environment(env, tags=tags), launched)
     settings = Settings.from_environment(env)
+    if not env.get("TAXI_PORT"):
+        settings = replace(settings, port=_port_at_work(settings))
     if chosen == LOOPBACK:
         settings = as_on_a_cluster(settings, env)
     near: dict[str, Any] = {"poll_seconds": 0.5, "grace_seconds": 3}
     cluster = Cluster.from_environment(env, **near) if chosen == LOOPBACK else None
     return Target(chosen, settings, cluster, launched)
+
+
+def _port_at_work(settings: Settings) -> int:
+    """The port of the home's emulator, wherever it was started; the settings' own without one."""
+    try:
+        return int(json.loads(settings.workspace_file.read_text(encoding="utf-8"))["port"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return settings.port
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,6 @@ def _client(settings: Settings) -> WorkspaceClient | Health:
         return workspace_client(running.host, auth.token(settings.token_file))
     if running.running:
         return Health(None, "the workspace starts or stops")
-    if process.state_file(settings).exists():
+    if settings.workspace_file.exists():
         return Health(False, f"{settings.endpoint} is down: the workspace ended without a stop")
     return Health(None, "the workspace is stopped: taxi-assets serve starts it")

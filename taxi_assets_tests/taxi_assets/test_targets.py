@@ -34,6 +34,20 @@ def submitted(found: Cluster) -> dict[str, object]:
     return found.run_config("trips", "run-1", tags, {"A": "1"}, "/Volumes/a/b/c/x.whl")
 
 
+@pytest.mark.parametrize(
+    ("written", "port"),
+    [(None, 8200), ('{"pid": 1, "port": 8300}', 8300), ("{", 8200), ("[]", 8200), ("{}", 8200)],
+)
+def test_a_home_knows_the_port_of_its_workspace(
+    tmp_path: Path, written: str | None, port: int
+) -> None:
+    if written is not None:
+        (tmp_path / "workspace.json").write_text(written)
+    home = {"TAXI_HOME": str(tmp_path)}
+    assert target("local", home).settings.port == port
+    assert target("local", home | {"TAXI_PORT": "8400"}).settings.port == 8400
+
+
 def test_each_databricks_target_has_its_own_names() -> None:
     for name in ("dev", "staging", "prod"):
         chosen = target(name, {})
