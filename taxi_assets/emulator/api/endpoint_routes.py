@@ -56,7 +56,7 @@ class InferenceTable(BaseModel):
 
 
 class AiGateway(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")  # rate limits, guardrails: kept and told
 
     inference_table_config: InferenceTable | None = None
 
@@ -110,9 +110,15 @@ def routes(endpoints: Endpoints) -> APIRouter:
 
     @router.put("/{name}/ai-gateway")
     def put_ai_gateway(name: str, gateway: AiGateway) -> Document:
-        wanted = _ai_gateway(gateway)
-        endpoints.change(name, lambda document: document.update(ai_gateway=wanted))
-        return wanted or {}
+        """Replaces the whole gateway: what is left out of the body is gone."""
+        wanted = _ai_gateway(gateway) or {}
+
+        def edit(document: Document) -> None:
+            _require_same_table(document.get("ai_gateway") or {}, wanted)
+            document.update(ai_gateway=wanted)
+
+        endpoints.change(name, edit)
+        return wanted
 
     @router.delete("/{name}")
     def delete(name: str) -> Document:
@@ -165,6 +171,20 @@ def _ai_gateway(gateway: AiGateway | None) -> Document | None:
             )
         online_tables.full_name(".".join(str(name) for name in names))
     return gateway.model_dump(exclude_none=True)
+
+
+def _require_same_table(before: Document, after: Document) -> None:
+    """An inference table that is enabled stays where it is: it is disabled first, then moved."""
+    old, new = (each.get("inference_table_config") or {} for each in (before, after))
+    if not (old.get("enabled") and new.get("enabled")):
+        return
+    for name in ("catalog_name", "schema_name", "table_name_prefix"):
+        if old.get(name) != new.get(name):
+            raise errors.invalid(
+                "An inference table that is enabled is not moved",
+                f"{name} {old.get(name)} -> {new.get(name)}",
+                "Disable it, then enable it elsewhere",
+            )
 
 
 def shown(endpoint: Endpoint) -> Document:

@@ -132,7 +132,7 @@ def pipeline_routes(syncs: Pipelines) -> APIRouter:
 
 
 def catalog_routes(tables: OnlineTables) -> APIRouter:
-    """What Unity Catalog tells of a published table: its columns."""
+    """What Unity Catalog tells of a published table: its columns, and no pipeline."""
     router = APIRouter(prefix="/api/2.1/unity-catalog", tags=["unity catalog"])
 
     @router.get("/tables/{full_name}")
@@ -147,7 +147,6 @@ def catalog_routes(tables: OnlineTables) -> APIRouter:
             "catalog_name": catalog,
             "schema_name": schema,
             "name": name,
-            "pipeline_id": table.pipeline_id,
             "columns": [{"name": column, "position": n} for n, column in enumerate(names)],
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,9 @@ from databricks.sdk.errors.platform import ResourceAlreadyExists
 from databricks.sdk.service.ml import OnlineStore, PublishSpec
 from databricks.sdk.service.serving import (
     AiGatewayInferenceTableConfig,
+    AiGatewayRateLimit,
+    AiGatewayRateLimitRenewalPeriod,
+    AiGatewayUsageTrackingConfig,
     EndpointCoreConfigInput,
     EndpointStateConfigUpdate,
     EndpointStateReady,
@@ -254,3 +258,29 @@ def test_a_first_version_that_fails_never_becomes_ready(workspace: Workspace) ->
     with pytest.raises(BadRequest, match="doomed failed"):
         fare(workspace, "doomed")
     api.delete("doomed")
+
+
+@pytest.mark.xfail(strict=True, reason="a gateway is moved while it is enabled")
+def test_payloads_are_captured_elsewhere_and_what_an_administrator_set_stays(
+    served: Workspace,
+) -> None:
+    client, settings = served.client, served.settings
+    api = client.serving_endpoints
+    before = api.get(settings.endpoint).ai_gateway
+    assert before is not None
+    limit = AiGatewayRateLimit(calls=7, renewal_period=AiGatewayRateLimitRenewalPeriod.MINUTE)
+    usage = AiGatewayUsageTrackingConfig(enabled=True)
+    api.put_ai_gateway(
+        settings.endpoint,
+        inference_table_config=before.inference_table_config,
+        rate_limits=[limit],
+        usage_tracking_config=usage,
+    )
+    for prefix in ("elsewhere", settings.payload_prefix):
+        endpoint.ensure_endpoint(client, replace(settings, payload_prefix=prefix), "1")
+        found = api.get(settings.endpoint).ai_gateway
+        assert found is not None
+        assert found.inference_table_config is not None
+        assert found.inference_table_config.table_name_prefix == prefix
+        assert found.inference_table_config.enabled
+        assert (found.rate_limits, found.usage_tracking_config) == ([limit], usage)

@@ -18,6 +18,7 @@ from databricks.sdk.service.pipelines import PipelineState, UpdateInfoState
 
 from databricks_steps import schemas
 from databricks_steps.errors import ServingError
+from databricks_steps.settings import Settings
 from taxi_assets.deployment import online_store
 from taxi_assets.emulator import process
 from taxi_assets_tests.documents import Documents, answering
@@ -72,7 +73,8 @@ def test_each_publish_is_an_update_of_the_tables_one_pipeline(store: Workspace) 
     assert [update.update_id for update in told.updates or []] == [newest.update_id]
     assert list(api.list_pipeline_events(first.pipeline_id)) == []
     started = api.start_update(first.pipeline_id).update_id
-    assert online_store.last_update(store.client, first.online_table) == started
+    told = api.list_updates(first.pipeline_id, max_results=1)
+    assert [update.update_id for update in told.updates or []] == [started]
 
 
 def test_a_refused_publish_is_no_update(store: Workspace) -> None:
@@ -199,15 +201,21 @@ def databricks(
 
     class Handler(Documents):
         def do_GET(self) -> None:
-            if "/updates" in self.path:
+            if self.path.split("?")[0].endswith("/updates"):
                 update = newest.pop(0) if len(newest) > 1 else newest[0]
                 self.answer(200, {"updates": [update | {"pipeline_id": "p"}] if update else []})
             elif "/events" in self.path:
                 self.answer(200, {"events": []})
+            elif "/unity-catalog/" in self.path:  # promises a pipeline of no online table
+                self.answer(200, {"name": "pickup_features_online", "columns": []})
             else:
                 self.answer(200, {"pipeline_id": "p", **pipeline})
 
         def do_POST(self) -> None:
+            if self.path.endswith("/publish"):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.answer(200, {"pipeline_id": "p", "online_table_name": "n"})
+                return
             started.append(self.path)
             newest[:] = [{"update_id": "another", "state": "COMPLETED"}]
             self.answer(409, "one is active")
@@ -222,6 +230,18 @@ def test_the_update_that_a_publish_starts_is_waited_for_from_its_first_state_on(
     newest = [None, old, *new]
     with databricks(newest) as (client, started):
         online_store.await_sync(client, "p", "old", 20)
+    assert newest == new[-1:]
+    assert started == []
+
+
+@pytest.mark.xfail(strict=True, reason="the update of before is taken for that of the publish")
+def test_a_second_publish_waits_for_its_own_update_though_no_table_tells_its_pipeline() -> None:
+    old = {"update_id": "old", "state": "COMPLETED"}
+    new = [{"update_id": "new", "state": s} for s in ("QUEUED", "RUNNING", "COMPLETED")]
+    newest: list[dict[str, str] | None] = [old, old, *new]
+    with databricks(newest) as (client, started):
+        done = online_store.publish(client, Settings(), schemas.PICKUP_FEATURES)
+    assert done.pipeline_id == "p"
     assert newest == new[-1:]
     assert started == []
 
