@@ -149,6 +149,7 @@ class Settings:
     forest: Forest = field(default_factory=Forest)
     gate: Gate = field(default_factory=Gate)
     interval: Interval = field(default_factory=Interval)
+    scale_to_zero: bool = True  # the endpoint, when nobody asks: the first to ask then waits
     require_approval: bool = False  # a person's word on a version before it becomes champion
 
     def __post_init__(self) -> None:
@@ -182,6 +183,8 @@ class Settings:
             changes["port"] = _port(env["TAXI_PORT"])
         if env.get("TAXI_REQUIRE_APPROVAL"):
             changes["require_approval"] = _flag("TAXI_REQUIRE_APPROVAL", env)
+        if env.get("TAXI_SCALE_TO_ZERO"):
+            changes["scale_to_zero"] = _flag("TAXI_SCALE_TO_ZERO", env)
         return replace(cls(), **changes)
 
     def to_environment(self) -> dict[str, str]:
@@ -194,6 +197,7 @@ class Settings:
             "TAXI_PLATFORM": self.platform,
             "TAXI_PORT": str(self.port),
             "TAXI_REQUIRE_APPROVAL": str(self.require_approval).lower(),
+            "TAXI_SCALE_TO_ZERO": str(self.scale_to_zero).lower(),
         }
 
     @property

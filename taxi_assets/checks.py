@@ -16,7 +16,7 @@ import dagster as dg
 from databricks_steps import fingerprint, schemas
 from databricks_steps.check_cache import CheckCache, Figures
 from databricks_steps.interfaces import Platform, Verdict
-from databricks_steps.settings import DATABRICKS
+from databricks_steps.settings import DATABRICKS, EMBEDDED
 from databricks_steps.training import registry
 from taxi_assets.assets.materialize import LAUNCHED, check_result
 from taxi_assets.assets.serving import (
@@ -33,12 +33,14 @@ from taxi_assets.deployment.verification import (
     parity,
 )
 from taxi_assets.partitions import run_months
+from taxi_assets.resources.targets import target
 from taxi_assets.resources.workspace import Workspace
 
 PARITY = 0.01  # dollars
 PARITY_TRIPS = 2_000
 LATENCY_REQUESTS = 50
-LATENCY_LIMIT = 50.0  # milliseconds, median over loopback
+# Milliseconds, median. Databricks' own overhead alone is up to 50, the network's is unknown.
+LATENCY_LIMITS = {EMBEDDED: 50.0, DATABRICKS: 1_000.0}
 INPUTS_DRIFT = "The trips look up features like those the champion has learned from"
 PREDICTION_DRIFT = "The champion predicts fares like those of its holdout"
 RESOURCES = {"platform", "workspace"}
@@ -148,11 +150,11 @@ def _answered(
     """What was measured of the endpoint as it is now, and of what it is compared with.
 
     Where nothing that its answers depend on has changed, it is not asked again. What Databricks'
-    online tables hold cannot be read, so there it is.
+    online tables hold cannot be read, so there it is, and so it is by a launched step.
     """
     settings = workspace.settings
     served: list[object] = [workspace.endpoint()]
-    known = settings.platform != DATABRICKS
+    known = settings.platform != DATABRICKS and not target().launched
     if known:
         from taxi_assets.emulator import process  # not there on a cluster
 
@@ -254,12 +256,15 @@ def train_serve_parity(platform: Platform, workspace: Workspace) -> Result:
     )
 
 
-@_endpoint_check(f"The median answer takes at most {LATENCY_LIMIT:g} ms")
+@_endpoint_check("The median answer is fast enough: 50 ms on loopback, a second on Databricks")
 def latency(platform: Platform, workspace: Workspace) -> Result:
     payload = json.loads(endpoint.SINGLE_FILE.read_text(encoding="utf-8"))
     own = endpoint.own(payload, "latency")
 
+    limit = LATENCY_LIMITS[workspace.settings.platform]
+
     def measure() -> Figures:
+        endpoint.query(workspace.client, workspace.settings, own)  # it may have to wake
         taken = []
         for _ in range(LATENCY_REQUESTS):
             started = time.perf_counter()
@@ -268,7 +273,7 @@ def latency(platform: Platform, workspace: Workspace) -> Result:
         return {"median_ms": statistics.median(taken), "slowest_ms": max(taken)}
 
     def sound(figures: Figures) -> bool:
-        return bool(figures["median_ms"] <= LATENCY_LIMIT)
+        return bool(figures["median_ms"] <= limit)
 
     found = _answered(workspace, "latency", measure, sound)
     return Result(

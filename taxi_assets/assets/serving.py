@@ -14,7 +14,7 @@ from databricks_steps.settings import DATABRICKS
 from databricks_steps.training import registry
 from taxi_assets.assets.materialize import OWNERS
 from taxi_assets.deployment import quality_monitor
-from taxi_assets.deployment.endpoint import endpoint_config, ensure_endpoint
+from taxi_assets.deployment.endpoint import endpoint_config, ensure_endpoint, wake
 from taxi_assets.deployment.online_store import (
     TABLES,
     ensure_online_store,
@@ -126,6 +126,9 @@ def serving_endpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[
     platform: Platform = context.resources.platform
     champion = registry.require(platform.settings, registry.CHAMPION)
     state = _deployed(workspace, champion.number)
+    awake: dict[str, float] = {}
+    if platform.settings.platform == DATABRICKS:  # before checks ask it, and measure how fast
+        awake = {"wake_seconds": round(wake(workspace.client, platform.settings), 1)}
     return dg.MaterializeResult(
         metadata={
             "endpoint": state["name"],
@@ -133,6 +136,7 @@ def serving_endpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[
             "model_version": state["version"],
             "state": state["state"],
             "action": state["action"],
+            **awake,
             **_watched(context, workspace),
         }
     )

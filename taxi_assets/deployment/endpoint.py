@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from databricks_steps.errors import ServingError
 from databricks_steps.inference.request import OWN
-from databricks_steps.settings import REPOSITORY, Settings
+from databricks_steps.settings import DATABRICKS, REPOSITORY, Settings
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -20,7 +22,11 @@ CONFIG = REPOSITORY / "databricks_steps" / "serving" / "config"
 CONFIG_FILE = CONFIG / "serving_endpoint_config.json"
 SINGLE_FILE = CONFIG / "test_single_prediction.json"
 BATCH_FILE = CONFIG / "test_batch_predictions.json"
-READY_SECONDS = 1800.0
+READY_SECONDS = 3 * 3600.0  # a container is built in up to 90 minutes, then deployed
+TOLD_SECONDS = 300.0  # between words on an endpoint that is waited for
+WAKE_SECONDS = 600.0  # an endpoint scaled to zero starts in minutes, and refuses until then
+Result = TypeVar("Result")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ def endpoint_config(settings: Settings, version: str) -> dict[str, Any]:
     for entity in config["config"]["served_entities"]:
         entity["entity_name"] = settings.registered_model
         entity["entity_version"] = str(version)
+        entity["scale_to_zero_enabled"] = settings.scale_to_zero
     config["ai_gateway"]["inference_table_config"] |= {
         "catalog_name": settings.catalog,
         "schema_name": settings.schema,
@@ -95,15 +102,21 @@ def answer(client: WorkspaceClient, settings: Settings, payload: dict[str, Any])
     `predictions` holds a fare in dollars for each row; with `params: {"interval": true}` an
     object of `fare`, `low` and `high`.
 
+    On Databricks an endpoint that sleeps is given `WAKE_SECONDS` to wake.
+
     Raises:
         ServingError: the endpoint refuses; the message says why.
     """
     from databricks.sdk.errors.base import DatabricksError
 
     path = f"/serving-endpoints/{settings.endpoint}/invocations"
+
+    def ask() -> object:
+        return client.api_client.do("POST", path, body=payload)
+
     try:
-        found = client.api_client.do("POST", path, body=payload)
-    except DatabricksError as error:
+        found = _once_awake(ask) if settings.platform == DATABRICKS else ask()
+    except (DatabricksError, TimeoutError) as error:
         raise ServingError(
             "The endpoint must answer", f"{settings.endpoint}: {error}", "Correct the request"
         ) from error
@@ -112,6 +125,28 @@ def answer(client: WorkspaceClient, settings: Settings, payload: dict[str, Any])
             "The endpoint must answer with predictions", str(found)[:200], "Look at its logs"
         )
     return found
+
+
+def wake(client: WorkspaceClient, settings: Settings) -> float:
+    """Seconds until the endpoint answers: the first request after a rest starts its container.
+
+    Raises:
+        ServingError: it does not answer within `WAKE_SECONDS`.
+    """
+    started = time.monotonic()
+    payload = json.loads(SINGLE_FILE.read_text(encoding="utf-8"))
+    query(client, settings, own(payload, "wake"))
+    return time.monotonic() - started
+
+
+def _once_awake(ask: Callable[[], Result]) -> Result:
+    """The answer; one that is late, or says that the endpoint scales up, is asked for again."""
+    from databricks.sdk.errors import DeadlineExceeded, TemporarilyUnavailable, TooManyRequests
+    from databricks.sdk.retries import retried
+
+    asleep = [DeadlineExceeded, TemporarilyUnavailable, TooManyRequests, TimeoutError]
+    again = retried(on=asleep, timeout=timedelta(seconds=WAKE_SECONDS))
+    return cast("Result", again(ask)())
 
 
 def _apply(client: WorkspaceClient, wanted: dict[str, Any], timeout: float) -> str:
@@ -140,12 +175,23 @@ def _apply(client: WorkspaceClient, wanted: dict[str, Any], timeout: float) -> s
 def _ensure_capture(
     client: WorkspaceClient, wanted: dict[str, Any], found: ServingEndpointDetailed
 ) -> None:
-    from databricks.sdk.service.serving import AiGatewayInferenceTableConfig
+    from databricks.sdk.service.serving import AiGatewayConfig, AiGatewayInferenceTableConfig
 
     table = AiGatewayInferenceTableConfig.from_dict(wanted["ai_gateway"]["inference_table_config"])
-    current = found.ai_gateway.inference_table_config if found.ai_gateway else None
-    if current != table:
-        client.serving_endpoints.put_ai_gateway(wanted["name"], inference_table_config=table)
+    gateway = found.ai_gateway or AiGatewayConfig()
+    current = gateway.inference_table_config
+    if current == table:
+        return
+
+    def put(config: AiGatewayInferenceTableConfig) -> None:
+        """A put replaces the whole gateway: what an administrator has set goes with it."""
+        kept = {name: value for name, value in vars(gateway).items() if value is not None}
+        others = kept | {"inference_table_config": config}
+        client.serving_endpoints.put_ai_gateway(wanted["name"], **others)
+
+    if current is not None and current.enabled:  # it is moved while it is disabled alone
+        put(replace(current, enabled=False))
+    put(table)
 
 
 def _serves(found: ServingEndpointDetailed, wanted: dict[str, Any]) -> bool:
@@ -183,25 +229,57 @@ def _updating(found: ServingEndpointDetailed) -> bool:
 
 def _settled(client: WorkspaceClient, name: str, timeout: float) -> ServingEndpointDetailed:
     """The endpoint once no update is under way, whatever became of it."""
-    started = time.monotonic()
+    return _once(client, name, timeout, lambda found: not _updating(found))
+
+
+def _once(
+    client: WorkspaceClient,
+    name: str,
+    timeout: float,
+    holds: Callable[[ServingEndpointDetailed], bool],
+) -> ServingEndpointDetailed:
+    """The endpoint once this holds."""
+    started, told = time.monotonic(), 0.0
     found = client.serving_endpoints.get(name)
-    while _updating(found):
+    while not holds(found):
         waited = time.monotonic() - started
         if waited > timeout:
             raise ServingError(
                 f"The endpoint must be ready within {timeout:g} seconds",
-                f"{name} is still updating",
+                f"{name}: {_state(found)}",
                 "Look at its state, then materialize serving_endpoint again",
             )
+        if waited - told > TOLD_SECONDS:
+            told = waited
+            _LOG.warning("endpoint %s, %d minutes: %s", name, waited // 60, _state(found))
         time.sleep(min(max(waited / 10, 0.05), 10.0))  # so that a tenth of the wait is ours at most
         found = client.serving_endpoints.get(name)
     return found
 
 
+def _state(found: ServingEndpointDetailed) -> str:
+    """As `NOT_READY, IN_PROGRESS: Container image creation is in progress`."""
+    words = [each.value for each in vars(found.state).values() if each] if found.state else []
+    configs = [config for config in (found.pending_config, found.config) if config is not None]
+    entities = [entity for config in configs for entity in config.served_entities or []]
+    messages = [e.state.deployment_state_message for e in entities if e.state]
+    return ": ".join([", ".join(words) or "no state", *filter(None, messages[:1])])
+
+
 def _await_ready(client: WorkspaceClient, name: str, timeout: float) -> ServingEndpointDetailed:
+    """The endpoint once it is ready: one that was made right now neither is nor updates."""
     from databricks.sdk.service.serving import EndpointStateConfigUpdate, EndpointStateReady
 
-    found = _settled(client, name, timeout)
+    def over(found: ServingEndpointDetailed) -> bool:
+        state = found.state
+        ready = state is not None and state.ready is EndpointStateReady.READY
+        failed = state is not None and state.config_update in (
+            EndpointStateConfigUpdate.UPDATE_FAILED,
+            EndpointStateConfigUpdate.UPDATE_CANCELED,
+        )
+        return failed or (ready and not _updating(found))
+
+    found = _once(client, name, timeout, over)
     state = found.state
     if state is None or state.config_update is not EndpointStateConfigUpdate.NOT_UPDATING:
         update = state.config_update.value if state and state.config_update else "no state"
@@ -210,10 +288,6 @@ def _await_ready(client: WorkspaceClient, name: str, timeout: float) -> ServingE
             f"{name}: {update}: {_reason(found)}",
             "What served before serves on. Correct it, then materialize serving_endpoint again",
         )
-    if state.ready is not EndpointStateReady.READY:
-        ready = state.ready.value if state.ready else "in no state"
-        events = f"{client.config.host}/ml/endpoints/{name}"
-        raise ServingError("The endpoint is not ready", f"{name}: {ready}", f"Its events: {events}")
     return found
 
 

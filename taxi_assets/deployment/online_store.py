@@ -5,6 +5,7 @@ A publish answers before the rows are there: the pipeline that syncs them is wai
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -109,11 +110,13 @@ def ensure_online_store(client: WorkspaceClient, settings: Settings) -> OnlineSt
             store = client.feature_store.get_online_store(name)
     deadline = time.monotonic() + STORE_SECONDS
     while store.state is not OnlineStoreState.AVAILABLE:
-        if time.monotonic() > deadline or store.state is OnlineStoreState.DELETING:
+        hopeless = store.state in (OnlineStoreState.DELETING, OnlineStoreState.STOPPED)
+        if time.monotonic() > deadline or hopeless:
+            state = store.state.value if store.state else "no state"
             raise ServingError(
                 "The online store is not available",
-                f"{name}: {store.state}",
-                "Start it in the workspace, then publish again",
+                f"{name} is {state}",
+                "Start it in the workspace (Compute, Lakebase), then materialize again",
             )
         time.sleep(5)
         store = client.feature_store.get_online_store(name)
@@ -136,6 +139,7 @@ def publish(
     from databricks.sdk.service.ml import PublishSpec, PublishSpecPublishMode
 
     started, source = time.perf_counter(), settings.table(table.name)
+    since = math.floor(time.time() * 1000) / 1000  # as updates tell when they begin
     name = online_table_name(settings, table)
     spec = PublishSpec(settings.online_store, name, PublishSpecPublishMode.TRIGGERED)
     try:
@@ -149,7 +153,7 @@ def publish(
         raise ServingError(
             "A publish must name the pipeline that syncs", f"{name}: none", "Publish again"
         )
-    await_sync(client, answer.pipeline_id, before, sync_seconds)
+    await_sync(client, answer.pipeline_id, before, sync_seconds, since)
     return PublishResult(
         source,
         answer.online_table_name or name,
@@ -159,9 +163,10 @@ def publish(
 
 
 def last_update(client: WorkspaceClient, online_table: str) -> str | None:
-    """The id of the newest update of an online table; None where it has none.
+    """The id of the newest update of an online table; None where it has none, or nobody tells.
 
     Asked before a publish, it tells the update that the publish starts from those of before.
+    Databricks promises the pipeline of streaming tables and materialized views alone.
     """
     from databricks.sdk.errors import NotFound
 
@@ -174,9 +179,16 @@ def last_update(client: WorkspaceClient, online_table: str) -> str | None:
 
 
 def await_sync(
-    client: WorkspaceClient, pipeline_id: str, before: str | None, seconds: float = SYNC_SECONDS
+    client: WorkspaceClient,
+    pipeline_id: str,
+    before: str | None,
+    seconds: float = SYNC_SECONDS,
+    since: float = 0.0,
 ) -> None:
     """Wait until a pipeline has ended an update other than `before`, or keeps running for good.
+
+    Where `before` is not known, an update that has ended already and did not begin after `since`
+    (seconds since 1970) is one of before.
 
     Raises:
         ServingError: the update failed, was cancelled or takes longer than `seconds`, or nobody
@@ -185,7 +197,7 @@ def await_sync(
     from databricks.sdk.errors.base import DatabricksError
 
     try:
-        _await_sync(client, pipeline_id, before, seconds)
+        _await_sync(client, pipeline_id, before, seconds, since)
     except DatabricksError as error:
         raise ServingError(
             "The pipeline of an online table must tell how its sync goes",
@@ -195,9 +207,11 @@ def await_sync(
 
 
 def _await_sync(
-    client: WorkspaceClient, pipeline_id: str, before: str | None, seconds: float
+    client: WorkspaceClient, pipeline_id: str, before: str | None, seconds: float, since: float
 ) -> None:
     started, pause = time.monotonic(), LOOK_SECONDS
+    if before is None:
+        before = _ended_before(_newest(client, pipeline_id), since)
     while True:
         newest, waited = _newest(client, pipeline_id), time.monotonic() - started
         if newest is not None and newest.update_id != before:
@@ -213,6 +227,16 @@ def _await_sync(
             )
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_LOOK_SECONDS)
+
+
+def _ended_before(update: UpdateInfo | None, since: float) -> str | None:
+    from databricks.sdk.service.pipelines import UpdateInfoState as State
+
+    if update is None or not since:
+        return None
+    over = update.state in (State.COMPLETED, State.FAILED, State.CANCELED)
+    begun = (update.creation_time or 0) / 1000
+    return update.update_id if over and begun < since else None
 
 
 def _newest(client: WorkspaceClient, pipeline_id: str) -> UpdateInfo | None:

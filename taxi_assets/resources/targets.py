@@ -34,6 +34,7 @@ NAMES: dict[str, dict[str, str]] = {
         "TAXI_ENDPOINT": f"mlops-taxi-fare-endpoint{suffix.replace('_', '-')}",
         "TAXI_EXPERIMENT": f"/Shared/taxi-fare-{name}",
         "TAXI_REQUIRE_APPROVAL": str(name == PROD).lower(),
+        "TAXI_SCALE_TO_ZERO": str(name != PROD).lower(),
     }
     for name, suffix in ((DEV, ""), (STAGING, "_staging"), (PROD, "_prod"))
 }

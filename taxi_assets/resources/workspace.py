@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
 
 PATIENCE = 30  # seconds in which a workspace that is busy or restarts is asked again
+ANSWER_SECONDS = 150  # Databricks ends a request itself after 120 seconds
 AT_FIRST = 10  # where it is not known yet whether it is there at all: somebody waits
 
 
@@ -36,7 +37,7 @@ class Workspace:
         from taxi_assets.deployment.online_store import workspace_client
 
         if self.settings.platform == DATABRICKS:
-            return _of_the_environment(PATIENCE)
+            return _of_the_environment(PATIENCE, ANSWER_SECONDS)
         return workspace_client(self.settings.host, self._token())
 
     @property
@@ -105,6 +106,10 @@ class Workspace:
 
     def answer(self, payload: dict[str, Any]) -> dict[str, Any]:
         """What the serving endpoint answers to a payload."""
+        if self.settings.platform == DATABRICKS:  # it may have to wake
+            from taxi_assets.deployment import endpoint
+
+            return endpoint.answer(self.client, self.settings, payload)
         path = f"/serving-endpoints/{self.settings.endpoint}/invocations"
         found: dict[str, Any] = self.call("POST", path, payload)
         return found
@@ -117,7 +122,7 @@ class Workspace:
         """
         from databricks.sdk.errors.base import DatabricksError
 
-        client = _of_the_environment(AT_FIRST)
+        client = _of_the_environment(AT_FIRST, 2 * AT_FIRST)
         try:
             return client.current_user.me().user_name or ""
         except (DatabricksError, OSError, TimeoutError) as error:
@@ -145,14 +150,17 @@ def _refused(status: int, path: str, why: str) -> RefusedError:
     return error
 
 
-def _of_the_environment(patience: int) -> WorkspaceClient:
-    """A client by Databricks' unified authentication: variables, a profile, or the cluster's."""
+def _of_the_environment(patience: int, answer_seconds: int) -> WorkspaceClient:
+    """A client by Databricks' unified authentication: variables, a profile, or the cluster's.
+
+    It waits `answer_seconds` for an answer, and asks again for `patience` seconds.
+    """
     from databricks.sdk import WorkspaceClient
     from databricks.sdk.core import Config
 
     try:
         return WorkspaceClient(
-            config=Config(http_timeout_seconds=2 * patience, retry_timeout_seconds=patience)
+            config=Config(http_timeout_seconds=answer_seconds, retry_timeout_seconds=patience)
         )
     except ValueError as error:  # the SDK's own word for a configuration it cannot use
         raise SettingsError(

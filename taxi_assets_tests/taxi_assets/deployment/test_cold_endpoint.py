@@ -68,7 +68,6 @@ def databricks(answers: Answers) -> Iterator[WorkspaceClient]:
         server.server_close()
 
 
-@pytest.mark.xfail(strict=True, reason="whoever asks a sleeping endpoint is told an error")
 @pytest.mark.parametrize("asleep", ["slow", "503", "504"])
 def test_the_first_request_wakes_an_endpoint_and_is_answered(asleep: str) -> None:
     wakes_at = time.monotonic() + WAKES
@@ -86,7 +85,6 @@ def test_the_first_request_wakes_an_endpoint_and_is_answered(asleep: str) -> Non
         assert endpoint.query(client, REMOTE, {"dataframe_records": [{}]}) == [9.5]
 
 
-@pytest.mark.xfail(strict=True, reason="an endpoint that has just been made counts as failed")
 def test_an_endpoint_that_was_made_right_now_is_not_ready_and_is_waited_for() -> None:
     states = [None, COLD, COLD, READY]
     wanted = endpoint.endpoint_config(REMOTE, "1")

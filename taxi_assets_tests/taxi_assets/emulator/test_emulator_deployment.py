@@ -49,7 +49,6 @@ def test_an_empty_workspace_gets_everything_once(empty: Workspace) -> None:
     assert said(plan.deploy(client, settings, "1")) == unchanged
 
 
-@pytest.mark.xfail(strict=True, reason="a gateway is moved while it is enabled")
 def test_what_differs_is_named_and_brought_back(empty: Workspace) -> None:
     client, settings = empty.client, empty.settings
     plan.deploy(client, settings, "1")

@@ -260,7 +260,6 @@ def test_a_first_version_that_fails_never_becomes_ready(workspace: Workspace) ->
     api.delete("doomed")
 
 
-@pytest.mark.xfail(strict=True, reason="a gateway is moved while it is enabled")
 def test_payloads_are_captured_elsewhere_and_what_an_administrator_set_stays(
     served: Workspace,
 ) -> None:

@@ -234,7 +234,6 @@ def test_the_update_that_a_publish_starts_is_waited_for_from_its_first_state_on(
     assert started == []
 
 
-@pytest.mark.xfail(strict=True, reason="the update of before is taken for that of the publish")
 def test_a_second_publish_waits_for_its_own_update_though_no_table_tells_its_pipeline() -> None:
     old = {"update_id": "old", "state": "COMPLETED"}
     new = [{"update_id": "new", "state": s} for s in ("QUEUED", "RUNNING", "COMPLETED")]
