@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI
 from databricks_steps.settings import Settings
 from taxi_assets.emulator import auth, errors
 from taxi_assets.emulator.api import (
+    cluster_routes,
     endpoint_routes,
     feature_store_routes,
     jobs_routes,
@@ -24,6 +25,7 @@ from taxi_assets.emulator.api import (
 from taxi_assets.emulator.api.invocations import Invocations
 from taxi_assets.emulator.runtime import online_tables, state
 from taxi_assets.emulator.runtime.capture import Capture
+from taxi_assets.emulator.runtime.clusters import Clusters
 from taxi_assets.emulator.runtime.endpoints import Endpoints
 from taxi_assets.emulator.runtime.online_tables import OnlineTables
 from taxi_assets.emulator.runtime.pipelines import Pipelines
@@ -42,7 +44,8 @@ def create_app(settings: Settings) -> ASGIApp:
     tables = OnlineTables(online_tables.database(settings))
     endpoints = Endpoints(settings, memory, tables)
     warehouse = Warehouse(settings)
-    runs = Runs(settings, memory)
+    clusters = Clusters(memory)
+    runs = Runs(settings, memory, clusters)
     capture = Capture(memory, warehouse.flush)
     pipelines = Pipelines(memory, warehouse, tables.refresh)
 
@@ -81,6 +84,7 @@ def create_app(settings: Settings) -> ASGIApp:
     app.include_router(feature_store_routes.own_routes(tables))
     app.include_router(feature_store_routes.pipeline_routes(pipelines))
     app.include_router(jobs_routes.routes(settings, runs))
+    app.include_router(cluster_routes.routes(clusters))
     app.include_router(jobs_routes.permission_routes())
     app.include_router(volume_routes.routes(settings))
     app.add_middleware(auth.Guard, secret=secret)

@@ -128,7 +128,9 @@ def permission_routes() -> APIRouter:
 
 def _shown(settings: Settings, run: Document) -> Document:
     """A run as the SDK's `Run`."""
-    cluster = {"cluster_id": f"embedded-{run['run_id']}", "spark_context_id": str(run["run_id"])}
+    existing = run["tasks"][0].get("existing_cluster_id")
+    own = existing or f"embedded-{run['run_id']}"
+    cluster = {"cluster_id": own, "spark_context_id": str(run["run_id"])}
     tasks = [
         task | {"run_id": run["run_id"], "state": run["state"], "cluster_instance": cluster}
         for task in run["tasks"]

@@ -21,6 +21,7 @@ from databricks_steps.platforms.embedded import sail, session
 from databricks_steps.settings import LOOPBACK, Settings, as_on_a_cluster, inherited
 from taxi_assets.emulator import errors
 from taxi_assets.emulator.runtime import cluster_packages, task, volumes
+from taxi_assets.emulator.runtime.clusters import Clusters
 from taxi_assets.emulator.runtime.state import State
 
 _LOG = logging.getLogger(__name__)
@@ -34,8 +35,8 @@ Document = dict[str, Any]
 class Runs:
     """All runs of the workspace; what is known of one is saved before it is answered."""
 
-    def __init__(self, settings: Settings, state: State) -> None:
-        self._settings, self._state = settings, state
+    def __init__(self, settings: Settings, state: State, clusters: Clusters) -> None:
+        self._settings, self._state, self._clusters = settings, state, clusters
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._lock = threading.RLock()
 
@@ -51,7 +52,12 @@ class Runs:
 
     def submit(self, wanted: Document) -> int:
         """Start a run of one task; its id. The same idempotency token gets the same run."""
-        self.words(wanted["tasks"][0])
+        task = wanted["tasks"][0]
+        self.words(task)
+        if "new_cluster" in task:
+            self._clusters.require(task["new_cluster"])
+        else:
+            self._clusters.get(task["existing_cluster_id"])
         token = wanted.get("idempotency_token")
         with self._lock:
             known = self._state.all(KIND)
@@ -157,7 +163,7 @@ class Runs:
 
     def _engine(self, wanted: Document, folder: Path) -> tuple[Document, dict[str, str]]:
         """What the task makes its session of, and its environment: nothing of it is this one's."""
-        given = (wanted.get("new_cluster") or {}).get("spark_env_vars") or {}
+        given = self._spec(wanted).get("spark_env_vars") or {}
         variables = {**inherited(), **given}
         settings = as_on_a_cluster(Settings.from_environment(variables), variables)
         settings = replace(settings, home=self._settings.home)
@@ -169,6 +175,11 @@ class Runs:
         options = {"RUST_LOG": "error"} | sail.variables(settings, scratch)
         conf = {"spark.sql.session.timeZone": "UTC"}
         return {"conf": conf, "sail": list(sail.WARM)}, options | variables | own
+
+    def _spec(self, wanted: Document) -> Document:
+        """The cluster of a task."""
+        own: Document | None = wanted.get("new_cluster")
+        return self._clusters.get(wanted["existing_cluster_id"]) if own is None else own
 
     def words(self, task: Document) -> list[str]:
         """The file of a task and its parameters; raises ApiError for a path that is none."""

@@ -24,6 +24,7 @@ from taxi_assets_tests.waiting import until
 pytestmark = pytest.mark.long  # tasks with an engine each
 
 VOLUME = "/Volumes/p03/e2e_demo_simon/dagster_staging"
+RUNTIME, NODE_TYPE = "17.3.x-cpu-ml-scala2.13", "Standard_D4s_v3"
 
 
 def write(workspace: Workspace, path: str, text: str) -> str:
@@ -45,6 +46,14 @@ def sail() -> Iterator[None]:
         yield
 
 
+def existing(workspace: Workspace) -> str:
+    """The one cluster that tasks of these tests share."""
+    for each in workspace.client.clusters.list():
+        return str(each.cluster_id)
+    made = workspace.client.clusters.create(RUNTIME, node_type_id=NODE_TYPE, num_workers=1)
+    return str(made.response.cluster_id)
+
+
 def submit(
     workspace: Workspace,
     file: str,
@@ -54,7 +63,7 @@ def submit(
 ) -> int:
     task = SubmitTask("one", spark_python_task=SparkPythonTask(file, list(parameters)))
     task.libraries = list(libraries)
-    task.existing_cluster_id = "any"
+    task.existing_cluster_id = existing(workspace)
     run_id = workspace.client.jobs.submit(tasks=[task], **more).run_id
     assert run_id is not None
     return run_id
@@ -228,7 +237,12 @@ def test_variables_of_the_cluster_are_there_before_spark_starts(workspace: Works
     variables = {"A": "b", "TAXI_SPARK": "local[1]"}
     task = SubmitTask(
         "one",
-        new_cluster=ClusterSpec(spark_version="x", num_workers=1, spark_env_vars=variables),
+        new_cluster=ClusterSpec(
+            spark_version=RUNTIME,
+            node_type_id=NODE_TYPE,
+            num_workers=1,
+            spark_env_vars=variables,
+        ),
         spark_python_task=SparkPythonTask(file, [f"{VOLUME}/env/out"]),
     )
     run_id = workspace.client.jobs.submit(tasks=[task]).run_id
@@ -282,7 +296,7 @@ def test_runs_are_listed_in_pages_and_with_their_tasks_where_these_are_asked_for
     assert len(newest) >= 3
     assert {bool(run.tasks) for run in api.list_runs()} == {False}
     run = next(api.list_runs(expand_tasks=True))
-    assert [task.existing_cluster_id for task in run.tasks or []] == ["any"]
+    assert [task.existing_cluster_id for task in run.tasks or []] == [existing(workspace)]
     ended(workspace, newest[0] or 0)
     active = [run.run_id for run in api.list_runs(active_only=True, limit=1)]
     assert newest[0] not in active
@@ -325,7 +339,9 @@ def test_what_is_unpacked_on_the_driver_alone_is_not_with_its_workers(
     code = f"{VOLUME}/code/code.zip"
     workspace.client.files.upload(code, io.BytesIO(zipped(only_in_the_code=MODULE)), overwrite=True)
     task = SubmitTask("one", spark_python_task=SparkPythonTask(file, [code]))
-    task.new_cluster = ClusterSpec(spark_version="x", spark_env_vars={"TAXI_SPARK": engine})
+    task.new_cluster = ClusterSpec(
+        spark_version=RUNTIME, node_type_id=NODE_TYPE, spark_env_vars={"TAXI_SPARK": engine}
+    )
     run_id = workspace.client.jobs.submit(tasks=[task]).run_id
     assert run_id is not None
     assert state(ended(workspace, run_id)) == ("TERMINATED", "FAILED")
