@@ -47,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--python", help="one that has polars; default: made for this run")
     parser.add_argument("--alone", action="store_true", help="Sail's run, without its peers")
     given = parser.parse_args(arguments)
+    _environments.compile_packages()
     with tempfile.TemporaryDirectory() as folder:
         sail = run(Path(folder) / "sail", SAIL, given.source, given.months)
         print(f"\n{_machine.described()}")
