@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from conftest_run import MONTHS, Home, free_port
 from databricks.sdk import WorkspaceClient
 
-from databricks_steps.settings import LOOPBACK, SAIL, STAGING_VOLUME
+from databricks_steps.settings import LOOPBACK, SAIL, STAGING_VOLUME, Settings
 from taxi_assets.deployment.online_store import workspace_client
 from taxi_assets.emulator import auth, process
 from taxi_assets.resources.staging import RUNS
@@ -65,17 +66,17 @@ class Request:
 
 
 class FaultyProxy:
-    """Passes requests on to a port.
+    """Passes requests on to the workspace of a home, and has its token: else it were a relay.
 
     `fault` may raise or alter the request's body, `change` may alter what is answered; `seen` and
     `exchanged` tell what has come by since they were last forgotten.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.seen: list[tuple[str, str]] = []
         self.exchanged: list[tuple[Request, bytes]] = []  # with the answers that were passed back
         self.forget()
-        self._to = port
+        self._settings = settings
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -118,6 +119,8 @@ class FaultyProxy:
         except AnsweredError as fault:
             status, headers = fault.status, {"Content-Type": "application/json", "Retry-After": "1"}
             answer = json.dumps({"error_code": fault.code, "message": str(fault)}).encode()
+        if path == "/health":
+            answer = self._proven(handler.path, answer)
         answer = self.change(request, answer)
         self.exchanged.append((request, answer))
         handler.send_response_only(status)
@@ -129,10 +132,18 @@ class FaultyProxy:
         if handler.command != "HEAD":
             handler.wfile.write(answer)
 
+    def _proven(self, path: str, answer: bytes) -> bytes:
+        """The answer, with the proof of this port."""
+        (nonce,) = parse_qs(urlsplit(path).query)["nonce"]
+        secret = auth.token(self._settings.token_file)
+        return json.dumps(
+            json.loads(answer) | {"proof": auth.proof(secret, self.port, nonce)}
+        ).encode()
+
     def _ask(
         self, handler: BaseHTTPRequestHandler, body: bytes
     ) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection(LOOPBACK, self._to, timeout=60)
+        connection = http.client.HTTPConnection(LOOPBACK, self._settings.port, timeout=60)
         headers = dict(handler.headers)
         if "Content-Length" in headers:
             headers["Content-Length"] = str(len(body))
@@ -149,7 +160,7 @@ def behind_proxy(folder: Path, source: Path) -> Iterator[tuple[Home, FaultyProxy
     """A workspace behind a proxy, and the environment of an orchestrator that knows the proxy."""
     home = Home(folder / "home", free_port())
     process.ensure_running(home.settings)
-    proxy = FaultyProxy(home.port)
+    proxy = FaultyProxy(home.settings)
     try:
         yield (
             home,
