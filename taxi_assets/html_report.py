@@ -51,6 +51,7 @@ def page(settings: Settings) -> str:
     found, made = status.held(settings), history(settings)
     sections = {
         "Pipeline": _pipeline(found),
+        "Arrivals": _arrivals(found["arrivals"]),
         "Checks and problems": _problems(found),
         "Models": _models(settings),
         "Drift and live error": _drift(settings),
@@ -65,6 +66,19 @@ def page(settings: Settings) -> str:
         f"<title>{escaped(title)}</title><style>{STYLE}</style></head>"
         f"<body><h1>{escaped(title)}</h1>{body}</body></html>"
     )
+
+
+def _arrivals(found: Mapping[str, Any]) -> str:
+    """Entries by status, and every refused file with what to do."""
+    if not found["entries"]:
+        return NONE
+    counted = table(("status", "entries"), [[n, f"{c:,}"] for n, c in found["entries"].items()])
+    rows = [
+        [cause, file["name"], file["reason"], file["remedy"]]
+        for cause, files in found["refused"].items()
+        for file in files
+    ]
+    return counted + (table(("cause", "refused", "why", "what to do"), rows) if rows else "")
 
 
 def history(settings: Settings) -> list[Made]:

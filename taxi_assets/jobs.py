@@ -19,7 +19,14 @@ fare_pipeline = dg.define_asset_job(
 new_month = dg.define_asset_job(
     "new_month",
     selection=dg.AssetSelection.assets(
-        *("raw_trips", "trips", "quarantined_trips", "pickup_features", "dropoff_features"),
+        *(
+            "raw_trips",
+            "arrivals",
+            "trips",
+            "quarantined_trips",
+            "pickup_features",
+            "dropoff_features",
+        ),
         *("endpoint_payloads", *JUDGED),
     ),
     description="A month that landed, judged with the model in production; nothing is trained.",

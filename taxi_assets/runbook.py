@@ -34,6 +34,9 @@ REMEDIES: dict[tuple[str, str], Remedy] = {
     ("raw_trips", "source_schema"): Remedy(
         "Compare the publisher's dictionary; map a column of use in column_mapping.py"
     ),
+    ("raw_trips", "arrivals.readable"): Remedy(
+        "The table arrivals says what to do about each file; the others are loaded", by_month=False
+    ),
     ("trips", "rows_conserved"): Remedy(
         "This is a fault of ours: keep raw_trips as it is and report it with the run's log"
     ),

@@ -41,6 +41,7 @@ BLOCKING = {
 }
 MONTHLY = {
     "raw_trips",
+    "arrivals",
     "trips",
     "quarantined_trips",
     "pickup_features",

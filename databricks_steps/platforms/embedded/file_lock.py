@@ -25,6 +25,15 @@ def folder(path: Path) -> Iterator[Path]:
             lock.unlink(missing_ok=True)
 
 
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Among all processes, the only one that is here; the file stays."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
 def kept(path: Path) -> IO[str]:
     """Make a folder for as long as this process lives; keep what is answered, it is the lock."""
     path.mkdir(parents=True, exist_ok=True)

@@ -189,6 +189,24 @@ class DeltaTables:
         action: Action = "appended" if existed else "created"
         return Commit(name, action, self._open(name).version(), len(rows))
 
+    def amend(
+        self, name: str, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+    ) -> Commit | None:
+        """Replace a small uncut table's rows by what `change` makes of them; None if unchanged.
+
+        Processes do so one after another.
+        """
+        table, root = described(name), Path(self.uri(name))
+        with file_lock.alone(root.with_name(f".{name}.lock")):
+            existed, before = self.exists(name), self.records(name)
+            after = change(before)
+            if after == before:
+                return None
+            adds = [delta_files.write(after, table, root)]
+            self._commit(table, adds, "overwrite", None, None)
+        action: Action = "replaced" if existed else "created"
+        return Commit(name, action, self._open(name).version(), len(after))
+
     def records(self, name: str, months: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Rows of a small table, column → value, without Spark; none when it is missing."""
         table = described(name)
