@@ -28,6 +28,7 @@ from typing import IO, Any
 from databricks_steps import schemas
 from databricks_steps.errors import SettingsError, TableError
 from databricks_steps.settings import Settings
+from databricks_steps.training import mlflow_database
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -38,13 +39,6 @@ LEFT_OUT = (".lock", ".part", ".tmp", "-wal", "-shm", "-journal")  # ends of nam
 UNFINISHED = (".new-", ".token-")  # beginnings of names
 STAGED = "_staging"
 COMMIT_DIGITS = 20  # of a version in the names of a Delta log
-# MLflow keeps where artifacts are as whole addresses: table → column.
-ADDRESSES = {
-    "experiments": "artifact_location",
-    "runs": "artifact_uri",
-    "logged_models": "artifact_location",
-    "model_versions": "storage_location",
-}
 
 
 @dataclass(frozen=True)
@@ -298,8 +292,4 @@ def _point_to(database: Path, before: str, home: Path) -> None:
     if not database.exists():
         return
     with closing(sqlite3.connect(database)) as connection, connection:
-        for table, column in ADDRESSES.items():
-            connection.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?) WHERE {column} LIKE ?",
-                (f"{before}/", f"{home}/", f"%{before}/%"),
-            )
+        mlflow_database.point_to(connection, Path(before), home)
