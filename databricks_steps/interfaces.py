@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -137,6 +137,15 @@ class Tables(Protocol):
 
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Commit:
         """Append a few rows (column → value) of an uncut table in one commit, without Spark."""
+        ...
+
+    def amend(
+        self, name: str, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+    ) -> Commit | None:
+        """Replace a small uncut table's rows by what `change` makes of them, without Spark.
+
+        None where they stay as they are: nothing is committed then.
+        """
         ...
 
     def records(self, name: str, months: Sequence[str] | None = None) -> list[dict[str, Any]]:

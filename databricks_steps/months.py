@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from databricks_steps.errors import SettingsError
 
 FIRST = "2009-01"  # TLC's first published month
-_MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
+_SHOWN = 40  # letters of what was given
+_MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])", re.ASCII)
 
 
 def parse(text: str) -> tuple[str, ...]:
     """`2022-01`, `2022-01:2022-03` or `2022-01,2022-03` → the months, ascending.
 
     Raises:
-        SettingsError: not of that form, before 2009-01, or a range that ends before it starts.
+        SettingsError: not of that form, before 2009-01, not over yet, or a range that ends before
+            it starts.
     """
     found: set[str] = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition(":")
-        last = last or first
-        if not (_MONTH.fullmatch(first) and _MONTH.fullmatch(last) and FIRST <= first <= last):
+        first, colon, last = part.strip().partition(":")
+        last = last if colon else first
+        well = _MONTH.fullmatch(first) and _MONTH.fullmatch(last)
+        newest = shift(this_month(), -1)
+        if not (well and FIRST <= first <= last <= newest):
+            shown = part if len(part) <= _SHOWN else f"{part[:_SHOWN]}…"
             raise SettingsError(
-                f"Months must be written YYYY-MM or YYYY-MM:YYYY-MM, from {FIRST} on",
-                repr(text),
+                f"Months must be written YYYY-MM or YYYY-MM:YYYY-MM, from {FIRST} to {newest}",
+                repr(shown),
                 "For example 2022-01:2022-03",
             )
         found.update(between(first, last))
     return tuple(sorted(found))
+
+
+def this_month() -> str:
+    """The month of today, as people read their calendar."""
+    return f"{date.today():%Y-%m}"  # noqa: DTZ011
 
 
 def between(first: str, last: str) -> tuple[str, ...]:

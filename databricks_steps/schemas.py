@@ -59,6 +59,26 @@ RAW_TRIPS = Table(
     month="trip_month",
 )
 
+ARRIVALS = Table(
+    "arrivals",
+    "The ledger of arrivals: what became of each entry of a source or of the landing folder.",
+    (
+        Column("source", "string", "The source, as ingestion was told it", nullable=False),
+        Column("name", "string", "Name of the file, folder or table", nullable=False),
+        Column("hash", "string", "SHA-256 of its content, first 16 digits", nullable=False),
+        Column("status", "string", "loaded, refused, passed over or replaced", nullable=False),
+        Column("cause", "string", "Kind of the reason, in a word; empty if loaded", nullable=False),
+        Column("reason", "string", "Why it is not loaded; empty if it is", nullable=False),
+        Column("remedy", "string", "What to do about it", nullable=False),
+        Column("bytes", "long", "Size as it lies there", "bytes", nullable=False),
+        Column("rows", "long", "Trips in it; null if it was not read", "trips"),
+        Column("months", "array<string>", "Months it is of, the fullest first", nullable=False),
+        Column("seen_at", "timestamp", "Since when it is so (UTC)", nullable=False),
+    ),
+    primary_key=("source", "name", "hash"),
+    computed=("seen_at",),
+)
+
 _REQUIRED = {
     "pickup_datetime",
     "dropoff_datetime",
@@ -262,6 +282,7 @@ TABLES: dict[str, Table] = {
         RAW_TRIPS,
         TRIPS,
         QUARANTINED_TRIPS,
+        ARRIVALS,
         PICKUP_FEATURES,
         DROPOFF_FEATURES,
         TRAINING_SET,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -171,9 +172,11 @@ class Settings:
         env = os.environ if environment is None else environment
         changes: dict[str, Any] = {key: env[name] for key, name in NAMES.items() if env.get(name)}
         if env.get("TAXI_HOME"):
-            changes["home"] = _home(Path(env["TAXI_HOME"]).expanduser().resolve())
+            changes["home"] = _home(env["TAXI_HOME"])
         elif not (REPOSITORY / "pyproject.toml").exists():  # installed as a wheel
-            changes["home"] = Path.cwd() / ".taxi"
+            changes["home"] = _home(str(Path.cwd() / ".taxi"))
+        else:
+            _home(str(cls.home))
         changes["platform"] = _platform(env)
         if changes["platform"] == EMBEDDED:
             changes["spark"] = _engine(env.get(NAMES["spark"]) or env.get(_OLD_SPARK) or SAIL)
@@ -278,14 +281,35 @@ def _platform(env: Mapping[str, str]) -> str:
     return found
 
 
-def _home(path: Path) -> Path:
-    """Sail takes a folder with one of these for a pattern and writes nothing there."""
-    if set("*?[]{}") & set(str(path)):
+def _home(text: str) -> Path:
+    """A folder of this machine, whose path every library takes for what it is.
+
+    Sail takes one with * ? [ ] { } for a pattern and writes nothing there, MLflow decodes %2F.
+    """
+    told = text.encode(errors="backslashreplace").decode()[:200]
+    bad = sorted(set("*?[]{}%") & set(text))
+    if bad or not text.isprintable():
         raise SettingsError(
-            "TAXI_HOME must have none of * ? [ ] { } in its path",
-            str(path),
+            "TAXI_HOME must have none of * ? [ ] { } % in its path, nor what cannot be printed",
+            repr(told),
             "Choose another folder",
         )
+    if re.match(r"[A-Za-z][\w+.-]+:/", text):
+        raise SettingsError(
+            "TAXI_HOME must be a folder of this machine", repr(told), "Choose a local folder"
+        )
+    try:
+        path = Path(text).expanduser().resolve()
+        above = next(folder for folder in (path, *path.parents) if folder.exists())
+    except (OSError, RuntimeError) as error:
+        raise SettingsError(
+            "TAXI_HOME must be a folder that can be reached",
+            f"{told}: {getattr(error, 'strerror', None) or error}",
+            "Choose another folder",
+        ) from error
+    if not above.is_dir():
+        what = "it is a file" if above == path else f"{above} is a file"
+        raise SettingsError("TAXI_HOME must be a folder", f"{told}: {what}", "Choose another one")
     return path
 
 

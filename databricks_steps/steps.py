@@ -340,7 +340,7 @@ class Step:
 
 
 STEPS: dict[str, Step] = {
-    "raw_trips": Step(raw_trips, (), ("raw_trips",)),
+    "raw_trips": Step(raw_trips, (), ("raw_trips", "arrivals")),
     "trips": Step(trips, ("raw_trips",), ("trips", "quarantined_trips")),
     "pickup_features": Step(pickup_features, ("trips",), ("pickup_features",)),
     "dropoff_features": Step(dropoff_features, ("trips",), ("dropoff_features",)),

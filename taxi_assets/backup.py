@@ -29,6 +29,7 @@ from urllib.parse import unquote
 from databricks_steps.errors import SettingsError, TableError
 from databricks_steps.platforms.embedded import delta_files
 from databricks_steps.settings import Settings
+from databricks_steps.training import mlflow_database
 from taxi_assets import home_inventory
 from taxi_assets.graph import BY_MONTH
 
@@ -37,13 +38,6 @@ MANIFEST = "manifest.json"
 LOCK = "care.lock"
 STAGED = "_staging"
 COMMIT_DIGITS = 20  # of a version in the names of a Delta log
-# MLflow keeps where artifacts are as whole addresses: table → column.
-ADDRESSES = {
-    "experiments": "artifact_location",
-    "runs": "artifact_uri",
-    "logged_models": "artifact_location",
-    "model_versions": "storage_location",
-}
 
 
 @dataclass(frozen=True)
@@ -330,8 +324,4 @@ def _point_to(database: Path, before: str, home: Path) -> None:
     if not database.exists():
         return
     with closing(sqlite3.connect(database)) as connection, connection:
-        for table, column in ADDRESSES.items():
-            connection.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?) WHERE {column} LIKE ?",
-                (f"{before}/", f"{home}/", f"%{before}/%"),
-            )
+        mlflow_database.point_to(connection, Path(before), home)

@@ -20,6 +20,11 @@ from taxi_assets.resources.targets import POSTGRES
 OURS = ("databricks_steps.", "taxi_assets.")  # modules whose errors are written for people
 PID_TAG = "taxi_assets/pid"
 DAGSTER_RUN = "dagster_run_id"  # tag of an MLflow run, as dagster-mlflow calls it
+_OPEN = [
+    dg.DagsterRunStatus.NOT_STARTED,  # killed between the record and its first event
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
 _HELD: dict[Path, IO[str]] = {}  # run locks that this process holds
 # Dagster is at home with this driver; SQLAlchemy would take another one for postgresql://.
 SCHEME = "postgresql+psycopg2://"
@@ -165,17 +170,23 @@ def _sign(path: Path, lock: IO[str]) -> None:
     _HELD[path] = lock
 
 
+def cancel_own_runs(settings: Settings) -> None:
+    """Mark the runs of this process as canceled: it was told to stop."""
+    with instance(settings) as found:
+        tags = {PID_TAG: str(os.getpid())}
+        own = found.get_runs(dg.RunsFilter(statuses=_OPEN, tags=tags))
+        if own and settings.platform == EMBEDDED and (settings.home / "mlflow.db").exists():
+            _end_tracked_runs(settings, {run.run_id for run in own})
+        for run in own:
+            found.report_run_canceled(run)
+
+
 def close_killed_runs(settings: Settings, found: dg.DagsterInstance) -> tuple[str, ...]:
     """Mark runs whose process never ended them as failed; answers their ids.
 
     Call it under the run lock.
     """
-    statuses = [
-        dg.DagsterRunStatus.NOT_STARTED,  # killed between the record and its first event
-        dg.DagsterRunStatus.STARTING,
-        dg.DagsterRunStatus.STARTED,
-    ]
-    open_runs = found.get_runs(dg.RunsFilter(statuses=statuses))
+    open_runs = found.get_runs(dg.RunsFilter(statuses=_OPEN))
     killed = [run for run in open_runs if PID_TAG in run.tags]
     # MLflow's first: killed in between, the next run finds the Dagster run open and does both.
     if killed and settings.platform == EMBEDDED and (settings.home / "mlflow.db").exists():

@@ -48,6 +48,7 @@ def page(settings: Settings) -> str:
     found, made = status.held(settings), history(settings)
     sections = {
         "Pipeline": _pipeline(found),
+        "Arrivals": _arrivals(found["arrivals"]),
         "Checks and problems": _problems(found),
         "Models": _models(settings),
         "Drift and live error": _drift(settings),
@@ -57,6 +58,20 @@ def page(settings: Settings) -> str:
     }
     title = f"{settings.registered_model}, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
     return render(title, sections)
+
+
+def _arrivals(found: Mapping[str, Any]) -> Blocks:
+    """Entries by status, and every refused file with what to do."""
+    if not found["entries"]:
+        return NONE
+    counted = Table(("status", "entries"), [(n, f"{c:,}") for n, c in found["entries"].items()])
+    rows = [
+        (cause, file["name"], file["reason"], file["remedy"])
+        for cause, files in found["refused"].items()
+        for file in files
+    ]
+    refused = Table(("cause", "refused", "why", "what to do"), rows)
+    return (counted, refused) if rows else (counted,)
 
 
 def history(settings: Settings) -> list[Made]:

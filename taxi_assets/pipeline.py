@@ -15,14 +15,21 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from databricks_steps import check_cache
-from databricks_steps.errors import ModelError, SettingsError, TableError, TaxiError, reason
+from databricks_steps.errors import (
+    ModelError,
+    SettingsError,
+    SourceError,
+    TableError,
+    TaxiError,
+    reason,
+)
 from databricks_steps.months import spans
 from databricks_steps.platforms.embedded import sail, session
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import DATABRICKS, SAIL, Settings
 from databricks_steps.training import registry
 from databricks_steps.trips import ingest
-from databricks_steps.trips.sources import source
+from databricks_steps.trips.sources import looked_at, require_months
 from taxi_assets import dagster_instance, status
 from taxi_assets.definitions import build_defs
 from taxi_assets.emulator import process
@@ -54,21 +61,21 @@ class PipelineError(TaxiError):
     """A stage or a blocking check failed."""
 
 
-def run(target: Target, options: Options) -> dict[str, Any]:
-    """Run the main job; the contents of `last_run.json`, which is written in any case.
+def run(target: Target, options: Options, report: dict[str, Any]) -> None:
+    """Run the main job; `report` gets the contents of `last_run.json`, which is written, too.
 
     Raises:
         TaxiError: something needed is missing, a stage failed, or a blocking check did.
     """
     settings, started = target.settings, time.monotonic()
+    report |= {"status": "failed", "source": settings.source}
     with dagster_instance.only_run(settings):
         on_databricks = settings.platform == DATABRICKS
         months = _named(target, options) if on_databricks else _prepared(settings, options)
         origin = "tables at hand" if options.skip_features else settings.source
         place = target.name if on_databricks else str(settings.home)
         progress.say(f"{origin}, {months[0]} to {months[-1]}, in {place}")
-        report: dict[str, Any] = {"status": "failed", "source": origin}
-        report["months"] = list(months)
+        report |= {"source": origin, "months": list(months)}
         try:
             _materialize(target, options, months)
             report["status"] = "success"
@@ -79,7 +86,6 @@ def run(target: Target, options: Options) -> dict[str, Any]:
             report |= status.results(settings, months, progress)
             report["seconds"] = round(time.monotonic() - started, 1)
             status.write(settings, report)
-    return report
 
 
 def _prepared(settings: Settings, options: Options) -> tuple[str, ...]:
@@ -150,7 +156,13 @@ def _months(settings: Settings, options: Options) -> tuple[tuple[str, ...], bool
             )
         return tuple(chosen), False
     platform = EmbeddedPlatform(settings)
-    found = source(settings.source, options.months, settings, lambda: platform.spark)
+    found = looked_at(settings.source, options.months, settings, lambda: platform.spark)
+    try:
+        require_months(found, options.months)
+    except SourceError:
+        if found.refused and not found.files:
+            ingest.recorded(platform.tables, found)  # no step will
+        raise
     return found.months, bool(ingest.stale_months(platform.tables, found))
 
 

@@ -14,6 +14,7 @@ import dagster as dg
 from taxi_assets.resources.targets import target
 
 LOGGER = "taxi_assets.progress"
+SHOWN = 10  # refused files that are named
 
 
 @dataclass
@@ -55,10 +56,12 @@ class Progress:
         self._notes.setdefault(event.step_key or "", {})[asset] = _note(found)
         if "dagster/row_count" in found:
             self.rows[asset] = self.rows.get(asset, 0) + int(found["dagster/row_count"])
-        for name, problem in found.get("refused_files", {}).items():
-            if name not in self.refused:
-                self.refused[name] = problem
-                self.say(f"  refused {name}: {problem}")
+        new = {k: v for k, v in found.get("refused_files", {}).items() if k not in self.refused}
+        self.refused |= new
+        for name, problem in list(new.items())[:SHOWN]:
+            self.say(f"  refused {name}: {problem}")
+        if len(new) > SHOWN:
+            self.say(f"  refused {len(new) - SHOWN:,} more: taxi-assets status")
 
     def _end(self, step: str, *, ok: bool) -> None:
         seconds = time.monotonic() - self._started.get(step, time.monotonic())
@@ -78,7 +81,7 @@ class Progress:
         name = f"{check.asset_key.to_user_string()}: {check.check_name}"
         sentence = f"{'warning' if warned else 'failed'} check {name}: {check.description}"
         self.say(f"  {sentence}")
-        if not warned:
+        if check.blocking and not warned:  # others stop nothing
             self.failures.append(sentence)
 
 

@@ -71,6 +71,10 @@ _BY_MONTH = {
     },
 }
 _ALWAYS = {
+    "raw_trips": {
+        "arrivals.readable": "The table arrivals says what to do about each file; the others are "
+        "loaded",
+    },
     "trips": {
         "month_complete": "Bring the month that is missing, or the whole file of the one with gaps",
     },

@@ -21,6 +21,7 @@ from databricks_steps.platforms.embedded.tables import DeltaTables
 from databricks_steps.settings import EMBEDDED, Settings, inherited
 from databricks_steps.training import registry
 from databricks_steps.training.registry import Version
+from databricks_steps.trips import arrivals
 from taxi_assets.resources.alerts import AlertLog
 from taxi_assets.resources.targets import POSTGRES
 from taxi_assets.resources.workspace import Workspace
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from taxi_assets.progress import Progress
 
 LAST_RUN = "last_run.json"
+_REFUSED = ("source", "name", "reason", "remedy", "bytes")  # of a refused file, in a status
+SHOWN = 10  # refused files in a summary
 TRIP_MONTHS = ("trip_month", "known_month")
 Answer = TypeVar("Answer")
 _LOG = logging.getLogger(__name__)
@@ -127,7 +130,31 @@ def held(settings: Settings) -> dict[str, Any]:
             "age_days": round(age_days(champion), 2),
         }
     found = {"home": str(settings.home), "tables": held, "champion": model}
+    found["arrivals"] = arrived(tables)
     return found | {"endpoint": endpoint_state(settings)} | watched(settings)
+
+
+def arrived(tables: DeltaTables) -> dict[str, Any]:
+    """The ledger of arrivals: entries by status, and what is refused, by cause."""
+    rows = tables.records(arrivals.NAME)
+    return {
+        "entries": arrivals.counts(rows),
+        "refused": {
+            cause: [{name: row[name] for name in _REFUSED} for row in files]
+            for cause, files in arrivals.by_cause(rows).items()
+        },
+    }
+
+
+def arrived_lines(found: Mapping[str, Any]) -> list[str]:
+    """What `arrived` found, as lines for people: a line a cause."""
+    entries = ", ".join(f"{count:,} {name}" for name, count in found["entries"].items())
+    lines = [f"arrivals  {entries or 'nothing came yet'}"]
+    for files in found["refused"].values():
+        first, more = files[0], len(files) - 1
+        others = f" (and {more:,} more)" if more else ""
+        lines.append(f"  refused {first['name']}{others}: {first['reason']}. {first['remedy']}")
+    return lines
 
 
 def status_text(found: Mapping[str, Any]) -> str:
@@ -150,7 +177,7 @@ def status_text(found: Mapping[str, Any]) -> str:
         if endpoint
         else "endpoint  not running: taxi-assets serve starts it"
     )
-    return "\n".join([*lines, *watched_lines(found)])
+    return "\n".join([*lines, *arrived_lines(found["arrivals"]), *watched_lines(found)])
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -178,10 +205,16 @@ def summary(report: Mapping[str, Any]) -> str:
             f"endpoint     {about_endpoint}",
             f"predictions  {scored:,} rows for {report['months'][-1]}",
             f"checks       {', '.join(f'{count} {name}' for name, count in checks.items())}",
-            *(f"refused      {name}: {why}" for name, why in report["refused_files"].items()),
+            *_refused_lines(report["refused_files"]),
             f"next         taxi-assets query {single}; taxi-assets dev; taxi-assets stop",
         )
     )
+
+
+def _refused_lines(refused: Mapping[str, str]) -> list[str]:
+    lines = [f"refused      {name}: {why}" for name, why in list(refused.items())[:SHOWN]]
+    more = len(refused) - SHOWN
+    return [*lines, *([f"             and {more:,} more: taxi-assets status"] if more > 0 else [])]
 
 
 def _measures(metrics: Mapping[str, float]) -> str:

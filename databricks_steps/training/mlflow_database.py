@@ -11,11 +11,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from databricks_steps.settings import Settings
 
+# MLflow keeps where artifacts are as whole addresses: table → column.
+ADDRESSES = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}
 _OF_MODEL = "workspace = 'default' AND name = ?"
 # MLflow keeps a row of a version that was deleted, in a stage of its own.
 _VERSIONS = f"FROM model_versions WHERE {_OF_MODEL} AND current_stage <> 'Deleted_Internal'"
@@ -42,7 +49,7 @@ class MlflowDatabase:
 
     def __init__(self, settings: Settings, model: str | None = None) -> None:
         """Of a registered model, the settings' own if none is named."""
-        self._file = settings.home / "mlflow.db"
+        self._file, self._artifacts = settings.home / "mlflow.db", settings.artifacts
         self._model = model or settings.registered_model
 
     def aliased(self, alias: str) -> str | None:
@@ -72,7 +79,9 @@ class MlflowDatabase:
                 "SELECT key, value, is_nan FROM latest_metrics WHERE run_uuid = ?", run
             )
             measured = {key: float("nan") if nan else value for key, value, nan in metrics}
-            return VersionRow(number, run or "", registered_at, _path(files), measured, dict(tags))
+            return VersionRow(
+                number, run or "", registered_at, self._path(files), measured, dict(tags)
+            )
         return None
 
     def tagged(self, key: str, value: str) -> str | None:
@@ -86,7 +95,13 @@ class MlflowDatabase:
     def artifacts(self, run_id: str) -> Path | None:
         """The folder of a run's files; None for no such run."""
         query = "SELECT artifact_uri FROM runs WHERE run_uuid = ?"
-        return next((_path(address) for (address,) in self._rows(query, run_id)), None)
+        return next((self._path(address) for (address,) in self._rows(query, run_id)), None)
+
+    def _path(self, address: str) -> Path:
+        """Where an artifact is, also in a home that was moved since."""
+        path = Path(url2pathname(urlsplit(address).path))
+        _, moved, inside = str(path).partition(f"/{self._artifacts.name}/")
+        return self._artifacts / inside if moved and not path.exists() else path
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         if not self._file.exists():
@@ -96,5 +111,32 @@ class MlflowDatabase:
             return database.execute(query, values).fetchall()
 
 
-def _path(address: str) -> Path:
-    return Path(url2pathname(urlsplit(address).path))
+def move_in(settings: Settings) -> None:
+    """Let MLflow look for artifacts in this home, where it was moved or copied from another place.
+
+    Raises:
+        sqlite3.Error: the file is no database of MLflow.
+    """
+    file = settings.home / "mlflow.db"
+    if not file.exists():
+        return
+    query = "SELECT artifact_location FROM experiments WHERE name = ?"
+    with closing(sqlite3.connect(file, timeout=20)) as database, database:
+        for (address,) in database.execute(query, (settings.experiment,)).fetchall():
+            path = Path(url2pathname(urlsplit(address).path))
+            if path.name == settings.artifacts.name and path != settings.artifacts:
+                point_to(database, path.parent, settings.home)
+
+
+def point_to(database: sqlite3.Connection, before: Path, home: Path) -> None:
+    """Change the addresses in a home's database, which are paths and URIs, to another home."""
+    forms = [(str(before), str(home))]
+    if quote(str(before)) != str(before):  # as URIs write it
+        forms.append((quote(str(before)), quote(str(home))))
+    for table, column in ADDRESSES.items():
+        for old, new in forms:
+            database.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?) "
+                f"WHERE instr({column}, ?) > 0",
+                (f"{old}/", f"{new}/", f"{old}/"),
+            )

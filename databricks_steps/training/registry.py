@@ -21,6 +21,7 @@ from databricks_steps.inference import feature_spec
 from databricks_steps.inference.feature_spec import FareInterval, FeatureSpec
 from databricks_steps.interfaces import Verdict
 from databricks_steps.settings import EMBEDDED, Settings
+from databricks_steps.training import mlflow_database
 from databricks_steps.training.mlflow_database import MlflowDatabase
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def client(settings: Settings) -> MlflowClient:
     settings.home.mkdir(parents=True, exist_ok=True)
     with _MAKING:
         try:
+            mlflow_database.move_in(settings)
             found = mlflow.MlflowClient(settings.mlflow_uri, settings.registry_uri)
             if found.get_experiment_by_name(settings.experiment) is None:
                 found.create_experiment(settings.experiment, settings.artifacts.as_uri())

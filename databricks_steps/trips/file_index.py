@@ -1,6 +1,6 @@
 """What was found in files of trips, kept by path, so that an unchanged file is not opened again.
 
-A file is unchanged where its size and times are. Those that were refused are looked at each time.
+A file is unchanged where its size and times are. What could not be opened is tried each time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any
 
 from databricks_steps import fingerprint
 from databricks_steps.settings import Settings
-from databricks_steps.trips import column_mapping, files, normalize, parsing, reading
+from databricks_steps.trips import column_mapping, files, normalize, parsing, reading, recognition
 from databricks_steps.trips.files import Layout, SourceColumn, TripFile
 
 NAME = "source_files.json"
+_TRIED_AGAIN = (files.UNREADABLE, "not_a_file")  # causes that may go without a change of the file
 
 
 class FileIndex:
@@ -26,7 +27,9 @@ class FileIndex:
 
     def __init__(self, settings: Settings) -> None:
         self._file = settings.home / NAME
-        self._code = fingerprint.code(column_mapping, files, normalize, parsing, reading)
+        self._code = fingerprint.code(
+            column_mapping, files, normalize, parsing, reading, recognition
+        )
         self._known = self._read()
         self._changed = False
 
@@ -38,7 +41,7 @@ class FileIndex:
             return _from_json(known["file"])
         file = inspect(path)
         self._changed |= self._known.pop(key, None) is not None
-        if stamp is not None and not file.problem:
+        if stamp is not None and file.cause not in _TRIED_AGAIN:
             self._known[key] = {"stamp": stamp, "file": asdict(file)}
             self._changed = True
         return file
@@ -76,4 +79,5 @@ def _from_json(raw: dict[str, Any]) -> TripFile:
     layout = raw["layout"]
     columns = tuple(SourceColumn(**column) for column in layout["columns"])
     read = Layout(**{**layout, "columns": columns, "unknown": tuple(layout["unknown"])})
-    return TripFile(**{**raw, "layout": read, "months": tuple(raw["months"])})
+    pickups = tuple((month, rows) for month, rows in raw["pickups"])
+    return TripFile(**{**raw, "layout": read, "months": tuple(raw["months"]), "pickups": pickups})

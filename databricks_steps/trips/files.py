@@ -1,6 +1,6 @@
 """One file of trips: what it is, what it holds, and why it cannot be read, if so.
 
-Only headers and footers are looked at here; reading.py reads the rows.
+recognition.py tells what a file is, reading.py reads its rows; here is what is known of it.
 """
 
 from __future__ import annotations
@@ -8,27 +8,33 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import lzma
+import os
 import re
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from databricks_steps.months import FIRST
-from databricks_steps.trips import reading
-from databricks_steps.trips.column_mapping import matched, missing, unmatched
+from databricks_steps.trips import reading, recognition
+from databricks_steps.trips.column_mapping import REQUIRED, matched, missing, unmatched
+from databricks_steps.trips.recognition import COPY_AGAIN, Content, NotTripsError, Packing
 
 Format = Literal["parquet", "csv", "table"]
-SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv"}
+ENDINGS = (".parquet", ".parq", ".pq", ".csv", ".tsv")
+PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zip")
+UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".download")
 HASH_DIGITS = 16
 _MONTH = re.compile(r"(?<!\d)(20\d\d-(?:0[1-9]|1[0-2]))(?!\d)", re.ASCII)
 _CHUNK = 1 << 20
-_HEADER_BYTES = 1 << 16
-_OTHERS = {
-    b"PAR1": "a parquet file that is named as text",
-    b"PK\x03\x04": "a zip archive (or spreadsheet), not text",
-    b"<": "a page of HTML or XML, not text of trips",
+_SHOWN = 60  # letters of a first line
+_OTHER_SERVICES = {
+    "dispatchingbasenum": "for-hire vehicles",
+    "hvfhslicensenum": "high-volume for-hire vehicles",
 }
+NAME_COLUMNS = "Name its columns as TLC does; README.md lists the names that are known"
+UNREADABLE = "unreadable"  # the cause that may go without a change of the file
+PERMISSIONS = "Change its permissions, or remove it"
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class SourceColumn:
 class Layout:
     """How to read a file: its known columns, the names of the others, how text is written.
 
-    `width` is the number of fields of a text's header.
+    Of a text, `width` is the number of fields of the header, `packing` what it is packed with,
+    `decimal` what stands before decimals.
     """
 
     columns: tuple[SourceColumn, ...]
@@ -55,14 +62,19 @@ class Layout:
     unknown: tuple[str, ...] = ()
     delimiter: str = ","
     encoding: str = "utf-8-sig"
+    packing: Packing = ""
+    decimal: str = "."
 
 
 @dataclass(frozen=True)
 class TripFile:
-    """One file (or table) of trips. `months` begin with the one that holds most of its rows.
+    """One entry of a source: a file (or table) of trips, or what lies beside such.
 
-    `named` is true when the month is in the name: then every row is of that month.
-    `problem` is the reason why the file cannot be read.
+    `months` begin with the one that holds most of its rows; `named` is true when the month is in
+    the name: then every row is of that month. `pickups` are months of pickups and their rows,
+    where the name does not say. `problem` is the reason why it is not read, `cause` the kind of
+    problem in a word, `remedy` what to do; `passed` is true of what is passed over, being no
+    file of trips or the copy of one. `hash` is of the content without its packing.
     """
 
     path: str
@@ -73,17 +85,30 @@ class TripFile:
     named: bool = False
     layout: Layout = Layout(())
     problem: str = ""
+    cause: str = ""
+    remedy: str = ""
+    passed: bool = False
+    size: int = 0
+    changed: int = 0  # when, in nanoseconds
+    rows: int | None = None
+    pickups: tuple[tuple[str, int], ...] = ()
 
-
-def format_of(name: str) -> Format | None:
-    """The format by the name's ending; None for a file that is not one of trips."""
-    lower = name.lower()
-    return next((f for suffix, f in SUFFIXES.items() if lower.endswith(suffix)), None)
+    def refused(self, cause: str, problem: str, remedy: str, *, passed: bool = False) -> TripFile:
+        """The same, with why it is not read."""
+        return replace(self, cause=cause, problem=problem, remedy=remedy, passed=passed)
 
 
 def is_hidden(name: str) -> bool:
     """Files of systems and engines, such as `._x.parquet` and `_SUCCESS`."""
     return name.startswith((".", "_"))
+
+
+def promises_trips(name: str) -> bool:
+    """Whether a name says that trips are inside: by its ending or a month."""
+    lower = name.lower()
+    for packed in PACKED_ENDINGS:
+        lower = lower.removesuffix(packed)
+    return lower.endswith(ENDINGS) or month_in(name) is not None
 
 
 def month_in(name: str) -> str | None:
@@ -92,90 +117,124 @@ def month_in(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def printable(name: str) -> str:
+    """A name as text that can be written anywhere: what is not UTF-8 as `\\xe9`."""
+    text = os.fsencode(name).decode(errors="backslashreplace")
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def inspected(path: Path) -> TripFile:
-    """The file with its hash, month and layout; or with the reason why it cannot be read."""
+    """The entry with its hash, month and layout; or with the reason why it is not read."""
     month = month_in(path.name)
     file = TripFile(
         path=str(path.absolute()),
-        name=path.name,
-        format=format_of(path.name) or "parquet",
+        name=printable(path.name),
+        format="parquet",
         months=(month,) if month else (),
         named=month is not None,
     )
     try:
-        problem = _too_early(month) or _not_data(path)
-        if problem:
-            return replace(file, problem=problem)
-        digest = _hash(path)
-        layout, found = _csv(path) if file.format == "csv" else _parquet(path)
-    except OSError as error:
-        return replace(file, problem=f"it cannot be read: {error.strerror or error}")
-    except (EOFError, zlib.error) as error:
-        return replace(file, problem=f"its compression is damaged: {error}")
-    except reading.damages() as error:
-        return replace(file, problem=f"it cannot be read: {reading.first_line(error)}")
-    return replace(file, hash=digest, layout=layout, problem=missing(found))
+        stat = path.stat() if path.exists() else path.lstat()
+        size = 0 if path.is_dir() else stat.st_size  # a folder's own says nothing
+        file = replace(file, size=size, changed=stat.st_mtime_ns)
+        return _passed_over(path, file) or _of_content(path, file)
+    except NotTripsError as error:
+        if promises_trips(path.name):
+            return file.refused(error.cause, error.problem, error.remedy)
+        return file.refused("other", error.problem, error.remedy, passed=True)
+    except Exception as error:  # no file stops another
+        return file.refused(*_damage(error))
 
 
-def _too_early(month: str | None) -> str:
-    return f"its month, {month}, is before {FIRST}" if month and month < FIRST else ""
+def _damage(error: Exception) -> tuple[str, str, str]:
+    """Cause, problem and remedy of a file that cannot be opened or is not whole."""
+    line = reading.first_line(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return UNREADABLE, f"it cannot be opened: {line}", PERMISSIONS
+    if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)):
+        return "damaged", f"its compression is damaged: {line}", COPY_AGAIN
+    return "damaged", f"it cannot be read: {line}", COPY_AGAIN
 
 
-def _not_data(path: Path) -> str:
-    """What a file that holds no trips at all is, told from its first and last bytes."""
-    size = path.stat().st_size if path.is_file() else None
-    if not size:
-        return "it is not a file" if size is None else "it is empty (0 bytes)"
+def _passed_over(path: Path, file: TripFile) -> TripFile | None:
+    """The entry with why it is not even opened; None for a file to look into."""
+    if path.is_dir():
+        remedy = "Move its files up, or name the subfolder as a source of its own"
+        hidden = "it is a folder of a system" if is_hidden(path.name) else "it is a subfolder"
+        return file.refused("folder", hidden, remedy, passed=True)
+    if is_hidden(path.name):
+        problem = "it is hidden: its name begins with a point or an underscore"
+        return file.refused("hidden", problem, "Rename it, if it holds trips", passed=True)
+    if path.name.lower().endswith((*UNFINISHED, "~")):
+        problem = "its name says that it is still being written, or a backup"
+        return file.refused("unfinished", problem, "Rename it, if it holds trips", passed=True)
+    if not path.is_file():
+        problem = "it is a link that leads nowhere" if path.is_symlink() else "it is not a file"
+        return file.refused("not_a_file", problem, "Put the file itself in its place")
     if not _is_utf8(str(path)):
-        return "its name, or its folder's, is not UTF-8"
-    with path.open("rb") as stream:
-        head = stream.read(64)
-        stream.seek(-min(4, size), io.SEEK_END)
-        tail = stream.read(4)
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer, not the data (git lfs pull fetches it)"
-    if format_of(path.name) == "csv":
-        return _not_text(path.name, head)
-    if head[:4] != b"PAR1":
-        return "it is not a parquet file (it does not begin with PAR1)"
-    return "" if tail == b"PAR1" else "it is truncated: the parquet footer is missing"
+        return file.refused("name", "its name, or its folder's, is not UTF-8", "Rename it")
+    return None
+
+
+def _of_content(path: Path, file: TripFile) -> TripFile:
+    content = recognition.recognized(path)
+    with recognition.unpacked(path, content.packing) as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    file = replace(file, format=content.format, hash=digest.hexdigest()[:HASH_DIGITS])
+    layout, names, rows = _csv(content) if content.format == "csv" else _parquet(path)
+    file = replace(file, layout=layout, rows=rows)
+    if not missing(matched(names)):
+        return file
+    try:
+        raise _no_trips(names, content)
+    except NotTripsError as error:
+        if promises_trips(path.name) or matched(names):
+            return file.refused(error.cause, error.problem, error.remedy)
+        return file.refused("other", error.problem, error.remedy, passed=True)
+
+
+def _no_trips(names: list[str], content: Content) -> NotTripsError:
+    """Why a table with columns of these names holds no trips that can be read."""
+    keys = {re.sub(r"[^a-z]", "", name.lower()) for name in names}
+    service = next((what for key, what in _OTHER_SERVICES.items() if key in keys), None)
+    if service is not None:
+        remedy = "Remove it: trips of green and yellow taxis are read"
+        return NotTripsError("service", f"it holds trips of {service}", remedy)
+    if {"startlon", "startlat"} <= keys or {"pickuplongitude", "pickuplatitude"} <= keys:
+        problem = "it gives places as longitude and latitude, not as taxi zones"
+        return NotTripsError("places", problem, "Take the month as TLC publishes it today")
+    found = matched(names)
+    problem = missing(found)
+    if content.format == "csv":
+        shown = repr(content.start.strip("\ufeff \t\r\n").partition("\n")[0][:_SHOWN].strip())
+        if not shown.strip("'"):
+            return NotTripsError("empty", "it holds nothing but blanks", COPY_AGAIN)
+        values = sum(bool(re.fullmatch(r"[-+:./\dT ]*\d[-+:./\d ]*", name)) for name in names)
+        if not found and values * 2 >= len(names) > 1:
+            problem = f"it has no header: its first line is {shown}"
+            return NotTripsError("header", problem, "Put a line with the names of columns first")
+        if not found:
+            problem = f"it is text without a column of trips: its first line is {shown}"
+            return NotTripsError("columns", problem, NAME_COLUMNS)
+    elif len(found) <= len(REQUIRED) // 2:
+        problem += f"; it has {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+    return NotTripsError("columns", problem, NAME_COLUMNS)
 
 
 def _is_utf8(name: str) -> bool:
     return name.encode(errors="replace").decode() == name
 
 
-def _not_text(name: str, head: bytes) -> str:
-    zipped, named = head.startswith(b"\x1f\x8b"), name.lower().endswith(".gz")
-    if zipped and not named:
-        return "it is compressed with gzip but not named .csv.gz"
-    if named and not zipped:
-        return "it is named .csv.gz but not compressed with gzip"
-    return _other_format(head)
-
-
-def _other_format(head: bytes) -> str:
-    """What begins so and is no text of trips; empty for what may be."""
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    return next((f"it is {what}" for magic, what in _OTHERS.items() if start.startswith(magic)), "")
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()[:HASH_DIGITS]
-
-
-def _parquet(path: Path) -> tuple[Layout, dict[str, list[int]]]:
+def _parquet(path: Path) -> tuple[Layout, list[str], int]:
     """The layout by the footer. Leaves that lie inside others are no columns of trips."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     with reading.parquet(str(path)) as file:
         leaves = [file.schema.column(i) for i in range(len(file.schema))]
-        arrow = file.schema_arrow
+        arrow, rows = file.schema_arrow, file.metadata.num_rows
     for field in arrow:
         if pa.types.is_timestamp(field.type) and field.type.tz:
             pc.local_timestamp(pa.array([0], field.type))  # raises for a zone that there is not
@@ -187,16 +246,14 @@ def _parquet(path: Path) -> tuple[Layout, dict[str, list[int]]]:
         for target, positions in found.items()
         for position in positions
     )
-    return Layout(columns, unknown=unmatched(names, found)), found
+    return Layout(columns, unknown=unmatched(names, found)), names, rows
 
 
-def _csv(path: Path) -> tuple[Layout, dict[str, list[int]]]:
-    """The layout by the header line; a gzip is read to its end, so that damage shows."""
-    start = _start(path)
-    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    text = start.decode(encoding, errors="replace")
+def _csv(content: Content) -> tuple[Layout, list[str], None]:
+    """The layout by the header line."""
+    text = content.start
     headers = {d: next(reading.records(io.StringIO(text, newline=""), d), []) for d in ",;\t|"}
-    delimiter = max(headers, key=lambda d: len(matched(headers[d])))
+    delimiter = max(headers, key=lambda d: (len(matched(headers[d])), len(headers[d])))
     names = headers[delimiter]
     found = matched(names)
     columns = tuple(
@@ -204,17 +261,6 @@ def _csv(path: Path) -> tuple[Layout, dict[str, list[int]]]:
         for target, positions in found.items()
         for position in positions
     )
-    return Layout(columns, len(names), unmatched(names, found), delimiter, encoding), found
-
-
-def _start(path: Path) -> bytes:
-    if not path.name.lower().endswith(".gz"):
-        with path.open("rb") as plain:
-            return plain.read(_HEADER_BYTES)
-    with gzip.open(path, "rb") as stream:
-        start = stream.read(_HEADER_BYTES)
-        while stream.read(_CHUNK):
-            pass
-    if start.startswith(b"\x1f\x8b"):
-        raise ValueError("it is compressed with gzip twice")
-    return start
+    unknown = unmatched(names, found)
+    layout = Layout(columns, len(names), unknown, delimiter, content.encoding, content.packing)
+    return layout, names, None

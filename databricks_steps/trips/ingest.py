@@ -16,9 +16,9 @@ from databricks_steps.check_cache import CheckCache
 from databricks_steps.errors import SourceError, TableError
 from databricks_steps.interfaces import Commit, Outcome, Platform, Tables, Verdict
 from databricks_steps.trips import (
+    arrivals,
     column_mapping,
     demo,
-    files,
     normalize,
     parsing,
     quality_checks,
@@ -26,11 +26,13 @@ from databricks_steps.trips import (
     sources,
     validation_rules,
 )
+from databricks_steps.trips.recognition import COPY_AGAIN
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 RAW, VALID, QUARANTINED = "raw_trips", "trips", "quarantined_trips"
+ARRIVALS = arrivals.NAME
 _EMPTIED = 0  # what an emptied month was made from: nothing
 
 
@@ -42,30 +44,54 @@ def raw_trips(
 ) -> tuple[Outcome, ...]:
     """The months (default: all) of the source, as published; months at hand are skipped.
 
+    What became of every entry of the source is written to the ledger of arrivals, in any case.
+
     Raises:
         SourceError: the source cannot be read, lacks a month, or would mix demo with real trips.
     """
     text = source or platform.settings.source
-    found = sources.source(text, months, platform.settings, lambda: platform.spark)
+    tables = platform.tables
+    found = sources.looked_at(text, months, platform.settings, lambda: platform.spark)
     emptied: list[str] = []
     commit = None
-    stale = stale_months(platform.tables, found, force)
-    if stale:
-        emptied = _emptied_demo_months(platform, found)
-        found, stale, commit = _replaced(platform, found, emptied, force)
-    tables = platform.tables
+    try:
+        sources.require_months(found, months)
+        stale = stale_months(tables, found, force)
+        if stale:
+            emptied = _emptied_demo_months(platform, found)
+            found, stale, commit = _replaced(platform, found, emptied, force)
+    finally:
+        ledger = recorded(tables, found)
     figures = {
         "source": text,
         "rows_by_month": {month: tables.rows(RAW, [month]) for month in found.months},
-        "files": [file.name for file in found.files],
+        "files": [file.name for file in found.chosen],
         "refused_files": {file.name: file.problem for file in found.refused},
         "skipped_months": [month for month in found.months if month not in stale],
         "emptied_demo_months": emptied,
     }
     rows = tables.rows(RAW, found.months)
     cache = CheckCache(platform.settings, RAW, force)
-    verdict = quality_checks.source_schema(tables, found.months, cache, found.files)
-    return (Outcome(RAW, rows, figures, commit or _unchanged(tables, RAW), (verdict,)),)
+    verdicts = (
+        quality_checks.source_schema(tables, found.months, cache, found.chosen),
+        arrivals.readable(found),
+    )
+    entries = arrivals.counts(tables.records(ARRIVALS))
+    return (
+        Outcome(RAW, rows, figures, commit or _unchanged(tables, RAW), verdicts),
+        Outcome(
+            ARRIVALS,
+            tables.rows(ARRIVALS),
+            {"source": text, "entries": entries},
+            ledger or _unchanged(tables, ARRIVALS),
+        ),
+    )
+
+
+def recorded(tables: Tables, found: sources.Source) -> Commit | None:
+    """Write the ledger of a source; None where it says so already."""
+    every = replace(found, months=tuple(sorted({m for file in found.files for m in file.months})))
+    return arrivals.record(tables, found, stale_months(tables, every))
 
 
 def trips(
@@ -111,7 +137,9 @@ def trips(
     verdicts = (
         rows_conserved(tables, chosen),
         schema_contract(measured),
-        quality_checks.quarantine_rate(tables, chosen),
+        quality_checks.quarantine_rate(
+            tables, chosen, rules={m: each["rules"] for m, each in measured.items()}
+        ),
         quality_checks.volume(tables, chosen),
         quality_checks.month_complete(
             tables, chosen, {m: each["days"] for m, each in measured.items()}
@@ -246,7 +274,7 @@ def _ingested(tables: Tables, months: Sequence[str] | None) -> list[str]:
 
 def _digests(found: sources.Source) -> dict[str, int]:
     """Month → digest of what it is made from: its files, and the code that reads them."""
-    code = fingerprint.code(column_mapping, files, normalize, parsing, reading)
+    code = fingerprint.code(column_mapping, normalize, parsing, reading)
     return {
         month: fingerprint.digest(code, *sorted((f.name, f.hash) for f in found.of(month)))
         for month in found.months
@@ -278,7 +306,9 @@ def _replaced(
         commit = platform.tables.replace(RAW, frame, months, made_from)
     except reading.failures():
         problems = {file: normalize.problem(file) for file in read}
-        damaged = [replace(file, problem=text) for file, text in problems.items() if text]
+        damaged = [
+            file.refused("damaged", text, COPY_AGAIN) for file, text in problems.items() if text
+        ]
         if not damaged:
             raise
         return _replaced(platform, found.without(damaged), emptied, force)

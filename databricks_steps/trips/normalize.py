@@ -8,6 +8,7 @@ stay New York wall clock, as published.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
 from databricks_steps.months import FIRST
-from databricks_steps.trips import parsing, reading
+from databricks_steps.trips import column_mapping, parsing, reading
 from databricks_steps.trips.files import HASH_DIGITS, TripFile
 
 if TYPE_CHECKING:
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 ID_LENGTH = len("2022-01-0123456789abcdef")
-LEAST_SHARE = 0.001  # of a file's rows that a month must hold to be one of its months
-_LAST = "9999-12"
+# What a month must hold to be one of a file's months: a share of the rows of the fullest month,
+# and so many rows, or a larger share. A clock that went astray makes no month.
+LEAST_SHARE, LEAST_ROWS, FEW_SHARE = 0.01, 100, 0.05
+MOST_UNREADABLE = 0.5  # of the values of a column that every trip needs
+_DAY_FIRST = r"^(1[3-9]|2\d|3[01])/\d{1,2}/\d{4}"
+_MONTH_FIRST = r"^\d{1,2}/(1[3-9]|2\d|3[01])/\d{4}"
 _ROW = "__row"
 _HASH = "__hash"
 
@@ -79,32 +84,109 @@ def published(batch: pa.RecordBatch, file: TripFile, numbers: pa.Array) -> pa.Re
     return pa.RecordBatch.from_pydict(columns)
 
 
-def pickup_months(file: TripFile) -> tuple[str, ...]:
-    """Months that hold at least a thousandth of the file's rows by pickup; the fullest first.
+def surveyed(file: TripFile) -> TripFile:
+    """The file with the number of its rows and, where its name has no month, months of pickups.
+
+    A column that every trip needs and that cannot be read in most rows is a problem of the file.
 
     Raises:
         Exception: one of `reading.failures()`; the file is damaged.
     """
     import numpy as np
 
-    pickup = next(column for column in schemas.PUBLISHED if column.name == "pickup_datetime")
-    columns = tuple(c for c in file.layout.columns if c.target == pickup.name)
+    columns = tuple(c for c in file.layout.columns if c.target in column_mapping.REQUIRED)
     slim = replace(file, layout=replace(file.layout, columns=columns))
-    counts: Counter[str] = Counter()
+    seen = {c.name: _Seen() for c in schemas.PUBLISHED if c.name in column_mapping.REQUIRED}
+    pickups: Counter[str] = Counter()
+    rows = 0
     for _, batch in reading.batches(slim):
-        times, _ = _column(batch, slim, pickup)
-        months, rows = np.unique(_months(times), return_counts=True)
-        counts.update(dict(zip(map(str, months), map(int, rows), strict=True)))
-    return _fullest(counts)
+        rows += batch.num_rows
+        for column in schemas.PUBLISHED:
+            if column.name in seen:
+                values, unread = _column(batch, slim, column)
+                seen[column.name].take(batch, slim, column, values, unread)
+                if column.name == "pickup_datetime" and not file.named:
+                    months, counts = np.unique(_months(values), return_counts=True)
+                    pickups.update(dict(zip(map(str, months), map(int, counts), strict=True)))
+    pickups.pop("NaT", None)
+    file = replace(file, rows=rows, pickups=tuple(sorted(pickups.items())))
+    problems = {name: found.problem(name) for name, found in seen.items()}
+    layout = file.layout
+    commas = any(problems[name] and found.commas for name, found in seen.items())
+    if commas and layout.delimiter != "," and layout.decimal == ".":
+        return surveyed(replace(file, layout=replace(layout, decimal=",")))
+    problem = next(filter(None, problems.values()), None)
+    return file.refused("values", *problem) if problem else file
 
 
-def table_months(spark: SparkSession, table: TripFile) -> tuple[str, ...]:
-    """The same of a table in the catalog."""
+class _Seen:
+    """What was seen of a column's values: how many there are, and which cannot be read."""
+
+    def __init__(self) -> None:
+        self.present = self.unread = self.day_first = self.month_first = 0
+        self.example = ""
+
+    def take(
+        self,
+        batch: pa.RecordBatch,
+        file: TripFile,
+        column: schemas.Column,
+        values: pa.Array,
+        unread: pa.Array,
+    ) -> None:
+        import pyarrow.compute as pc
+
+        missed = pc.sum(unread).as_py() or 0
+        self.present += len(values) - values.null_count + missed
+        self.unread += missed
+        if not missed and column.type != "timestamp":
+            return
+        for place, source in enumerate(file.layout.columns):
+            if source.target != column.name:
+                continue
+            text = parsing.present(batch.column(place))
+            if missed and not self.example:
+                self.example = str(next(v for v in text.filter(unread) if v.is_valid))
+            if str(text.type) == "string":
+                for name, pattern in (("day_first", _DAY_FIRST), ("month_first", _MONTH_FIRST)):
+                    count = pc.sum(pc.match_substring_regex(text, pattern)).as_py() or 0
+                    setattr(self, name, getattr(self, name) + count)
+
+    @property
+    def commas(self) -> bool:
+        """Whether what cannot be read looks like numbers with decimal commas."""
+        return bool(re.fullmatch(r"[+-]?[\d.]*,\d+", self.example))
+
+    def problem(self, name: str) -> tuple[str, str] | None:
+        """Why the file cannot be read for this column, and what to do; None when it can."""
+        if self.day_first and not self.month_first:
+            told = f"{name} is written day first, for example {self.example!r}"
+            return told, "Write times as 2022-01-31 18:30:00"
+        if not self.unread or self.unread <= MOST_UNREADABLE * self.present:
+            return None
+        told = f"{name} cannot be read in {self.unread:,} of {self.present:,} rows"
+        remedy = "Write numbers as 12.50 and times as 2022-01-31 18:30:00"
+        if self.commas:
+            return f"{told}: decimals have a comma, for example {self.example!r}", remedy
+        return f"{told}, for example {self.example!r}", remedy
+
+
+def table_pickups(spark: SparkSession, table: TripFile) -> tuple[tuple[str, int], ...]:
+    """Months of pickups of a table in the catalog, and their rows."""
     from pyspark.sql import functions as F
 
     month = F.date_format("pickup_datetime", "yyyy-MM").alias("month")
     counted = _table_rows(spark, table).groupBy(month).agg(F.count(F.lit(1)).alias("rows"))
-    return _fullest({row["month"] or "": row["rows"] for row in counted.collect()})
+    return tuple(sorted((row["month"], row["rows"]) for row in counted.collect() if row["month"]))
+
+
+def fullest(pickups: Iterable[tuple[str, int]], last: str) -> tuple[str, ...]:
+    """Those of the months, up to `last`, that a file is said to hold; the fullest first."""
+    counts = {month: rows for month, rows in pickups if FIRST <= month <= last}
+    most = max(counts.values(), default=0)
+    least = max(most * LEAST_SHARE, min(LEAST_ROWS, most * FEW_SHARE))
+    found = [month for month, rows in counts.items() if rows >= least]
+    return tuple(sorted(found, key=lambda month: (-counts[month], month)))
 
 
 def rows_hash(spark: SparkSession, table: TripFile) -> str:
@@ -222,6 +304,8 @@ def _column(
         for place, source in enumerate(file.layout.columns)
         if source.target == column.name
     ]
+    if file.layout.decimal == "," and column.type not in ("string", "timestamp"):
+        given = [parsing.with_points(text) for text in given]
     if not given:
         nothing = pa.nulls(batch.num_rows)
         return parsing.typed(nothing, column.type), nothing.is_valid()
@@ -263,13 +347,6 @@ def _trip_month(pickups: pa.Array, file: TripFile) -> pa.Array:
         for number, month in enumerate(file.months):
             place[months == np.datetime64(month)] = number
     return pa.array(file.months).take(pa.array(place))
-
-
-def _fullest(counts: Mapping[str, int]) -> tuple[str, ...]:
-    """Those of the months (text → rows) that a file is said to hold."""
-    least = max(sum(counts.values()) * LEAST_SHARE, 1)
-    found = [m for m, rows in counts.items() if FIRST <= m <= _LAST and rows >= least]
-    return tuple(sorted(found, key=lambda month: (-counts[month], month)))
 
 
 def _quoted(name: str) -> str:

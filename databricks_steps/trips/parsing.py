@@ -18,10 +18,11 @@ _MISSING = ("", "null", "none", "nan", "nat", "n/a", "\\n")
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _WHOLE = r"^[+-]?\d+(\.0*)?$"
 _PLAIN_TIME = r"^\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}:\d{2}$"
-# A zone at the end would shift the time: only UTC is let through.
+# A zone at the end would shift the time: only UTC is let through, and New York's own.
 _ISO_TIME = (
     r"^(?P<year>\d{4})-(?P<month>\d{1,2})-(?P<day>\d{1,2})[ T](?P<hour>\d{1,2}):(?P<minute>\d{2})"
-    r"(?::(?P<second>\d{2})(?:\.(?P<fraction>\d{1,9}))?)?(?: ?UTC|Z)?$"
+    r"(?::(?P<second>\d{2})(?:\.(?P<fraction>\d{1,9}))?)?"
+    r"(?: ?UTC|Z| ?[+-]00(?::?00)?| ?-0[45]:?00)?$"
 )
 # Month first, as American spreadsheets write it, with and without AM and PM.
 _AMERICAN_TIME = (
@@ -50,6 +51,14 @@ def present(array: pa.Array) -> pa.Array:
         number = _double_by_text(array)
         return _where(pc.invert(pc.is_nan(number)), number)
     return array
+
+
+def with_points(text: pa.Array) -> pa.Array:
+    """Texts of numbers with decimal commas, as they are written with points: 1.234,5 as 1234.5."""
+    import pyarrow.compute as pc
+
+    plain = pc.replace_substring(pc.replace_substring(text, ".", ""), ",", ".")
+    return pc.if_else(pc.match_substring(text, ","), plain, text)
 
 
 def typed(array: pa.Array, kind: schemas.Type) -> pa.Array:

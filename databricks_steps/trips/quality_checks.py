@@ -38,8 +38,16 @@ class TripLimits:
 LIMITS = TripLimits()
 
 
-def quarantine_rate(tables: Tables, months: Sequence[str], limits: TripLimits = LIMITS) -> Verdict:
-    """The share of rows that break a rule is as usual, month by month."""
+def quarantine_rate(
+    tables: Tables,
+    months: Sequence[str],
+    limits: TripLimits = LIMITS,
+    rules: Mapping[str, Mapping[str, int]] | None = None,
+) -> Verdict:
+    """The share of rows that break a rule is as usual, month by month.
+
+    `rules`: month → rule → rows that break it, to tell the cause.
+    """
     shares, few = {}, []
     for month in months:
         rows = tables.rows(RAW, [month])
@@ -53,6 +61,10 @@ def quarantine_rate(tables: Tables, months: Sequence[str], limits: TripLimits = 
         return Verdict("quarantine_rate", True, _too_few(few, limits), {}, "warn")
     share = shares[worst]
     reason = f"{share:.1%} of the rows of {worst} break a rule; allowed are {warn:.0%}"
+    broken = (rules or {}).get(worst, {})
+    if share > warn and broken:
+        most = sorted(broken, key=lambda rule: -broken[rule])[:2]
+        reason += f"; most often {', '.join(f'{rule} ({broken[rule]:,})' for rule in most)}"
     figures = {"quarantined_share": shares, "warn": warn, "error": error}
     severity: Severity = "error" if share > error else "warn"
     return Verdict("quarantine_rate", share <= warn, reason, figures, severity)

@@ -6,12 +6,16 @@ No engine's reader is used: whatever runs the steps gets the same rows.
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from databricks_steps.trips import recognition
+from databricks_steps.trips.recognition import NotTripsError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,32 +63,70 @@ def parquet(path: str) -> Any:
     return pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
 
 
-def text(path: str, encoding: str) -> IO[str]:
+@contextmanager
+def text(file: TripFile) -> Iterator[TextIO]:
     """The file as text, unpacked; what is not of the encoding becomes U+FFFD."""
-    if path.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding=encoding, errors="replace", newline="")
-    return Path(path).open(encoding=encoding, errors="replace", newline="")
+    layout = file.layout
+    with (
+        recognition.unpacked(Path(file.path), layout.packing) as stream,
+        io.TextIOWrapper(stream, layout.encoding, errors="replace", newline="") as lines,
+    ):
+        yield lines
 
 
 def records(lines: Iterable[str], delimiter: str, width: int | None = None) -> Iterator[list[str]]:
     """The header and the rows, but for those without a value in their first `width` fields.
 
     A first line such as `sep=;`, which spreadsheets write, is passed over.
+
+    Raises:
+        NotTripsError: with `width`, lines would be lost, for a quote is opened and not closed.
     """
     plain = (line.replace("\0", "") for line in lines)  # Python 3.10 refuses NUL
-    first = True
-    for record in csv.reader(plain, delimiter=delimiter, skipinitialspace=True):
-        if record and (record[0].strip() or any(map(str.strip, record[1:width]))):
-            if not (first and record[0].lower().startswith("sep=")):
-                yield record
-            first = False
+    reader = csv.reader(plain, delimiter=delimiter, skipinitialspace=True)
+    first, line = True, 0
+    try:
+        for record in reader:
+            if width is not None and reader.line_num > line + 1:
+                _require_a_row(record, delimiter, width, line + 1, reader.line_num)
+            line = reader.line_num
+            if record and (record[0].strip() or any(map(str.strip, record[1:width]))):
+                if not (first and record[0].lower().startswith("sep=")):
+                    yield record
+                first = False
+    except csv.Error as error:
+        if width is None:
+            raise
+        raise _open_quote(line + 1, f"not closed: {error}") from error
+
+
+def _require_a_row(record: list[str], delimiter: str, width: int, first: int, last: int) -> None:
+    """Refuse a record of several lines, unless its breaks lie in a field that is one note.
+
+    A quote that stays open takes whole rows into a field: as many delimiters as a row has.
+    """
+    whole = len(record) == width
+    if not whole or any(_is_rows(f, delimiter, width) for f in record):
+        raise _open_quote(first, f"closed only in line {last}, if at all")
+
+
+def _is_rows(field: str, delimiter: str, width: int) -> bool:
+    return field.count(delimiter) >= width - 1 and ("\n" in field or "\r" in field)
+
+
+def _open_quote(line: int, how: str) -> NotTripsError:
+    problem = f"rows would be lost: a quote is opened in line {line} and {how}"
+    return NotTripsError("quote", problem, "Close the quote in that line, or take it out")
 
 
 def damages() -> tuple[type[Exception], ...]:
     """What reading a damaged file raises."""
     from pyarrow import ArrowException
 
-    return (ArrowException, OSError, EOFError, zlib.error, ValueError, OverflowError, csv.Error)
+    return (
+        *(ArrowException, OSError, EOFError, zlib.error, ValueError, OverflowError, csv.Error),
+        *(KeyError, NotImplementedError, *recognition.damages()),
+    )
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -96,6 +138,8 @@ def failures() -> tuple[type[Exception], ...]:
 
 def reason(error: Exception) -> str:
     """In one line, for people."""
+    if isinstance(error, NotTripsError):
+        return error.problem
     return f"its rows cannot be read: {first_line(error)}"
 
 
@@ -174,7 +218,7 @@ def _text_batches(file: TripFile) -> Iterator[tuple[int, pa.RecordBatch]]:
     needed = max(positions) + 1
     names = [column.name for column in file.layout.columns]
     row = 0
-    with text(file.path, file.layout.encoding) as stream:
+    with text(file) as stream:
         rows = records(stream, file.layout.delimiter, file.layout.width)
         next(rows, None)  # the header
         while chunk := list(islice(rows, TEXT_ROWS)):

@@ -5,24 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from databricks_steps.errors import SourceError
-from databricks_steps.months import FIRST
+from databricks_steps.months import FIRST, shift, this_month
 from databricks_steps.settings import Settings
 from databricks_steps.trips import demo, downloads, normalize, reading
 from databricks_steps.trips.column_mapping import matched, missing
 from databricks_steps.trips.file_index import FileIndex
-from databricks_steps.trips.files import (
-    Layout,
-    SourceColumn,
-    TripFile,
-    format_of,
-    inspected,
-    is_hidden,
-    month_in,
-)
+from databricks_steps.trips.files import Layout, SourceColumn, TripFile, inspected, printable
+from databricks_steps.trips.recognition import COPY_AGAIN, NotTripsError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -30,20 +24,36 @@ if TYPE_CHECKING:
 DEMO = "demo"
 TLC = "tlc:"
 _TABLE = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*){2}")
+SHOWN = 20  # files that are named in one message
 _REMEDY = "Use demo, a file or folder of TLC files, tlc:green, tlc:yellow, or a table on Databricks"
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a source holds of the months asked for: files to read, and files refused."""
+    """What a source holds: files of trips, entries that are not read, and the months asked for.
 
+    `whole` is true when its entries are all there are, whatever months were asked for.
+    """
+
+    text: str
     files: tuple[TripFile, ...]
-    refused: tuple[TripFile, ...]
+    unread: tuple[TripFile, ...]
     months: tuple[str, ...]
+    whole: bool = False
 
     @property
     def is_demo(self) -> bool:
         return all(file.name.startswith(demo.PREFIX) for file in self.files)
+
+    @property
+    def chosen(self) -> list[TripFile]:
+        """The files that hold a month asked for."""
+        return [file for file in self.files if set(file.months) & set(self.months)]
+
+    @property
+    def refused(self) -> list[TripFile]:
+        """Files that should hold trips and cannot be read."""
+        return [file for file in self.unread if not file.passed]
 
     def of(self, month: str) -> list[TripFile]:
         """The files that hold the month."""
@@ -57,10 +67,11 @@ class Source:
         """
         names = {file.name for file in refused}
         kept = tuple(file for file in self.files if file.name not in names)
-        everything = (*self.refused, *refused)
-        _require_some(kept, everything)
         held = {month for file in kept for month in file.months}
-        return Source(kept, everything, tuple(m for m in self.months if m in held))
+        months = tuple(m for m in self.months if m in held)
+        found = replace(self, files=kept, unread=(*self.unread, *refused), months=months)
+        _require_some(found)
+        return found
 
 
 def source(
@@ -70,67 +81,157 @@ def source(
     spark: Callable[[], SparkSession],
     tlc_url: str = downloads.TLC_URL,
 ) -> Source:
-    """The source's files that hold the months, or all its months.
+    """The source's files, and of the months asked for those that it holds; all by default.
 
     Raises:
         SourceError: nothing is there, nothing can be read, or a month is held by no file.
     """
-    path = Path(text).expanduser()
+    found = looked_at(text, months, settings, spark, tlc_url)
+    require_months(found, months)
+    return found
+
+
+def looked_at(
+    text: str,
+    months: Sequence[str] | None,
+    settings: Settings,
+    spark: Callable[[], SparkSession],
+    tlc_url: str = downloads.TLC_URL,
+) -> Source:
+    """The same, even where nothing in it can be read.
+
+    Raises:
+        SourceError: there is no such source.
+    """
+    whole = False
     if text == DEMO:
         paths = demo.demo_files(settings, months)
     elif text.startswith(TLC):
         paths = downloads.tlc_files(text.removeprefix(TLC), months, settings, tlc_url)
-    elif _TABLE.fullmatch(text) and format_of(text) is None and not path.exists():
-        return _chosen(text, [_table(text, spark)], months)
+    elif _TABLE.fullmatch(text) and not _is_path(text):
+        return gathered(text, [_table(text, spark)], months)
     else:
-        paths = _paths(path, months)
+        paths, whole = entries(text), True
     index = FileIndex(settings)
-    found = [index.found(path, lambda p: _with_months(inspected(p), spark)) for path in paths]
+    found = [index.found(path, judged) for path in paths]
     index.save()
-    return _chosen(text, found, months)
+    return gathered(text, found, months, whole=whole)
 
 
-def _paths(path: Path, months: Sequence[str] | None) -> list[Path]:
-    """The file, or the files of trips right in the folder, but for those of other months."""
+def entries(text: str) -> list[Path]:
+    """The file itself, or all that lies in the folder.
+
+    Raises:
+        SourceError: there is nothing of that name, or it cannot be opened.
+    """
     try:
-        if path.is_file():
-            if format_of(path.name) is None or is_hidden(path.name):
-                raise SourceError(
-                    "A file of trips is named .parquet, .csv or .csv.gz, and not hidden",
-                    path,
-                    "Rename it",
-                )
+        path = Path(text).expanduser()
+        if path.is_dir():
+            return sorted(path.iterdir())
+        if path.is_file() or path.is_symlink():
             return [path]
-        if not path.is_dir():
-            raise SourceError("The source of trips must exist", repr(str(path)), _REMEDY)
-        inside = sorted(path.iterdir())
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise SourceError(
             "The source of trips must be readable",
-            f"{path}: {error.strerror}",
+            f"{printable(text)[:200]}: {reading.first_line(error)}",
             "Change its permissions, or name another source",
         ) from error
-    files = [p for p in inside if format_of(p.name) and not is_hidden(p.name) and not p.is_dir()]
-    if not files:
-        raise SourceError(
-            "The folder must hold files named .parquet, .csv or .csv.gz", path, _REMEDY
-        )
-    return [p for p in files if months is None or month_in(p.name) in (None, *months)]
+    raise SourceError("The source of trips must exist", repr(printable(text)), _REMEDY)
 
 
-def _with_months(file: TripFile, spark: Callable[[], SparkSession]) -> TripFile:
-    """The file with the months of its pickups, where its name does not say."""
-    if file.problem or file.named:
+def _is_path(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def judged(path: Path) -> TripFile:
+    """What an entry is; whatever is wrong with it is said of it alone."""
+    file = inspected(path)
+    if file.problem:
         return file
     try:
-        if file.format == "table":
-            months = normalize.table_months(spark(), file)
-        else:
-            months = normalize.pickup_months(file)
-    except reading.failures() as error:
-        return replace(file, problem=reading.reason(error))
-    problem = "" if months else f"no pickup from {FIRST} on, and no month in its name"
-    return replace(file, months=months, problem=problem)
+        return normalize.surveyed(file)
+    except NotTripsError as error:
+        return file.refused(error.cause, error.problem, error.remedy)
+    except Exception as error:  # no file stops another
+        return file.refused("damaged", reading.reason(error), COPY_AGAIN)
+
+
+def gathered(
+    text: str,
+    found: Sequence[TripFile],
+    months: Sequence[str] | None,
+    *,
+    whole: bool = False,
+    today: date | None = None,
+) -> Source:
+    """Entries as a source: each with its months, each content once, demo or real trips."""
+    now = f"{today:%Y-%m}" if today else this_month()
+    dated = [file if file.problem else _dated(file, now) for file in found]
+    real = [f for f in dated if not f.problem and not f.name.startswith(demo.PREFIX)]
+    if real:
+        dated = [_beside_real(file) for file in dated]
+    files = [file for file in dated if not file.problem]
+    once = _once(files)
+    held = {month for file in once for month in file.months if not file.problem}
+    unread = [file for file in (*dated, *once) if file.problem]
+    return Source(
+        printable(text),
+        tuple(file for file in once if not file.problem),
+        tuple(sorted(unread, key=lambda file: file.name)),
+        tuple(sorted(held if months is None else held & set(months))),
+        whole,
+    )
+
+
+def _dated(file: TripFile, this_month: str) -> TripFile:
+    """The file with its months, which lie between the first of taxis and the one before this."""
+    last = shift(this_month, -1)
+    months = file.months if file.named else normalize.fullest(file.pickups, last)
+    if months and min(months) >= FIRST and max(months) <= last:
+        return replace(file, months=months)
+    if not file.named:
+        months = normalize.fullest(file.pickups, "9999-12")
+    if months == (this_month,):
+        problem = f"its month, {this_month}, is not over"
+        remedy = "Nothing: it is read once the month is over"
+        return file.refused("not_over", problem, remedy, passed=True)
+    if file.named:
+        problem = f"its month, {months[0]}, is not between {FIRST} and {last}"
+        return file.refused("month", problem, "Correct the month in its name")
+    told = ", ".join(f"{month} ({rows:,} trips)" for month, rows in file.pickups[:3])
+    problem = f"no month between {FIRST} and {last} in its name, nor in its pickups"
+    problem += f": {told}" if told else ", of which there are none"
+    return file.refused("month", problem, "Correct its times, or name it by its month")
+
+
+def _beside_real(file: TripFile) -> TripFile:
+    """Demo trips and real ones never mix."""
+    if file.problem or not file.name.startswith(demo.PREFIX):
+        return file
+    problem = "it holds demo trips, and real ones lie beside it"
+    return file.refused("demo", problem, "Move the files named demo_… elsewhere")
+
+
+def _once(files: Sequence[TripFile]) -> list[TripFile]:
+    """Each content once: the file that came first is read, its copies are passed over."""
+    first: dict[str, TripFile] = {}
+    for file in sorted(files, key=lambda f: (f.changed, len(f.name), f.name)):
+        if file.hash and file.rows != 0:
+            first.setdefault(file.hash, file)
+    return [
+        file
+        if first.get(file.hash, file) is file
+        else file.refused(
+            "copy",
+            f"it has the same content as {first[file.hash].name}",
+            "Remove it, or bring the file that it should have been",
+            passed=True,
+        )
+        for file in files
+    ]
 
 
 def _table(name: str, spark: Callable[[], SparkSession]) -> TripFile:
@@ -160,47 +261,43 @@ def _table(name: str, spark: Callable[[], SparkSession]) -> TripFile:
         for position in positions
     )
     file = TripFile(name, name, "table", layout=Layout(columns))
-    file = replace(file, hash=normalize.rows_hash(session, file))
-    return _with_months(file, spark)
+    return replace(
+        file,
+        hash=normalize.rows_hash(session, file),
+        pickups=normalize.table_pickups(session, file),
+    )
 
 
-def _chosen(text: str, found: Sequence[TripFile], months: Sequence[str] | None) -> Source:
-    """Files with the months asked for; every month must be held, if by a file refused."""
-    files = tuple(f for f in found if not f.problem and _asked(f, months))
-    refused = tuple(f for f in found if f.problem)
-    held = {month for file in files for month in file.months}
-    damaged = {month for file in refused for month in file.months}
+def require_months(found: Source, months: Sequence[str] | None) -> None:
+    """Refuse a source without a month asked for; a month may be held by a file that is refused.
+
+    Raises:
+        SourceError: a month is held by no file, or nothing can be read.
+    """
+    held = {month for file in found.files for month in file.months}
+    damaged = {month for file in found.refused for month in file.months}
     absent = [month for month in months or () if month not in held | damaged]
     if absent:
+        also = f" (not read: {_listed(found.refused)})" if found.refused else ""
         raise SourceError(
             "Every month asked for must be in the source",
-            f"{text} has no {', '.join(absent)}{_also(refused)}",
+            f"{found.text} has no {', '.join(absent)}{also}",
             "Name months that it holds, or another source",
         )
-    _require_some(files, refused)
-    if any(f.name.startswith(demo.PREFIX) for f in files) and not Source(files, (), ()).is_demo:
-        raise SourceError(
-            "Demo and real trips never mix", text, "Move the files named demo_… elsewhere"
-        )
-    return Source(files, refused, tuple(sorted(held if months is None else held & set(months))))
+    _require_some(found)
 
 
-def _asked(file: TripFile, months: Sequence[str] | None) -> bool:
-    return months is None or any(month in months for month in file.months)
-
-
-def _also(refused: Sequence[TripFile]) -> str:
-    return f" (not read: {_listed(refused)})" if refused else ""
-
-
-def _listed(refused: Sequence[TripFile]) -> str:
-    return "; ".join(f"{file.name}: {file.problem}" for file in refused)
-
-
-def _require_some(files: Sequence[TripFile], refused: Sequence[TripFile]) -> None:
-    if not files:
+def _require_some(found: Source) -> None:
+    if not found.months:
+        unread = found.refused or found.unread
         raise SourceError(
             "At least one file of trips must be readable",
-            _listed(refused) or "none is there",
-            "Replace the files, or name another source",
+            f"{printable(found.text)}: {_listed(unread) or 'nothing lies there'}",
+            unread[0].remedy if len(unread) == 1 else "Replace the files, or name another source",
         )
+
+
+def _listed(unread: Sequence[TripFile]) -> str:
+    told = "; ".join(f"{file.name}: {file.problem}" for file in unread[:SHOWN])
+    more = len(unread) - SHOWN
+    return f"{told}; and {more:,} more" if more > 0 else told

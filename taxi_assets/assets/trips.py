@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from databricks_steps.trips import arrivals
 from taxi_assets.assets.materialize import (
     LAUNCHED,
     OWNERS,
@@ -20,7 +21,10 @@ from taxi_assets.partitions import MONTHS, ONE_RUN
 GROUP = "trips"
 KINDS = {"pyspark", "delta"}
 
-RAW_CHECKS = {"source_schema": "The publisher gives the columns of the month before"}
+RAW_CHECKS = {
+    "source_schema": "The publisher gives the columns of the month before",
+    arrivals.READABLE: "Every file that came and should hold trips can be read",
+}
 TRIPS_HEALTH = {
     "quarantine_rate": "The share of rows that break a rule is as usual",
     "volume": "Trips a day, against the median of the months before",
@@ -39,15 +43,22 @@ class SourceConfig(StepConfig):
     """Where this materialization takes its trips from; empty: the source of the settings."""
 
 
-@dg.asset(
-    partitions_def=MONTHS,
-    backfill_policy=ONE_RUN,
-    group_name=GROUP,
-    kinds=KINDS,
-    owners=OWNERS,
-    description=described("raw_trips"),
-    metadata=table_metadata("raw_trips"),
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            name,
+            group_name=group,
+            kinds=KINDS,
+            owners=OWNERS,
+            description=described(name),
+            metadata=table_metadata(name),
+            partitions_def=MONTHS,
+        )
+        for name, group in (("raw_trips", GROUP), (arrivals.NAME, arrivals.NAME))
+    ],
+    name="raw_trips",
     check_specs=telling("raw_trips", RAW_CHECKS),
+    backfill_policy=ONE_RUN,
     required_resource_keys=LAUNCHED,
 )
 def raw_trips(
@@ -60,7 +71,7 @@ def raw_trips(
     specs=[
         dg.AssetSpec(
             name,
-            deps=[raw_trips],
+            deps=["raw_trips"],
             group_name=GROUP,
             kinds=KINDS,
             owners=OWNERS,

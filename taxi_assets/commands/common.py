@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -27,6 +29,7 @@ def one_line_errors(command: Command) -> Command:
 
     @wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> Any:
+        _speak_to_any_terminal()
         try:
             return command(*args, **kwargs)
         except TaxiError as error:
@@ -39,6 +42,13 @@ def one_line_errors(command: Command) -> Command:
         sys.exit(1)
 
     return guarded  # type: ignore[return-value]
+
+
+def _speak_to_any_terminal() -> None:
+    """What a terminal cannot show (² in ASCII) is written as `\\xb2`, in place of a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def named(name: str | None = None) -> Target:
@@ -82,13 +92,20 @@ def answering(name: str | None = None) -> Target:
 
 def become(command: list[str]) -> NoReturn:
     """Go on as another program: who ends this process means the server, not who started it."""
+    # A script's shell starts what it puts in the background with SIGINT ignored; Dagster would then
+    # ignore SIGTERM, too, and nothing but SIGKILL would end it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.execv(command[0], command)  # noqa: S606 - no shell is needed
 
 
 def absolute(source: str) -> str:
     """A path as an absolute one: steps may run in another folder. Other sources as they are."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() or source.startswith((".", "/", "~")) else source
+    try:
+        path = Path(source).expanduser()
+        here = path.exists() or source.startswith((".", "/", "~"))
+        return str(path.resolve()) if here else source
+    except (OSError, RuntimeError, ValueError):  # told by who opens it
+        return source
 
 
 def root() -> Path:

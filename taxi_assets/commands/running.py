@@ -7,10 +7,11 @@ import json
 import os
 import sys
 from dataclasses import replace
+from typing import Any
 
 import click
 
-from databricks_steps.errors import SettingsError
+from databricks_steps.errors import SettingsError, TaxiError
 from databricks_steps.settings import LOOPBACK, REPOSITORY, inherited
 from taxi_assets.commands.common import (
     TARGET,
@@ -21,6 +22,7 @@ from taxi_assets.commands.common import (
     one_line_errors,
     root,
 )
+from taxi_assets.commands.signals import stoppable
 from taxi_assets.resources.targets import UI, export, target
 
 SHELLS = ("bash", "fish", "zsh")
@@ -71,10 +73,16 @@ def run(
         parse(months) if months else None, skip_features, force_features, skip_training
     )
     progress.reset(lambda line: None if quiet else click.echo(line, err=as_json))
-    report = pipeline.run(where, options)
-    if as_json:
-        click.echo(json.dumps(report, indent=2))
-    elif not quiet:
+    report: dict[str, Any] = {}
+    try:
+        stoppable(where.settings, lambda: pipeline.run(where, options, report))
+    except TaxiError as error:
+        report.setdefault("error", str(error))
+        raise
+    finally:
+        if as_json:
+            click.echo(json.dumps(report, indent=2))
+    if not (as_json or quiet):
         click.echo(home_status.summary(report))
 
 

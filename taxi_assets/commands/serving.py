@@ -40,13 +40,17 @@ def query(file: Path) -> None:
     from taxi_assets.resources.workspace import Workspace
 
     try:
-        payload = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        payload = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_json)
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(
             "A request must be a JSON file", f"{file}: {error}", "Correct it"
         ) from (error)
     settings = answering().settings
     click.echo(json.dumps(Workspace(settings).answer(payload)))
+
+
+def _no_json(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 @click.command()

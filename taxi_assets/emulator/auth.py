@@ -75,10 +75,11 @@ def refusal(headers: Iterable[tuple[bytes, bytes]], expected: bytes) -> tuple[st
     """Error code and message for a request's headers; None when they carry the token."""
     for name, value in headers:
         if name == b"authorization":
-            if hmac.compare_digest(value, expected):
-                return None
-            if value[:7].lower() != b"bearer " or not value[7:].strip():
+            scheme, _, token = value.partition(b" ")
+            if scheme.lower() != b"bearer" or not token.strip():
                 break
+            if hmac.compare_digest(b"Bearer " + token.strip(), expected):
+                return None
             return "PERMISSION_DENIED", "The bearer token is not the token of this workspace"
     return "UNAUTHENTICATED", "The request needs the header Authorization: Bearer <token>"
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from filelock import FileLock
 
-from databricks_steps.months import parse
 from databricks_steps.settings import Settings
 
 WARN, ERROR, RESOLVED = "warn", "error", "resolved"
@@ -44,7 +43,8 @@ class Observation:
     """Something that was looked at, at a time, and whether it was well.
 
     `kind` and `subject` name it: `check` of `trips: volume`, `run` of `retrain`. `by_month`: its
-    problem in one month is another than in the next.
+    problem in one month is another than in the next. `anew`: what is said of the problem changes
+    with it, and is told anew.
     """
 
     kind: str
@@ -56,6 +56,7 @@ class Observation:
     severity: str = ERROR
     remedy: str = ""
     by_month: bool = True
+    anew: bool = False
 
     @property
     def key(self) -> str:
@@ -190,7 +191,8 @@ class _State:
         known = self.open.get(seen.key)
         if seen.at <= self.told.get(seen.key, ""):
             return []
-        if known is not None and _RANK[known.severity] >= _RANK[seen.severity]:
+        told = known is not None and not (seen.anew and known.what != seen.what)
+        if known is not None and told and _RANK[known.severity] >= _RANK[seen.severity]:
             return []
         return [
             Alert(
@@ -231,7 +233,14 @@ def _covers(seen: Observation, alert: Alert) -> bool:
     """Whether what passed holds all months of the problem."""
     if not alert.by_month:
         return True
-    return bool(seen.where.month) and set(parse(alert.where.month)) <= set(parse(seen.where.month))
+    (first, last), (begin, end) = _span(seen.where.month), _span(alert.where.month)
+    return bool(first) and first <= begin and end <= last
+
+
+def _span(months: str) -> tuple[str, str]:
+    """The first and the last of `2022-01` or `2022-01:2022-03`."""
+    first, _, last = months.partition(":")
+    return first, last or first
 
 
 def _id(key: str, at: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
+from databricks_steps.trips import arrivals
 from taxi_assets.dagster_instance import error_message
 from taxi_assets.resources.alerts import Observation, Where, instant
 from taxi_assets.runbook import TOLD_BY_TRIAGE, remedy
@@ -73,6 +74,8 @@ class Reader:
             found = event.asset_check_evaluation_data
             if (found.asset_key.to_user_string(), found.check_name) in TOLD_BY_TRIAGE:
                 return []
+            if found.check_name == arrivals.READABLE and run and runs.SENSOR in run.tags:
+                return []  # of the landing folder: the sensor tells it, a problem a cause
             return [self._check(found, run, entry.run_id, at)]
         return [] if run is None else self._ended(run, event, at)
 

@@ -1,7 +1,8 @@
-"""Where months land: the files of a folder or a volume, and whether each is whole and readable."""
+"""Where months land: the entries of a folder or a volume, and whether each can be read."""
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,8 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from databricks_steps.errors import SourceError, reason
 from databricks_steps.settings import DATABRICKS, LANDING
-from databricks_steps.trips.files import TripFile, format_of, inspected, is_hidden, month_in
-from taxi_assets.partitions import MONTHS
+from databricks_steps.trips import arrivals, sources
+from databricks_steps.trips.files import (
+    PERMISSIONS,
+    UNREADABLE,
+    TripFile,
+    month_in,
+    printable,
+)
+from databricks_steps.trips.sources import Source
 from taxi_assets.resources.alerts import Observation, Where, instant
 from taxi_assets.resources.targets import Target
 from taxi_assets.resources.workspace import Workspace
@@ -22,48 +30,36 @@ if TYPE_CHECKING:
 
 STABLE = 2  # looks at which size and time were the same: the file is not being written
 TOLD = 4  # looks after which a file that cannot be read is a problem to tell
-SECONDS = 30.0  # for reading files, of the 60 that a tick has
+SECONDS = 3.0  # for reading files, of a tick
 KIND = "file"
-COPY_AGAIN = "Copy the whole file again under the same name, or remove it"
-NAME_IT = "Name it by its month, such as green_tripdata_2022-03.parquet"
+SHOWN = 5  # files that are named in one message
 _MOST = 9  # looks are not counted further
+_REMEMBERED = (
+    *("format", "hash", "months", "named", "problem", "cause", "remedy", "passed"),
+    *("size", "changed", "rows", "pickups"),
+)
 
 
 @dataclass(frozen=True)
 class Sight:
-    """A file as it was seen: `looks` counts how often in a row it was the same.
+    """An entry as it was seen: `looks` counts how often in a row it was the same.
 
-    Once it is stable it has a `hash`, or a `problem` that says why it cannot be read.
+    Once it is stable, `file` says what it is.
     """
 
     name: str
     size: int
     changed: int
     looks: int = 1
-    hash: str = ""
-    problem: str = ""
-
-    @property
-    def month(self) -> str | None:
-        return month_in(self.name)
-
-    @property
-    def trouble(self) -> str:
-        """Why no run will read this file as it is."""
-        if self.problem:
-            return self.problem
-        if self.month is None:
-            return "its name does not say one month"
-        known = not self.hash or self.month in MONTHS.get_partition_keys()
-        return "" if known else f"its month, {self.month}, is not over, or before the first"
+    file: TripFile | None = None
 
     @property
     def waits(self) -> str:
         """What is not known yet of this file, in words; empty when it is judged."""
-        if self.looks < STABLE or not (self.hash or self.problem):
-            return f"{self.name} is still arriving ({self.size:,} bytes)"
-        if self.trouble and self.looks < TOLD:
-            return f"{self.name} is not readable yet: {self.trouble}"
+        if self.looks < STABLE or self.file is None:
+            return f"{printable(self.name)} is still arriving ({self.size:,} bytes)"
+        if self.file.problem and not self.file.passed and self.looks < TOLD:
+            return f"{self.file.name} is not readable yet: {self.file.problem}"
         return ""
 
 
@@ -74,7 +70,7 @@ class Folder(Protocol):
 
     def entries(self) -> Iterable[Sight]: ...
 
-    def inspect(self, name: str) -> TripFile: ...
+    def inspect(self, sight: Sight) -> TripFile: ...
 
 
 class LocalFolder:
@@ -89,13 +85,16 @@ class LocalFolder:
         for file in sorted(self.path.iterdir()):
             try:
                 stat = file.stat()
-            except FileNotFoundError:  # it left meanwhile
-                continue
-            if file.is_file():
-                yield Sight(file.name, stat.st_size, stat.st_mtime_ns)
+            except OSError:
+                try:
+                    stat = file.lstat()  # a link that leads nowhere is an entry, too
+                except OSError:  # it left meanwhile
+                    continue
+            # By the time of the last change of any kind: permissions that are mended count.
+            yield Sight(file.name, stat.st_size, stat.st_ctime_ns)
 
-    def inspect(self, name: str) -> TripFile:
-        return inspected(self.path / name)
+    def inspect(self, sight: Sight) -> TripFile:
+        return sources.judged(self.path / sight.name)
 
 
 class Volume:
@@ -121,15 +120,15 @@ class Volume:
                 "Grant READ VOLUME to who runs Dagster: docs/databricks.md",
             ) from error
 
-    def inspect(self, name: str) -> TripFile:
+    def inspect(self, sight: Sight) -> TripFile:
         with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder, name)
-            content = self.client.files.download(f"{self.source}/{name}").contents
+            copy = Path(folder, sight.name)
+            content = self.client.files.download(f"{self.source}/{sight.name}").contents
             assert content is not None  # noqa: S101 - a download has contents
             with content, copy.open("wb") as out:
                 while chunk := content.read(1 << 20):
                     out.write(chunk)
-            return inspected(copy)
+            return replace(sources.judged(copy), changed=sight.changed)
 
 
 def landing(target: Target) -> Folder:
@@ -142,49 +141,99 @@ def landing(target: Target) -> Folder:
 
 
 def look(folder: Folder, before: Mapping[str, Mapping[str, Any]]) -> list[Sight]:
-    """The files of trips as they are now, given what was seen at the last look."""
+    """The entries as they are now, given what was seen at the last look."""
     deadline = time.monotonic() + SECONDS
     found = []
     for now in folder.entries():
-        if format_of(now.name) is None or is_hidden(now.name):
-            continue
-        then = Sight(**{"name": now.name, **before.get(now.name, {"size": -1, "changed": 0})})
+        then = _remembered(now.name, before.get(now.name, {}))
         sight = now
         if (then.size, then.changed) == (now.size, now.changed):
             sight = replace(then, looks=min(then.looks + 1, _MOST))
-        judged = sight.hash or sight.problem
-        if sight.looks >= STABLE and not judged and time.monotonic() < deadline:
-            file = folder.inspect(sight.name)
-            sight = replace(sight, hash=file.hash, problem=file.problem)
+        unknown = sight.file is None or sight.file.cause == UNREADABLE
+        if sight.looks >= STABLE and unknown and time.monotonic() < deadline:
+            sight = replace(sight, file=_judged(folder, sight))
         found.append(sight)
     return found
 
 
+def _judged(folder: Folder, sight: Sight) -> TripFile:
+    """What an entry is; one that cannot be fetched ends no tick."""
+    try:
+        return folder.inspect(sight)
+    except Exception as error:
+        file = TripFile(sight.name, printable(sight.name), "csv")
+        return file.refused(UNREADABLE, f"it cannot be opened: {reason(error)}", PERMISSIONS)
+
+
 def memory(seen: Sequence[Sight]) -> dict[str, dict[str, Any]]:
     """What the next look needs to know of this one."""
-    return {s.name: {k: v for k, v in asdict(s).items() if v and k != "name"} for s in seen}
+    return {
+        sight.name: {"size": sight.size, "changed": sight.changed, "looks": sight.looks}
+        | ({"file": _kept(sight.file)} if sight.file else {})
+        for sight in seen
+    }
+
+
+def _kept(file: TripFile) -> dict[str, Any]:
+    return {name: value for name, value in asdict(file).items() if name in _REMEMBERED and value}
+
+
+def _remembered(name: str, kept: Mapping[str, Any]) -> Sight:
+    """A sight from what was kept of it; one that is like no other from nothing."""
+    known = kept.get("file")
+    file = None
+    if known is not None:
+        pickups = tuple((month, rows) for month, rows in known.get("pickups", ()))
+        given = {**known, "months": tuple(known.get("months", ())), "pickups": pickups}
+        file = TripFile(**{"path": name, "name": printable(name), "format": "csv", **given})
+    changed, looks = kept.get("changed", 0), kept.get("looks", 1)
+    return Sight(name, kept.get("size", -1), changed, looks, file)
+
+
+def arrived(seen: Sequence[Sight], source: str) -> Source:
+    """What lies there, as ingestion will find it; what still arrives is left out."""
+    known = [sight.file for sight in seen if sight.file and not sight.waits]
+    return sources.gathered(source, known, None, whole=True)
+
+
+def whole_months(seen: Sequence[Sight]) -> dict[str, str]:
+    """Month → key of its content, for the months none of whose files is still arriving."""
+    here = arrived(seen, "")
+    arriving = {month_in(sight.name) for sight in seen if sight.waits}
+    keys = {}
+    for month in here.months:
+        good = sorted((file.name, file.hash) for file in here.of(month))
+        if month not in arriving:
+            keys[month] = f"{month}:{hashlib.sha256(repr(good).encode()).hexdigest()[:16]}"
+    return keys
 
 
 def observations(seen: Sequence[Sight], known: Collection[str], source: str) -> list[Observation]:
-    """What there is to tell: files that stay unreadable, and known ones that are so no more."""
+    """What there is to tell: one problem a cause, and causes of which there is no file any more.
+
+    `known` are the causes that were told.
+    """
     at = instant()
-    found = [_unreadable(s, at, source) for s in seen if s.trouble and not s.waits]
-    troubled = {sight.name for sight in seen if sight.trouble or sight.waits}
-    names = {sight.name for sight in seen}
-    for name in sorted(set(known) - troubled):
-        told = f"{name} is readable" if name in names else f"{name} is gone"
-        found.append(Observation(KIND, name, True, told, at, by_month=False))
-    return found
+    rows = arrivals.by_cause(arrivals.rows_of(arrived(seen, source), ()))
+    told = [_refused(cause, files, at, source) for cause, files in rows.items()]
+    told += [
+        Observation(KIND, cause, True, f"no file is refused for it: {cause}", at, by_month=False)
+        for cause in sorted(set(known) - set(rows))
+    ]
+    return told
 
 
-def _unreadable(sight: Sight, at: str, source: str) -> Observation:
+def _refused(cause: str, files: Sequence[Mapping[str, Any]], at: str, source: str) -> Observation:
+    """All files that are refused for one cause."""
+    told = "; ".join(f"{file['name']}: {file['reason']}" for file in files[:SHOWN])
+    more = f"; and {len(files) - SHOWN:,} more" if len(files) > SHOWN else ""
+    what = f"{len(files):,} {'file is' if len(files) == 1 else 'files are'} refused: {told}{more}"
+    link = f"{source}/{files[0]['name']}" if len(files) == 1 else source
+    months = files[0]["months"] if len(files) == 1 else []
+    where = Where("raw_trips", months[0] if months else "", link)
     return Observation(
-        KIND,
-        sight.name,
-        False,
-        f"{sight.name} cannot be read: {sight.trouble}",
-        at,
-        Where("raw_trips", sight.month or "", f"{source}/{sight.name}"),
-        remedy=COPY_AGAIN if sight.problem else NAME_IT,
+        *(KIND, cause, False, what, at, where),
+        remedy=str(files[0]["remedy"]),
         by_month=False,
+        anew=True,
     )

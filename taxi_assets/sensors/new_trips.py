@@ -5,19 +5,33 @@ Months go one after another. What was asked for, and what came of it, is read fr
 so that the cursor holds no more than how the files looked last.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from databricks_steps.monitoring.triage import NONE, RETRAIN, SCHEMA
+from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
+from databricks_steps.settings import EMBEDDED
 from databricks_steps.training import registry
+from databricks_steps.trips import ingest
+from databricks_steps.trips.files import is_hidden
+from databricks_steps.trips.sources import Source
 from taxi_assets.jobs import fare_pipeline, new_month, retrain
 from taxi_assets.resources.delivery import alert_log
 from taxi_assets.resources.targets import Target, Watch
 from taxi_assets.sensors import cursors, runs
-from taxi_assets.sensors.landing import KIND, Sight, landing, look, memory, observations
+from taxi_assets.sensors.landing import (
+    KIND,
+    SHOWN,
+    Sight,
+    arrived,
+    landing,
+    look,
+    memory,
+    observations,
+    whole_months,
+)
 from taxi_assets.sensors.publication import published
 
 NAME = "new_trips_sensor"
@@ -40,8 +54,11 @@ def new_trips_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
         before, asked = kept.get("files", {}), dict(kept.get("asked", {}))
         folder, log = landing(target), alert_log(target.settings, watch.addresses)
         seen = look(folder, before)
+        here = arrived(seen, folder.source)
         known = {alert.subject for alert in log.problems() if alert.kind == KIND}
         log.record(observations(seen, known, folder.source))
+        if here.files or here.unread:
+            _write_ledger(target, here)
         ready = {month: (key, folder.source) for month, key in whole_months(seen).items()}
         held = context.instance.get_materialized_partitions(dg.AssetKey("raw_trips"))
         source = target.settings.source
@@ -49,9 +66,8 @@ def new_trips_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
         if month is not None:
             ready.setdefault(month, (f"{month}:{source}", source))
         request, reasons = _next(context.instance, target, ready)
-        reasons += [
-            sight.waits or f"{sight.name}: {sight.trouble}" for sight in seen if _off(sight)
-        ]
+        reasons += _told([sight.waits for sight in seen if sight.waits and _is_file(sight)])
+        reasons += _told([f"{file.name}: {file.problem}" for file in here.refused])
         return dg.SensorResult(
             run_requests=[request] if request else [],
             skip_reason=None if request else "; ".join(reasons) or f"{folder.source} has no trips",
@@ -61,22 +77,20 @@ def new_trips_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
     return found
 
 
-def _off(sight: Sight) -> bool:
-    return bool(sight.waits or sight.trouble)
+def _is_file(sight: Sight) -> bool:
+    return not is_hidden(sight.name) and not (sight.file and sight.file.passed)
 
 
-def whole_months(seen: Sequence[Sight]) -> dict[str, str]:
-    """Month → key of its content, for the months none of whose files is still arriving."""
-    found: dict[str, list[Sight]] = {}
-    for sight in seen:
-        if sight.month is not None:
-            found.setdefault(sight.month, []).append(sight)
-    keys = {}
-    for month, files in sorted(found.items()):
-        good = sorted((file.name, file.hash) for file in files if not _off(file))
-        if good and not any(file.waits for file in files):
-            keys[month] = f"{month}:{hashlib.sha256(repr(good).encode()).hexdigest()[:16]}"
-    return keys
+def _told(reasons: Sequence[str]) -> list[str]:
+    """The first of many reasons, and how many more there are."""
+    more = len(reasons) - SHOWN
+    return [*reasons[:SHOWN], *([f"and {more:,} more"] if more > 0 else [])]
+
+
+def _write_ledger(target: Target, here: Source) -> None:
+    """On this machine; on Databricks the run of a month writes it."""
+    if target.settings.platform == EMBEDDED:
+        ingest.recorded(EmbeddedPlatform(target.settings).tables, here)
 
 
 def _next(

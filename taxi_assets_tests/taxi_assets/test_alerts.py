@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from webhook_receiver import seen
@@ -55,6 +56,20 @@ def test_it_is_over_when_the_same_passes_for_that_month_and_may_begin_again(
         ("resolved", "error", "all is well", instant(1_700_000_001)),
         ("error", "error", "30% of the trips", instant(1_700_000_006)),
     ]
+
+
+def test_files_of_one_cause_are_one_problem_and_more_of_them_are_told(settings: Settings) -> None:
+    log = AlertLog(settings)
+    first = replace(seen(1, "damaged", what="a.csv"), anew=True)
+    log.record([first, replace(first, at=instant(1_700_000_002))])
+    assert len(lines(settings)) == 1
+    log.record([replace(first, at=instant(1_700_000_003), what="a.csv; b.csv")])
+    assert [(row["severity"], row["what"]) for row in lines(settings)] == [
+        ("error", "a.csv"),
+        ("error", "a.csv; b.csv"),
+    ]
+    (problem,) = log.problems()
+    assert (problem.what, problem.since) == ("a.csv; b.csv", first.at)
 
 
 def test_a_warning_that_becomes_an_error_is_told_and_the_way_back_is_not(

@@ -42,6 +42,7 @@ BLOCKING = {
 }
 MONTHLY = {
     "raw_trips",
+    "arrivals",
     "trips",
     "quarantined_trips",
     "pickup_features",
@@ -101,7 +102,14 @@ def test_dependencies_are_those_of_the_steps() -> None:
 
 def test_the_order_of_the_pipeline_is_that_of_the_steps() -> None:
     assert set(graph.BY_MONTH) == {
-        *("raw_trips", "trips", "quarantined_trips", "pickup_features", "dropoff_features")
+        *(
+            "raw_trips",
+            "arrivals",
+            "trips",
+            "quarantined_trips",
+            "pickup_features",
+            "dropoff_features",
+        )
     }
     assert graph.upstream("raw_trips") == ()
     assert graph.upstream("batch_predictions")[-1] == "champion_model"

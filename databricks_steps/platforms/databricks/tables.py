@@ -149,6 +149,17 @@ class UnityTables:
         self._append(table, frames.of_rows(self._spark(), table, rows), Note())
         return self._done(table, "appended" if existed else "created", len(rows))
 
+    def amend(
+        self, name: str, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+    ) -> Commit | None:
+        """Replace a small uncut table's rows by what `change` makes of them; None if unchanged."""
+        keys = described(name).primary_key
+        before = sorted(self.records(name), key=lambda row: [str(row[key]) for key in keys])
+        after = change(before)
+        if after == before:
+            return None
+        return self.replace(name, frames.of_rows(self._spark(), described(name), after))
+
     def records(self, name: str, months: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Rows of a small table, column → value, times in UTC; none when it is missing."""
         return frames.records(self.read(name, months))

@@ -226,6 +226,25 @@ class DeltaTables:
             version = self._commit(table, adds, "append", None, delta_files.properties(None))
         return Commit(name, "appended" if existed else "created", version, len(rows))
 
+    def amend(
+        self, name: str, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+    ) -> Commit | None:
+        """Replace a small uncut table's rows by what `change` makes of them; None if unchanged.
+
+        Processes do so one after another.
+        """
+        table = described(name)
+        existed = self._prepared(table) is not None
+        with self._lock(table):
+            before = self.records(name)
+            after = change(before)
+            if after == before:
+                return None
+            adds = [delta_files.write(after, table, Path(self.uri(name)))]
+            kept = delta_files.properties(None)
+            version = self._commit(table, adds, "overwrite", None, kept)
+        return Commit(name, "replaced" if existed else "created", version, len(after))
+
     def records(self, name: str, months: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Rows of a small table, column → value, without Spark; none when it is missing."""
         table = described(name)

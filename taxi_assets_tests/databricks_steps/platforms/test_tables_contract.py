@@ -11,7 +11,7 @@ import pytest
 
 from databricks_steps import schemas
 from databricks_steps.errors import TableError
-from databricks_steps.interfaces import Tables
+from databricks_steps.interfaces import Commit, Tables
 from taxi_assets_tests.databricks_steps.platforms import delta_spark
 from taxi_assets_tests.databricks_steps.platforms.feature_tables import (
     BOTH,
@@ -288,6 +288,29 @@ def test_rows_are_appended_and_come_back_as_records(tables: Tables) -> None:
     found = sorted(tables.records("deployments"), key=lambda record: int(record["number"]))
     assert found == [entry(1, None), entry(2, "1"), entry(3, "2")]
     assert list(found[0]) == list(schemas.DEPLOYMENTS.names)
+
+
+def test_a_small_table_is_amended_in_one_commit_or_in_none(tables: Tables) -> None:
+    def entry(name: str, rows: int | None) -> dict[str, Any]:
+        at = datetime(2022, 7, 1, 12, 0, 0, 123456, tzinfo=timezone.utc)
+        texts = ("source", "hash", "status", "cause", "reason", "remedy")
+        given = {"name": name, "bytes": 3, "rows": rows, "months": ["2022-01"], "seen_at": at}
+        order = dict.fromkeys(schemas.ARRIVALS.names)
+        return order | given | dict.fromkeys(texts, "x")
+
+    def amended(*rows: dict[str, Any]) -> Commit | None:
+        return tables.amend("arrivals", lambda _: list(rows))
+
+    first = amended(entry("a", 1), entry("b", None))
+    assert first is not None
+    assert (first.action, first.rows) == ("created", 2)
+    assert amended(entry("a", 1), entry("b", None)) is None
+    second = amended(entry("b", 2))
+    assert second is not None
+    assert (second.action, second.rows, second.version) == ("replaced", 1, first.version + 1)
+    assert tables.records("arrivals") == [entry("b", 2)]
+    assert amended() is not None
+    assert tables.records("arrivals") == []
 
 
 if not delta_spark.RUNNING:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from databricks_steps.errors import ModelError
 from databricks_steps.settings import DATABRICKS, LOOPBACK, Settings
 from databricks_steps.training import registry
+from databricks_steps.training.mlflow_database import MlflowDatabase
 
 
 class Refusing(ThreadingHTTPServer):
@@ -132,3 +134,28 @@ def test_a_homes_database_says_what_mlflows_client_says(settings: Settings) -> N
     (settings.home / "mlflow.db").write_bytes(b"no database" * 100)
     with pytest.raises(ModelError, match="The model registry must answer"):
         registry.numbers(settings)
+
+
+def test_a_home_that_was_moved_finds_its_artifacts(tmp_path: Path) -> None:
+    """Also one with a blank in its path, which addresses write in two ways."""
+    before = Settings(home=tmp_path / "a home")
+    client = registry.client(before)
+    experiment = client.get_experiment_by_name(before.experiment)
+    run = client.create_run(experiment.experiment_id)
+    client.log_text(run.info.run_id, "told", "note.txt")
+    client.create_registered_model(before.registered_model)
+    source = f"{run.info.artifact_uri}/model"
+    client.create_model_version(before.registered_model, source, run.info.run_id)
+
+    moved = replace(before, home=tmp_path / "elsewhere" / "home")
+    moved.home.parent.mkdir()
+    before.home.rename(moved.home)
+    found = MlflowDatabase(moved).artifacts(run.info.run_id)
+    assert found is not None
+    assert (found / "note.txt").read_text() == "told", "without a write"
+    again = registry.client(moved)
+    assert again.get_experiment_by_name(before.experiment).artifact_location == (
+        moved.artifacts.as_uri()
+    )
+    assert [each.path for each in again.list_artifacts(run.info.run_id)] == ["note.txt"]
+    assert not before.home.exists()

@@ -41,7 +41,8 @@ def two_months(tmp_path: Path) -> Path:
 
 
 def ingested(platform: EmbeddedPlatform, source: Path | str, **options: Any) -> Outcome:
-    (raw,) = ingest.raw_trips(platform, options.pop("months", None), str(source), **options)
+    raw, ledger = ingest.raw_trips(platform, options.pop("months", None), str(source), **options)
+    assert ledger.name == "arrivals"
     return raw
 
 

@@ -18,6 +18,7 @@ from trip_samples import (
     collected,
     green_file,
     green_table,
+    months_of,
     read,
     without_zones,
 )
@@ -271,15 +272,14 @@ def test_months_of_a_file_whose_name_does_not_say(spark: SparkSession, tmp_path:
     def picked_up(text: str) -> dict[str, Any]:
         return {"lpep_pickup_datetime": at(text)}
 
-    changes = [picked_up("2022-02-01")] * 1500 + [picked_up("2022-01-31 23:59:59.999999")] * 2
+    changes = [picked_up("2022-02-01")] * 1500 + [picked_up("2022-01-31 23:59:59.999999")] * 80
     changes += [picked_up("2041-01-01"), picked_up("2008-12-31"), {"lpep_pickup_datetime": None}]
     path = green_file(tmp_path, changes, "trips_20220101-20220228.parquet")
-    months = normalize.pickup_months(read(path))
+    months = months_of(read(path))
     assert months == ("2022-02", "2022-01")
     found = raw_rows(spark, read(path, *months))
     assert [row["trip_month"] for row in found[1500:]] == [
-        "2022-01",
-        "2022-01",
+        *["2022-01"] * 80,
         "2022-02",  # outside the file's months: with its fullest, where a rule finds it
         "2022-02",
         "2022-02",

@@ -169,7 +169,7 @@ def test_columns_that_come_go_or_are_unknown_are_told(
 ) -> None:
     folder = tmp_path / "in"
     ingested(platform, folder, {"2022-01": [{}, {}], "2022-02": [{}, {}]})
-    (calm,) = ingest.raw_trips(platform, ["2022-02"], str(folder))[0].verdicts
+    calm, _ = ingest.raw_trips(platform, ["2022-02"], str(folder))[0].verdicts
     assert (calm.check, calm.passed, calm.reason) == (
         "source_schema",
         True,
@@ -181,7 +181,7 @@ def test_columns_that_come_go_or_are_unknown_are_told(
     changed = changed.append_column("Robot_Fee", pa.array([1.0, 2.0]))
     changed = changed.drop_columns(["tolls_amount"])
     pq.write_table(changed, file)
-    (told,) = ingest.raw_trips(platform, ["2022-02"], str(folder))[0].verdicts
+    told, _ = ingest.raw_trips(platform, ["2022-02"], str(folder))[0].verdicts
     assert (told.passed, told.severity) == (False, "warn")
     assert told.reason == (
         "2022-02: cbd_congestion_fee came, tolls_amount went; "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from trip_samples import collected
+from trip_samples import collected, months_of
 
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
@@ -25,7 +25,7 @@ def counts(spark: SparkSession, path: Path) -> tuple[int, int, dict[str, int]]:
     """Valid rows, quarantined rows, and rows by rule."""
     file = inspected(path)
     if not file.named:
-        file = replace(file, months=normalize.pickup_months(file))
+        file = replace(file, months=months_of(file))
     checked = with_broken_rules(normalize.raw_trips(spark, [file], file.months))
     found: dict[str, int] = {}
     valid = quarantined = 0
@@ -42,7 +42,7 @@ def test_three_green_months_conserve_every_row(
 ) -> None:
     platform = EmbeddedPlatform(settings, lambda: spark)
     months = ["2022-01", "2022-02", "2022-03"]
-    (raw,) = ingest.raw_trips(platform, months, str(real_data / "tlc" / "green"))
+    raw, _ = ingest.raw_trips(platform, months, str(real_data / "tlc" / "green"))
     assert raw.figures["rows_by_month"] == {"2022-01": 62495, "2022-02": 69399, "2022-03": 78537}
     valid, quarantined = ingest.trips(platform, months)
     assert (raw.rows, valid.rows, quarantined.rows) == (210_431, 194_890, 15_541)
@@ -90,7 +90,7 @@ def test_other_real_files(
 
 def test_zip_codes_stand_in_for_locations(spark: SparkSession, real_data: Path) -> None:
     file = inspected(real_data / "other" / "nyctaxi_with_zipcodes_sample.parquet")
-    months = normalize.pickup_months(file)
+    months = months_of(file)
     assert months == ("2016-02", "2016-01")
     rows = normalize.raw_trips(spark, [replace(file, months=months)], months)
     first = collected(rows.where("source_row = 0"))[0]

@@ -72,21 +72,18 @@ def damaged_files(folder: Path) -> dict[str, str]:
         "b.parquet": (POINTER, "it is a Git LFS pointer, not the data"),
         "c.parquet": (b"", "it is empty (0 bytes)"),
         "d.csv.gz": (packed[:-40], "its compression is damaged: Compressed file ended"),
-        "e.csv.gz": (bytes(flipped), "it cannot be read: CRC check failed"),
-        "f.csv.gz": (CSV.encode(), "it is named .csv.gz but not compressed with gzip"),
-        "g.csv": (packed, "it is compressed with gzip but not named .csv.gz"),
+        "e.csv.gz": (bytes(flipped), "its compression is damaged: CRC check failed"),
         "h.csv": (
             CSV.replace(",fare_amount", "").encode(),
             "it has no column for fare_amount",
         ),
         "i.parquet": (b"PAR1" + bytes(90) + b"PAR1", "it cannot be read: "),
-        "j.parquet": (b"<html>not found</html>", "it is not a parquet file"),
-        "k.csv": (b"\n\n \n", "it has no column for pickup_datetime"),
-        "l.csv": (b"PK\x03\x04\x00\x00\xff\xfe\x00", "it is a zip archive"),
-        "n.csv": (whole, "it is a parquet file"),
+        "j.parquet": (b"<html>not found</html>", "it is a page of HTML or XML"),
+        "k.csv": (b"\n\n \n", "it holds nothing but blanks"),
+        "l.csv": (b"PK\x03\x04\x00\x00\xff\xfe\x00", "it cannot be read: File is not a zip file"),
         "o.csv": (b"\xef\xbb\xbf\n <html>not found</html>", "it is a page of HTML or XML"),
-        "p.csv.gz": (gzip.compress(packed), "it cannot be read: it is compressed with gzip twice"),
-        "q.csv": (b"\x00\x01\x02" * 99, "it has no column for pickup_datetime"),
+        "p.csv.gz": (gzip.compress(packed), "it is compressed with gzip twice"),
+        "q.csv": (b"\x00\x01\x02" * 99, "it is neither parquet nor text"),
     }
     for name, (content, _) in contents.items():
         (folder / name).write_bytes(content)
@@ -100,9 +97,10 @@ def test_files_that_cannot_be_read_are_refused_by_name_and_the_others_load(
     pq.write_table(green_table([{}]).drop(["PULocationID"]), tmp_path / "m.parquet")
     reasons["m.parquet"] = "it has no column for pickup_location_id"
     green_file(tmp_path, name="green_2008-12.parquet")
-    reasons["green_2008-12.parquet"] = "its month, 2008-12, is before 2009-01"
-    for ignored in (".hidden_2022-01.parquet", "_odd_2022-01.csv", "readme.txt", "archive.zip"):
-        (tmp_path / ignored).write_text("x")
+    reasons["green_2008-12.parquet"] = "its month, 2008-12, is not between 2009-01 and "
+    ignored = (".hidden_2022-01.parquet", "_odd_2022-01.csv", "readme.txt", "archive.zip")
+    for name in ignored:
+        (tmp_path / name).write_text("x")
     green_file(tmp_path / "inside", name="green_tripdata_2022-02.parquet")
     source = found(tmp_path, None, settings)
     assert [file.name for file in source.files] == ["green_tripdata_2022-01.parquet"]
@@ -110,6 +108,9 @@ def test_files_that_cannot_be_read_are_refused_by_name_and_the_others_load(
     problems = {file.name: file.problem for file in source.refused}
     assert set(problems) == set(reasons)
     assert {name: problems[name][: len(reason)] for name, reason in reasons.items()} == reasons
+    assert all(file.cause and file.remedy for file in source.unread)
+    passed = {file.name for file in source.unread if file.passed}
+    assert passed == {*ignored, "inside"}
 
 
 def test_when_every_file_is_refused_the_error_names_them(
@@ -122,7 +123,7 @@ def test_when_every_file_is_refused_the_error_names_them(
     message = str(caught.value)
     assert "At least one file of trips must be readable" in message
     assert "a.parquet: it is truncated" in message
-    assert "q.csv: it has no column" in message
+    assert "q.csv: it is neither parquet nor text" in message
 
 
 def test_a_month_that_no_file_holds(tmp_path: Path, settings: Settings) -> None:
@@ -143,12 +144,16 @@ def test_a_month_whose_only_file_is_damaged_does_not_stop_the_others(
         found(tmp_path, ["2022-02"], settings)
 
 
-def test_files_of_other_months_are_not_even_opened(tmp_path: Path, settings: Settings) -> None:
+def test_a_damaged_file_of_another_month_is_told_and_stops_nothing(
+    tmp_path: Path, settings: Settings
+) -> None:
     green_file(tmp_path)
     (tmp_path / "green_tripdata_2022-02.parquet").write_bytes(POINTER)
     source = found(tmp_path, ["2022-01"], settings)
     assert [file.name for file in source.files] == ["green_tripdata_2022-01.parquet"]
-    assert source.refused == ()
+    assert [file.name for file in source.refused] == ["green_tripdata_2022-02.parquet"]
+    again = found(tmp_path, found(tmp_path, None, settings).months, settings)
+    assert again.refused == source.refused, "as the step looks that a run has asked"
 
 
 def test_one_file_as_a_source_and_its_hash(tmp_path: Path, settings: Settings) -> None:
@@ -168,14 +173,14 @@ def test_a_file_with_another_name_as_a_source(
     tmp_path: Path, settings: Settings, name: str
 ) -> None:
     (tmp_path / name).write_text("x")
-    with pytest.raises(SourceError, match=r"named \.parquet, \.csv or \.csv\.gz, and not hidden"):
+    with pytest.raises(SourceError, match=r"one file of trips must be readable.*(text|hidden)"):
         found(tmp_path / name, None, settings)
 
 
 def test_sources_that_are_not_there(tmp_path: Path, settings: Settings) -> None:
     with pytest.raises(SourceError, match="The source of trips must exist"):
         found(tmp_path / "nowhere", None, settings)
-    with pytest.raises(SourceError, match="The folder must hold files named"):
+    with pytest.raises(SourceError, match="readable.*nothing lies there"):
         found(tmp_path, None, settings)
 
 
@@ -197,7 +202,7 @@ def test_months_by_pickup_where_the_name_does_not_say(tmp_path: Path, settings: 
     ]
     assert source.months == ("2022-01", "2022-02")
     (header,) = source.refused
-    assert header.problem == "no pickup from 2009-01 on, and no month in its name"
+    assert (header.cause, header.name) == ("month", "header.csv")
     assert found(tmp_path, ["2022-02"], settings).months == ("2022-02",)
 
 
@@ -230,8 +235,11 @@ def test_a_table_that_is_not_in_the_catalog(
 def test_demo_and_real_files_in_one_folder(tmp_path: Path, settings: Settings) -> None:
     green_file(tmp_path)
     green_file(tmp_path, name="demo_tripdata_2022-02.parquet")
-    with pytest.raises(SourceError, match="Demo and real trips never mix"):
-        found(tmp_path, None, settings)
+    source = found(tmp_path, None, settings)
+    assert source.months == ("2022-01",)
+    assert [(file.name, file.cause) for file in source.refused] == [
+        ("demo_tripdata_2022-02.parquet", "demo")
+    ]
 
 
 def test_demo_is_the_default_months_or_those_asked_for(settings: Settings) -> None:
@@ -280,9 +288,31 @@ def test_downloads_once_and_whole(tmp_path: Path, settings: Settings) -> None:
         for _ in range(2):
             source = found("tlc:green", ["2022-01"], settings, tlc_url=url)
             assert source.months == ("2022-01",)
-        assert asked == ["/green_tripdata_2022-01.parquet"]
     downloaded = settings.home / "downloads" / "green_tripdata_2022-01.parquet"
     assert downloaded.read_bytes() == original.read_bytes()
+    assert len(asked) == 2
+    ((file,), stamp) = (source.files, downloaded.stat().st_ctime_ns)
+    with served(tmp_path / "site") as (url, _):
+        found("tlc:green", ["2022-01"], settings, tlc_url=url)
+        assert downloaded.stat().st_ctime_ns == stamp, "it is not even written again"
+        green_file(tmp_path / "site", [{}, {}])
+        os.utime(original, (file.changed / 1e9 + 60, file.changed / 1e9 + 60))
+        (anew,) = found("tlc:green", ["2022-01"], settings, tlc_url=url).files
+        assert (file.rows, anew.rows) == (1, 2), "published anew"
+    kept = found("tlc:green", ["2022-01"], settings, tlc_url="http://127.0.0.1:1")
+    assert kept.files == (anew,), "the network is down"
+
+
+def test_what_a_portal_answers_is_not_kept_as_the_month(tmp_path: Path, settings: Settings) -> None:
+    site = tmp_path / "site" / "green_tripdata_2022-01.parquet"
+    site.parent.mkdir()
+    site.write_bytes(b"<html>Please log in</html>")
+    with served(site.parent) as (url, _):
+        with pytest.raises(SourceError, match=r"must come through.*HTML"):
+            found("tlc:green", ["2022-01"], settings, tlc_url=url)
+        assert list((settings.home / "downloads").iterdir()) == []
+        green_file(site.parent)
+        assert found("tlc:green", ["2022-01"], settings, tlc_url=url).months == ("2022-01",)
 
 
 @pytest.mark.parametrize(
@@ -316,4 +346,5 @@ def test_downloads_need_a_service_and_months(settings: Settings) -> None:
 
 def test_inspecting_a_folder_that_is_named_like_a_file(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").mkdir()
-    assert inspected(tmp_path / "x.parquet").problem == "it is not a file"
+    file = inspected(tmp_path / "x.parquet")
+    assert (file.cause, file.passed) == ("folder", True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from databricks_steps.trips import normalize
 from databricks_steps.trips.files import TripFile, inspected
 
 if TYPE_CHECKING:
@@ -107,6 +108,11 @@ def read(path: Path, *months: str) -> TripFile:
     file = inspected(path)
     assert file.problem == ""
     return replace(file, months=months) if months else file
+
+
+def months_of(file: TripFile) -> tuple[str, ...]:
+    """The months of the file's pickups."""
+    return normalize.fullest(normalize.surveyed(replace(file, named=False)).pickups, "2026-01")
 
 
 def collected(frame: DataFrame) -> list[dict[str, Any]]:

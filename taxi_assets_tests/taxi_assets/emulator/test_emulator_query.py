@@ -194,6 +194,8 @@ def test_the_token_is_asked_for(served: Workspace) -> None:
     assert refusal(post(served, body, Authorization="")) == (401, "UNAUTHENTICATED")
     assert refusal(post(served, body, Authorization="Basic abc")) == (401, "UNAUTHENTICATED")
     assert refusal(post(served, body, Authorization="Bearer no")) == (403, "PERMISSION_DENIED")
+    for scheme in ("bearer", "BEARER", "Bearer "):
+        assert post(served, body, Authorization=f"{scheme} {served.token}").status_code == 200
     longer = f"Bearer {served.token}x"
     assert refusal(post(served, body, Authorization=longer)) == (403, "PERMISSION_DENIED")
     host = served.settings.host

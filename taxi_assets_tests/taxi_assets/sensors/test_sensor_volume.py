@@ -15,8 +15,7 @@ from databricks_steps.settings import DATABRICKS, Settings
 from taxi_assets.emulator import process
 from taxi_assets.resources.targets import target
 from taxi_assets.resources.workspace import Workspace
-from taxi_assets.sensors.landing import Sight, Volume, landing, look, memory
-from taxi_assets.sensors.new_trips import whole_months
+from taxi_assets.sensors.landing import Sight, Volume, landing, look, memory, whole_months
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import free_port
 
 # The emulator lists folders in a volume, and not the volume itself.
@@ -38,9 +37,9 @@ def test_a_volume_is_looked_at_as_a_folder_is(volume: Volume, world: World) -> N
 
     def seen() -> Sight:
         nonlocal kept
-        (sight,) = look(volume, kept)
-        kept = memory([sight])
-        return sight
+        sights = look(volume, kept)
+        kept = memory(sights)
+        return sights[0]
 
     volume.client.files.upload(path, io.BytesIO(whole[:900]), overwrite=True)
     assert seen().waits == "green_tripdata_2022-03.parquet is still arriving (900 bytes)"
@@ -48,10 +47,12 @@ def test_a_volume_is_looked_at_as_a_folder_is(volume: Volume, world: World) -> N
     volume.client.files.upload(path, io.BytesIO(whole), overwrite=True)
     assert "still arriving" in seen().waits
     sight = seen()
-    assert (sight.waits, sight.trouble, len(sight.hash)) == ("", "", 16)
+    assert sight.file is not None
+    assert (sight.waits, sight.file.problem, len(sight.file.hash)) == ("", "", 16)
     assert list(whole_months([sight])) == ["2022-03"]
     volume.client.files.upload(f"{VOLUME}/notes.txt", io.BytesIO(b"x"))
-    assert seen() == replace(sight, looks=3)
+    again = seen()
+    assert (again.looks, again.file is not None) == (3, True)
 
 
 def test_on_databricks_months_land_in_the_targets_volume(

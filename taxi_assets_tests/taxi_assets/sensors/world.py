@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 
+from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry
 from databricks_steps.trips.demo import demo_trips
@@ -19,7 +20,8 @@ from taxi_assets.resources.targets import Target, Watch
 from taxi_assets.sensors import sensors
 
 MONTHLY = (
-    *("raw_trips", "trips", "quarantined_trips", "pickup_features", "dropoff_features"),
+    *("raw_trips", "arrivals", "trips", "quarantined_trips"),
+    *("pickup_features", "dropoff_features"),
     *("batch_predictions", "endpoint_payloads", "drift_report", "live_performance"),
 )
 OTHERS = (
@@ -177,6 +179,10 @@ class World:
     def alerts(self) -> list[tuple[str, str]]:
         rows = JsonLines(self.settings.home / "alerts.jsonl").rows()
         return [(str(row["severity"]), str(row["key"])) for row in rows]
+
+    def arrivals(self) -> list[dict[str, Any]]:
+        """The rows of the ledger."""
+        return EmbeddedPlatform(self.settings).tables.records("arrivals")
 
     def problems(self) -> list[str]:
         return [problem.key for problem in AlertLog(self.settings).problems()]

@@ -1,0 +1,69 @@
+"""A run that is told to stop: one line, its records closed, and the process ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from databricks_steps.settings import Settings
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SECONDS = 10.0  # for closing the records of a run
+_LOOK_SECONDS = 0.2
+
+
+def stoppable(settings: Settings, work: Callable[[], None]) -> None:
+    """Do the work in a thread of its own, while this one listens for signals.
+
+    Dagster and py4j answer signals in the main thread, each in its own way: with tracebacks, and
+    as failures that alert people. Here the process ends, as it would by SIGKILL, from which the
+    next run recovers; but before, its runs are marked as canceled.
+    """
+    failed: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:  # raised again where the command waits
+            failed.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True, name="run")
+    with _heard(lambda number, _: _stop(settings, number)):
+        thread.start()
+        while thread.is_alive():
+            thread.join(_LOOK_SECONDS)
+    if failed:
+        raise failed[0]
+
+
+@contextmanager
+def _heard(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Signals go to this handler meanwhile; a Ctrl-C that a shell has made ignored stays so."""
+    wanted = (n for n in SIGNALS if n == signal.SIGTERM or signal.getsignal(n) != signal.SIG_IGN)
+    before = {number: signal.signal(number, handler) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _stop(settings: Settings, number: int) -> None:
+    from taxi_assets import dagster_instance
+
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    closing = threading.Thread(
+        target=dagster_instance.cancel_own_runs, args=(settings,), daemon=True
+    )
+    closing.start()
+    closing.join(_SECONDS)
+    name = signal.Signals(number).name
+    click.secho(f"error: stopped by {name}; the same command goes on from here", err=True, fg="red")
+    os._exit(128 + number)
