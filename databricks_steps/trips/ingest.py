@@ -82,7 +82,7 @@ def raw_trips(
         Outcome(
             ARRIVALS,
             tables.rows(ARRIVALS),
-            {"source": text, "entries": entries},
+            {"source": text, "entries": entries, "skipped": ledger is None},
             ledger or _unchanged(tables, ARRIVALS),
         ),
     )

@@ -146,6 +146,7 @@ def test_where_nothing_changed_no_step_asks_for_the_engine_and_all_verdicts_stan
     assert {name: skipped(o) for name, o in first.items()} == {
         **{n: list(MONTHS) for n in (*DATA[:4], "quarantined_trips")},
         "training_set": True,
+        "arrivals": True,
     }
     for name, outcome in first.items():
         assert outcome.verdicts == second[name].verdicts
