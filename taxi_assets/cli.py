@@ -22,6 +22,7 @@ for command in (
     *(home.status, home.report, home.doctor, home.backup, home.restore, home.vacuum),
     *(serving.serve, serving.stop, serving.query, serving.deploy),
     *(models.rollback, models.approve, models.reproduce, models.replay),
+    home.certify,
     *(monitoring.scenario, monitoring.alerts),
 ):
     main.add_command(command)

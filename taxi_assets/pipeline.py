@@ -37,7 +37,7 @@ from taxi_assets.graph import BY_MONTH, JUDGING, PAYLOADS, SERVING, TRAINING, ma
 from taxi_assets.jobs import REPORTED, fare_pipeline
 from taxi_assets.partitions import RANGE_TAGS
 from taxi_assets.progress import progress
-from taxi_assets.resources import step_launcher
+from taxi_assets.resources import run_cluster, step_launcher
 from taxi_assets.resources.targets import Target, export
 from taxi_assets.resources.workspace import Workspace
 
@@ -172,7 +172,7 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
     forced = {name: {"config": {"force": True}} for name in FEATURES if options.force_features}
     *earlier, last = spans(months)
     job = _job(target)
-    with dagster_instance.instance(target.settings) as found:
+    with dagster_instance.instance(target.settings) as found, run_cluster.SHARED.held():
         _end_leftovers(target, found)
         for span in earlier if by_month else ():
             _execute(job, found, by_month, span, forced)

@@ -17,6 +17,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -228,7 +229,7 @@ def test_development_deploys_copies_and_production_one_by_its_service_principal(
 def test_the_job_cluster_is_that_of_a_launched_step() -> None:
     cluster = Cluster()
     assert variable("spark_version") == clusters.SPARK_VERSION == cluster.spark_version
-    assert variable("node_type") == clusters.NODE_TYPE == cluster.node_type
+    assert variable("node_type") == clusters.NODE_TYPES[clusters.CLOUD] == cluster.node_type
     assert (variable("workers"),) * 2 == cluster.workers
     assert variable("cluster")["data_security_mode"] == "SINGLE_USER"
     for job in jobs().values():
@@ -241,10 +242,19 @@ def test_the_job_cluster_is_that_of_a_launched_step() -> None:
         assert all(job["tags"] == tags for job in filled.values())
 
 
+def test_the_node_type_of_each_cloud_is_named_where_the_bundle_is_given_one() -> None:
+    told = BUNDLE["variables"]["node_type"]["description"]
+    others = {name for cloud, name in clusters.NODE_TYPES.items() if cloud != clusters.CLOUD}
+    assert all(name in told for name in others)
+
+
 def test_libraries_are_those_of_a_launched_step_without_dagster() -> None:
-    own = PROJECT["project"]["optional-dependencies"]["databricks"]
-    others = {each for each in Cluster().libraries if not each.startswith("dagster")} - {*own}
-    assert others <= {*PROJECT["project"]["dependencies"]}  # the wheel brings these itself
+    client, *others = Cluster().libraries
+    own = [client]
+    brought = {Requirement(text).name for text in PROJECT["project"]["dependencies"]}
+    assert {Requirement(text).name for text in others} - {"dagster"} <= brought  # by the wheel
+    (wanted,) = map(Requirement, PROJECT["project"]["optional-dependencies"]["databricks"])
+    assert wanted.specifier.contains(client.partition("==")[2])
     for job in jobs("prod").values():
         for task in job["tasks"]:
             wheel, *packages = task["libraries"]

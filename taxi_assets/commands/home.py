@@ -1,4 +1,4 @@
-"""Commands that look after a home: `status | report | doctor | backup | restore | vacuum`."""
+"""Commands that look after a home: `status | report | doctor | certify | backup | restore | vacuum`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 
 from databricks_steps.settings import inherited
-from taxi_assets.commands.common import TARGET, embedded, named, one_line_errors
+from taxi_assets.commands.common import TARGET, answering, embedded, named, one_line_errors
 from taxi_assets.resources.targets import POSTGRES
 
 FILE = click.Path(path_type=Path, dir_okay=False)
-COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "differs": "red", "unknown": "yellow"}
 
 
 @click.command()
@@ -56,6 +56,28 @@ def doctor(target_name: str | None, deep: bool, as_json: bool) -> None:
         for each in found:
             click.secho(str(each), fg=COLOURS[each.level])
     sys.exit(any(each.level == "fail" for each in found))
+
+
+@click.command()
+@TARGET
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@one_line_errors
+def certify(target_name: str | None, as_json: bool) -> None:
+    """Probe what only an account can tell.
+
+    Starts one cluster for a minute's task. A report to send when something differs; exit code 1
+    then.
+    """
+    where = answering(target_name)
+    from taxi_assets.doctor.certify import certified
+
+    found = certified(where)
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        for each in found:
+            click.secho(str(each), fg=COLOURS[each.state])
+    sys.exit(any(each.state == "differs" for each in found))
 
 
 @click.command()

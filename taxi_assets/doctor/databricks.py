@@ -10,6 +10,7 @@ from databricks_steps.errors import SettingsError
 from databricks_steps.settings import STAGING_VOLUME
 from taxi_assets.deployment.online_store import TABLES as PUBLISHED
 from taxi_assets.doctor.findings import Check, FaultError
+from taxi_assets.resources.clusters import NODE_TYPES
 from taxi_assets.resources.targets import Target
 from taxi_assets.resources.workspace import Workspace
 
@@ -42,6 +43,7 @@ def checks(target: Target) -> Mapping[str, Check]:
         "primary keys": asked.primary_keys,
         "alias": asked.alias,
         "runtime": asked.runtime,
+        "node type": asked.node_type,
     }
 
 
@@ -156,6 +158,20 @@ class _Asked:
                 f"Set TAXI_SPARK_VERSION to one of: {', '.join(sorted(filter(None, known))[-3:])}",
             )
         return cluster.spark_version
+
+    def node_type(self) -> str:
+        """Whether this cloud has the target's nodes."""
+        cluster = self._target.cluster
+        if cluster is None or cluster.existing or cluster.pool:
+            return "steps run on what is there"
+        found = self._client.clusters.list_node_types().node_types or []
+        known = {each.node_type_id for each in found}
+        if cluster.node_type not in known:
+            raise FaultError(
+                f"the workspace has no node type {cluster.node_type}",
+                f"Set TAXI_CLOUD to its cloud ({', '.join(NODE_TYPES)}), or TAXI_NODE_TYPE",
+            )
+        return cluster.node_type
 
     def _found(self, ask: Callable[[], Answer], what: str, fix: str) -> Answer:
         from databricks.sdk.errors import NotFound

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from databricks_steps.errors import SettingsError
 
-SPARK_VERSION = "17.3.x-cpu-ml-scala2.13"
-NODE_TYPE = "n2-highmem-4"
+SPARK_VERSION = "17.3.x-cpu-ml-scala2.13"  # the one place; docs/adr/0023 says why not 18
+NODE_TYPES = {"azure": "Standard_D4s_v3", "aws": "m5d.xlarge", "gcp": "n2-highmem-4"}
+CLOUD = "azure"  # where nobody says TAXI_CLOUD
+RUN, JOB, POOL, SERVERLESS = "run", "job", "pool", "serverless"  # of TAXI_COMPUTE
+# What a cluster installs beside its runtime: pinned as in requirements.lock for the runtime's
+# Python, 3.12. The first is not there; it is what resolves with the others.
+LIBRARIES = (
+    "databricks-feature-engineering==0.18.2",
+    "dagster==1.13.27",
+    "mlflow==3.17.2",
+    "onnx==1.23.2",
+    "onnxruntime==1.32.0",
+    "skl2onnx==1.20.0",
+    "skops==0.16.0",
+)
+IDLE_MINUTES = 20  # after which a run's cluster that nobody ended ends itself
+_ID = re.compile(r"\d{4}-\d{6}-\w+")  # of a cluster
 
 # Kind of a principal, as people write it → as the REST API does.
 PRINCIPALS = {"group": "group_name", "user": "user_name", "principal": "service_principal_name"}
@@ -28,28 +44,22 @@ CLUSTER = {
 class Cluster:
     """The cluster of a launched step, and how long the launcher waits for it.
 
-    `existing` names one that is there, which steps of a run then share; else each step gets a job
-    cluster of `workers` nodes (least and most of them: it scales between), from `pool` when one
-    is named. `permissions` are (who, level) of the run, who as `group:`, `user:` or `principal:`
-    and a name; `secrets` are (variable, scope, key), which only the cluster reads.
+    `existing` names one that is there. Else the steps of a run share one (`compute` is `run`), or
+    each gets a job cluster (`job`), of `workers` nodes (least and most of them: it scales between),
+    from `pool` when one is named. `permissions` are (who, level) of the run, who as `group:`,
+    `user:` or `principal:` and a name; `secrets` are (variable, scope, key), which only the
+    cluster reads.
     """
 
     spark_version: str = SPARK_VERSION
-    node_type: str = NODE_TYPE
+    node_type: str = NODE_TYPES[CLOUD]
+    compute: str = RUN
     workers: tuple[int, int] = (1, 1)
     existing: str = ""
     pool: str = ""
     policy: str = ""
     spark_conf: Mapping[str, str] = field(default_factory=dict)
-    libraries: tuple[str, ...] = (
-        "dagster==1.13.27",
-        "databricks-feature-engineering>=0.14",
-        "mlflow>=3.17,<4",
-        "onnx>=1.16",
-        "onnxruntime>=1.20",
-        "skl2onnx>=1.19",
-        "skops>=0.13",
-    )
+    libraries: tuple[str, ...] = LIBRARIES
     tags: Mapping[str, str] = field(default_factory=dict)
     permissions: tuple[tuple[str, str], ...] = ()
     secrets: tuple[tuple[str, str, str], ...] = ()
@@ -64,16 +74,18 @@ class Cluster:
         tags: Mapping[str, str],
         variables: Mapping[str, str],
         wheel: str,
+        shared: str = "",
     ) -> dict[str, Any]:
         """What is submitted for a step: its cluster, cost tags, libraries and limit of time.
 
-        `wheel` is the path of the project's own wheel.
+        `wheel` is the path of the project's own wheel, `shared` the id of the run's cluster.
         """
         from taxi_assets.partitions import RANGE_TAGS  # brings Dagster, for commands without
 
         months = ":".join(sorted({tags[tag] for tag in RANGE_TAGS if tag in tags}))
         costs = {**self.tags, "asset": step, "run": run, "month": months}
-        own = {"existing": self.existing} if self.existing else {"new": self._new(costs, variables)}
+        existing = self.existing or shared
+        own = {"existing": existing} if existing else {"new": self._new(costs, variables)}
         return {
             "run_name": f"{step} {months}".strip(),
             "cluster": own,
@@ -84,6 +96,18 @@ class Cluster:
             "install_default_libraries": False,  # they would break the cluster's own SDK
             "timeout_seconds": self.timeout_seconds,
         }
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the steps of a run share a cluster that is made for it."""
+        return self.compute == RUN and not self.existing
+
+    def run_spec(self, run: str, variables: Mapping[str, str]) -> dict[str, Any]:
+        """The cluster of a run as the REST API creates it."""
+        new = self._new({**self.tags, "run": run}, variables)
+        size, nodes = new.pop("size"), new.pop("nodes")
+        named = {"cluster_name": f"taxi-assets {run}", "autotermination_minutes": IDLE_MINUTES}
+        return {**new, **size, **nodes.get("node_types", nodes), **named}
 
     def _new(self, costs: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, Any]:
         least, most = self.workers
@@ -115,7 +139,15 @@ class Cluster:
         Raises:
             SettingsError: a variable holds a value that cannot be used.
         """
-        changes: dict[str, Any] = {key: env[name] for key, name in CLUSTER.items() if env.get(name)}
+        cloud = env.get("TAXI_CLOUD") or CLOUD
+        if cloud not in NODE_TYPES:
+            raise SettingsError(
+                "TAXI_CLOUD must be a cloud", repr(cloud), f"Use one of: {', '.join(NODE_TYPES)}"
+            )
+        changes: dict[str, Any] = {"node_type": NODE_TYPES[cloud]}
+        changes |= {key: env[name] for key, name in CLUSTER.items() if env.get(name)}
+        if env.get("TAXI_COMPUTE"):
+            changes |= _compute(env["TAXI_COMPUTE"], changes)
         if env.get("TAXI_CLUSTER_WORKERS"):
             changes["workers"] = _workers(env["TAXI_CLUSTER_WORKERS"])
         if env.get("TAXI_STEP_SECONDS"):
@@ -125,6 +157,29 @@ class Cluster:
         if env.get("TAXI_CLUSTER_SECRETS"):
             changes["secrets"] = _secrets(env["TAXI_CLUSTER_SECRETS"])
         return cls(**{**given, **changes})
+
+
+def _compute(text: str, given: Mapping[str, Any]) -> dict[str, str]:
+    """`run`, `job`, `pool` or the id of a cluster as changes of a `Cluster`."""
+    if text in (RUN, JOB):
+        return {"compute": text}
+    if text == POOL:
+        if "pool" not in given:
+            raise SettingsError("A pool is named by its id", "none", "Set TAXI_INSTANCE_POOL_ID")
+        return {"compute": JOB}
+    if text == SERVERLESS:
+        raise SettingsError(
+            "A launched step needs a cluster",
+            "TAXI_COMPUTE=serverless",
+            "Use run, job or pool; the bundle's jobs run serverless: docs/databricks.md",
+        )
+    if not _ID.fullmatch(text):
+        raise SettingsError(
+            "TAXI_COMPUTE must be run, job, pool or the id of a cluster",
+            repr(text),
+            "Unset it for one cluster a run",
+        )
+    return {"existing": text}
 
 
 def _workers(text: str) -> tuple[int, int]:

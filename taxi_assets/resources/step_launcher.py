@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dagster as dg
 
+from taxi_assets.resources import run_cluster
 from taxi_assets.resources.targets import Target
 
 # Called with each event of a launched step, which reaches no logger of this process.
@@ -23,11 +24,12 @@ def step_launcher(target: Target) -> dg.ResourceDefinition:
     @dg.resource(
         description="Runs a step as a Databricks job", required_resource_keys={"workspace"}
     )
-    def launcher(context: dg.InitResourceContext) -> Any:
+    def launcher(context: dg.InitResourceContext) -> Iterator[Any]:
         with warnings.catch_warnings():  # it warns that launchers are superseded by Pipes
             warnings.simplefilter("ignore")
             from taxi_assets.resources.volume_launcher import VolumeLauncher
 
-            return VolumeLauncher(target, cluster, context.resources.workspace.client)
+        with run_cluster.SHARED.held():
+            yield VolumeLauncher(target, cluster, context.resources.workspace.client)
 
     return launcher

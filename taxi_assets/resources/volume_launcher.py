@@ -34,6 +34,7 @@ from databricks.sdk.errors.base import DatabricksError
 
 from databricks_steps.errors import TaxiError
 from databricks_steps.settings import REPOSITORY
+from taxi_assets.resources import run_cluster
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.remote_setup import RemoteSetup
 from taxi_assets.resources.staging import Staging, empty_zip, patiently
@@ -104,6 +105,7 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
                 run.tags,
                 self._target.remote_environment(),
                 self._staging.put_wheel(),
+                self._shared(run.run_id),
             ) | {"idempotency_token": uuid.uuid4().hex}
             for event in super().launch_step(step_context):
                 for listener in LISTENERS:
@@ -122,6 +124,13 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
             if self._run and not succeeded:
                 self._runner.await_end(self._run)
             self._clean(run.run_id, self._sanitize_step_key(step))
+
+    def _shared(self, run: str) -> str:
+        """The cluster of the run, made when this is its first launched step."""
+        if not self._cluster.is_shared:
+            return ""
+        spec = self._cluster.run_spec(run, self._target.remote_environment())
+        return run_cluster.SHARED.made(self._staging.workspace_client, spec)
 
     def _upload_artifacts(
         self, log: DagsterLogManager, step_run_ref: StepRunRef, run_id: str, step_key: str

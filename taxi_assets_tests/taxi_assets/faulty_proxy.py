@@ -26,6 +26,7 @@ from taxi_assets.emulator import auth, process
 from taxi_assets.resources.staging import RUNS
 
 SUBMIT, GET = "/api/2.2/jobs/runs/submit", "/api/2.2/jobs/runs/get"
+CREATE = "/api/2.1/clusters/create"
 LAUNCH = """
 import sys
 from taxi_assets import dagster_instance, pipeline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,9 +23,21 @@ from databricks_steps.settings import REPOSITORY
 from databricks_steps.steps import STEPS
 from taxi_assets import graph
 from taxi_assets.definitions import defs
+from taxi_assets.emulator.runtime.cluster_packages import THERE_ALONE
 from taxi_assets.partitions import MONTHS, RANGE_TAGS, run_months
+from taxi_assets.resources import clusters
 from taxi_assets.resources.targets import target
 
+CLUSTER = {  # the Python of Databricks Runtime 17.3
+    "python_version": "3.12",
+    "python_full_version": "3.12.3",
+    "sys_platform": "linux",
+    "platform_machine": "x86_64",
+    "platform_system": "Linux",
+    "os_name": "posix",
+    "platform_python_implementation": "CPython",
+    "implementation_name": "cpython",
+}
 BLOCKING = {
     "trips": {"rows_conserved", "schema_contract"},
     "pickup_features": {"key_unique", "no_future_knowledge"},
@@ -183,9 +197,21 @@ def test_every_module_opens_with_its_charter() -> None:
             assert lines[0].startswith('"""'), path
 
 
-def test_a_clusters_libraries_are_pinned_as_the_project_pins_them() -> None:
-    project = (REPOSITORY / "pyproject.toml").read_text()
-    cluster = target("loopback").cluster
-    assert cluster is not None
-    assert [name for name in cluster.libraries if f'"{name}"' not in project] == []
-    assert cluster.libraries[0].startswith("dagster==")
+def test_a_clusters_libraries_are_those_of_the_lock_for_its_python() -> None:
+    lines = (REPOSITORY / "requirements.lock").read_text().splitlines()
+    locked = {}
+    for line in lines:
+        if line and not line.lstrip().startswith("#"):
+            wanted = Requirement(line)
+            if wanted.marker is None or wanted.marker.evaluate(CLUSTER):
+                locked[wanted.name] = str(wanted.specifier)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    for library in map(Requirement, clusters.LIBRARIES):
+        assert re.fullmatch(r"==[0-9.]+", str(library.specifier))
+        if library.name in THERE_ALONE:
+            assert library.name not in locked
+        else:
+            assert str(library.specifier) == locked[library.name]
+    named = {Requirement(text).name for text in clusters.LIBRARIES}
+    runtime = {"matplotlib", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy"}
+    assert {Requirement(text).name for text in project["dependencies"]} <= named | runtime

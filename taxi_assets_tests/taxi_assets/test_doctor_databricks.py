@@ -46,6 +46,7 @@ def documents() -> dict[str, Any]:
         f"{CATALOG}/effective-permissions/function/{MODEL}": effective("EXECUTE"),
         **{f"{CATALOG}/tables/{name}": {**table, "full_name": name} for name in FEATURES},
         f"{CATALOG}/models/{MODEL}": {"full_name": MODEL, "owner": ME},
+        "/api/2.1/clusters/list-node-types": {"node_types": [{"node_type_id": "Standard_D4s_v3"}]},
         "/api/2.1/clusters/spark-versions": {"versions": [{"key": "17.3.x-cpu-ml-scala2.13"}]},
     }
 
@@ -117,6 +118,11 @@ REMOTE_FAULTS = (
         "/api/2.1/clusters/spark-versions",
         {"versions": [{"key": "15.4.x-scala2.12"}]},
         *("runtime", "the workspace has no runtime 17.3", "TAXI_SPARK_VERSION to one of: 15.4"),
+    ),
+    (
+        "/api/2.1/clusters/list-node-types",
+        {"node_types": [{"node_type_id": "m5d.xlarge"}]},
+        *("node type", "the workspace has no node type Standard_D4s_v3", "Set TAXI_CLOUD to its"),
     ),
 )
 

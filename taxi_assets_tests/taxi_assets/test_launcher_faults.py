@@ -22,6 +22,7 @@ from faulty_proxy import (
     Request,
     behind_proxy,
     cancel,
+    client,
     launch,
     orchestrator,
     runs,
@@ -32,11 +33,11 @@ from faulty_proxy import (
 
 from databricks_steps.settings import STAGING_VOLUME
 from taxi_assets import dagster_instance
+from taxi_assets.resources.clusters import NODE_TYPES, SPARK_VERSION
 from taxi_assets.resources.staging import RUNS, WHEELS, wheel
 from taxi_assets_tests.waiting import until
 
-NODES = pytest.mark.xfail(reason="nodes of another cloud are asked for")
-pytestmark = [pytest.mark.long, NODES]  # each fault is a launched step, with a JVM
+pytestmark = pytest.mark.long  # each fault is a launched step, with a JVM
 
 CANCEL = "/api/2.2/jobs/runs/cancel"
 Proxied = tuple[Home, FaultyProxy, dict[str, str]]
@@ -268,19 +269,25 @@ def test_a_secret_is_read_where_the_step_runs_and_named_when_it_is_not_there(
     assert staged(home) == []
 
 
-@pytest.mark.parametrize("cluster", ["", "shared-cluster"])
+@pytest.mark.parametrize("compute", ["run", "job", "existing"])
 def test_what_a_killed_orchestrator_left_at_work_is_ended_by_the_next_run(
-    proxied: Proxied, cluster: str
+    proxied: Proxied, compute: str
 ) -> None:
     home, _, environment = proxied
-    environment = {**environment, "TAXI_CLUSTER_ID": cluster}
+    cluster = compute
+    if compute == "existing":
+        made = client(home).clusters.create(SPARK_VERSION, node_type_id=NODE_TYPES["azure"])
+        cluster = str(made.response.cluster_id)
+    environment = {**environment, "TAXI_COMPUTE": cluster}
     with orchestrator(MONTHS[0], environment) as killed:
         until(lambda: tasks(home), 60)
         killed.kill()
     (task,) = tasks(home)
     os.kill(task, signal.SIGSTOP)  # else it may have ended before anybody looks
     left = runs(home)[0]
-    assert left["tasks"][0].get("existing_cluster_id", "") == cluster
+    on = left["tasks"][0].get("existing_cluster_id")
+    assert (on is None) == (compute == "job")
+    assert (on == cluster) == (compute == "existing")
     assert len(staged(home)) >= 4
     again = orchestrator(MONTHS[0], environment)
     until(lambda: _life(home, left["run_id"]) == "TERMINATING", 60)

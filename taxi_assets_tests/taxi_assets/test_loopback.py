@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest_run import MONTHS, Home, table_rows
-from faulty_proxy import runs
+from faulty_proxy import client, runs
 
 from databricks_steps import schemas
 from databricks_steps.settings import STAGING_VOLUME
@@ -17,12 +17,7 @@ from databricks_steps.steps import STEPS
 from taxi_assets.resources import staging
 from taxi_assets.resources.targets import target
 
-NODES = pytest.mark.xfail(reason="nodes of another cloud are asked for")
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.alone,
-    NODES,
-]  # the whole pipeline, each step with a JVM
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # the whole pipeline, each step with a JVM
 
 PARITY = "serving_endpoint_train_serve_parity"  # the one check that reads the holdout with Spark
 
@@ -35,21 +30,25 @@ def launched(homes: Any, small_source: Path) -> Home:
     return home
 
 
-def test_every_spark_step_is_one_run_with_the_targets_cluster(launched: Home) -> None:
+def test_every_spark_step_is_a_task_of_the_one_cluster_of_the_run(launched: Home) -> None:
     found = runs(launched)
     steps = {*STEPS, PARITY}
     assert {run["run_name"].split(" ")[0] for run in found} == steps
     assert len(found) == len(steps)
     cluster = target("loopback").cluster
     assert cluster is not None
+    (shared,) = client(launched).clusters.list()
+    assert (shared.spark_version, shared.num_workers) == (cluster.spark_version, 1)
+    assert (shared.node_type_id, shared.autotermination_minutes) == ("Standard_D4s_v3", 20)
+    assert str(shared.cluster_name).startswith("taxi-assets ")
+    assert shared.state is not None
+    assert shared.state.value == "TERMINATED"
     wheel_name, _ = staging.wheel()
     for run in found:
         (task,) = run["tasks"]
         assert run["state"]["result_state"] == "SUCCESS"
-        spec = task["new_cluster"]
-        assert (spec["spark_version"], spec["num_workers"]) == (cluster.spark_version, 1)
-        assert spec["custom_tags"]["asset"] == run["run_name"].split(" ")[0]
-        assert re.fullmatch(r"2022-0\d(:2022-0\d)?", spec["custom_tags"]["month"])
+        assert task["existing_cluster_id"] == shared.cluster_id
+        assert re.fullmatch(r"\w+ 2022-0\d(:2022-0\d)?", run["run_name"])
         wheel, *others = task["libraries"]
         assert wheel["whl"].endswith(wheel_name)
         packages = [library["pypi"]["package"] for library in others]

@@ -21,7 +21,15 @@ from urllib.parse import unquote
 
 import pytest
 from conftest_run import MONTHS
-from faulty_proxy import SUBMIT, AnsweredError, FaultyProxy, Request, behind_proxy, orchestrator
+from faulty_proxy import (
+    CREATE,
+    SUBMIT,
+    AnsweredError,
+    FaultyProxy,
+    Request,
+    behind_proxy,
+    orchestrator,
+)
 from test_wheel import packaged
 
 from databricks_steps.settings import REPOSITORY
@@ -223,7 +231,6 @@ def test_the_wheel_is_enough_to_make_the_definitions(launched: Launched, tmp_pat
     assert stopped.stderr.startswith("error: This installation has no emulator: ")
 
 
-@pytest.mark.xfail(reason="nodes of another cloud are asked for")
 def test_files_and_wheel_are_staged_for_a_step_and_one_run_is_submitted(launched: Launched) -> None:
     put = [request.path for request, _ in launched.exchanged if request.method == "PUT"]
     wheel, *files = sorted(
@@ -238,12 +245,13 @@ def test_files_and_wheel_are_staged_for_a_step_and_one_run_is_submitted(launched
     ]
     (submitted,) = [request for request, _ in launched.exchanged if request.path == SUBMIT]
     (task,) = json.loads(submitted.body)["tasks"]
-    variables = task["new_cluster"]["spark_env_vars"]
+    (made,) = [request for request, _ in launched.exchanged if request.path == CREATE]
+    assert "existing_cluster_id" in task
+    variables = json.loads(made.body)["spark_env_vars"]
     assert set(variables) & set(PLANTED) == set()
     assert {name for name in variables if re.search("TOKEN|SECRET|PASSWORD|KEY", name)} == set()
 
 
-@pytest.mark.xfail(reason="nodes of another cloud are asked for")
 def test_no_secret_travels_or_is_written_down(launched: Launched) -> None:
     out, _, refusal, _ = launched.said
     assert "said: success" in out

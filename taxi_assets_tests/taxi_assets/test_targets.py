@@ -16,7 +16,7 @@ from databricks_steps.training import candidate, lineage
 from databricks_steps.training.registry import Version
 from taxi_assets.cli import main
 from taxi_assets.definitions import build_defs
-from taxi_assets.resources.clusters import Cluster
+from taxi_assets.resources.clusters import NODE_TYPES, Cluster
 from taxi_assets.resources.targets import LAUNCHED, NAMES, target
 
 
@@ -182,6 +182,38 @@ def test_a_new_cluster_scales_from_a_pool_under_a_policy() -> None:
 
 def test_steps_of_a_run_share_an_existing_cluster() -> None:
     assert submitted(cluster(TAXI_CLUSTER_ID="1124-abc"))["cluster"] == {"existing": "1124-abc"}
+    found = cluster(TAXI_COMPUTE="1124-101010-abcdefgh")
+    assert submitted(found)["cluster"] == {"existing": "1124-101010-abcdefgh"}
+    assert not found.is_shared
+
+
+def test_the_steps_of_a_run_share_one_cluster_unless_each_is_to_have_its_own() -> None:
+    assert cluster().is_shared
+    assert cluster(TAXI_COMPUTE="run", TAXI_INSTANCE_POOL_ID="pool-1").is_shared
+    assert not cluster(TAXI_COMPUTE="job").is_shared
+    assert not cluster(TAXI_COMPUTE="pool", TAXI_INSTANCE_POOL_ID="pool-1").is_shared
+    spec = cluster(TAXI_CLUSTER_WORKERS="2:8").run_spec("run-1", {"A": "1"})
+    assert spec == {
+        "cluster_name": "taxi-assets run-1",
+        "autotermination_minutes": 20,
+        "spark_version": "17.3.x-cpu-ml-scala2.13",
+        "node_type_id": "Standard_D4s_v3",
+        "autoscale": {"min_workers": 2, "max_workers": 8},
+        "spark_conf": {},
+        "spark_env_vars": {"A": "1"},
+        "custom_tags": {"project": "taxi-assets", "target": "dev", "run": "run-1"},
+        "data_security_mode": "SINGLE_USER",
+    }
+    pooled = cluster(TAXI_INSTANCE_POOL_ID="pool-1").run_spec("run-1", {})
+    assert (pooled["instance_pool_id"], pooled["num_workers"]) == ("pool-1", 1)
+    assert "node_type_id" not in pooled
+
+
+@pytest.mark.parametrize("cloud", sorted(NODE_TYPES))
+def test_each_cloud_has_its_node_type_and_a_variable_comes_first(cloud: str) -> None:
+    assert cluster(TAXI_CLOUD=cloud).node_type == NODE_TYPES[cloud]
+    assert cluster(TAXI_CLOUD=cloud, TAXI_NODE_TYPE="x").node_type == "x"
+    assert cluster().node_type == NODE_TYPES["azure"]
 
 
 def test_permissions_and_secrets_are_references() -> None:
@@ -201,6 +233,10 @@ def test_permissions_and_secrets_are_references() -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "message"),
     [
+        ("TAXI_CLOUD", "oracle", r"must be a cloud: 'oracle'\. Use one of: azure, aws, gcp"),
+        ("TAXI_COMPUTE", "big", r"must be run, job, pool or the id of a cluster: 'big'"),
+        ("TAXI_COMPUTE", "pool", r"A pool is named by its id: none\. Set TAXI_INSTANCE_POOL_ID"),
+        ("TAXI_COMPUTE", "serverless", r"A launched step needs a cluster"),
         ("TAXI_CLUSTER_WORKERS", "two", r"a number, or the least and the most: 'two'"),
         ("TAXI_CLUSTER_WORKERS", "8:2", r"the least and the most: '8:2'"),
         ("TAXI_STEP_SECONDS", "0", r"a whole number from 1 to 604800: '0'"),

@@ -6,6 +6,7 @@ driver as little as in Python workers, unless a library brings it.
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import venv
@@ -19,6 +20,7 @@ from packaging.requirements import Requirement
 
 from taxi_assets.emulator import errors
 
+_LOG = logging.getLogger(__name__)
 # What a runtime brings; the last two stand for its tables and, without a JVM, its engine.
 RUNTIME = (
     *("databricks-sdk", "matplotlib", "numpy", "pandas", "pyarrow", "pyspark[connect]"),
@@ -70,14 +72,13 @@ def _installed(wanted: Requirement) -> Distribution:
     try:
         found = distribution(wanted.name)
     except PackageNotFoundError as error:
-        raise _unresolved(wanted, "not installed here") from error
+        raise errors.invalid(
+            "Library installation failed", f"{wanted}: not installed here", "Install it first"
+        ) from error
     if not wanted.specifier.contains(found.version, prereleases=True):
-        raise _unresolved(wanted, f"{found.version} is installed here")
+        # A cluster's Python, and so its lock, may be another than this machine's.
+        _LOG.info("%s stands for %s", found.version, wanted)
     return found
-
-
-def _unresolved(wanted: Requirement, why: str) -> errors.ApiError:
-    return errors.invalid("Library installation failed", f"{wanted}: {why}", "Install it first")
 
 
 def _link(found: Distribution, site: Path) -> None:

@@ -376,11 +376,11 @@ def test_neither_the_project_nor_the_orchestrators_packages_are_on_a_cluster(
 
 def test_a_library_that_cannot_be_had_fails_the_run_by_name(workspace: Workspace) -> None:
     file = write(workspace, "none.py", "print('never')")
-    library = Library(pypi=PythonPyPiLibrary("mlflow==0.0.1"))
+    library = Library(pypi=PythonPyPiLibrary("no-such-package==1.0"))
     run = ended(workspace, submit(workspace, file, libraries=[library]))
     assert state(run) == ("TERMINATED", "FAILED")
     assert run.state is not None
-    assert "Library installation failed: mlflow==0.0.1" in str(run.state.state_message)
+    assert "Library installation failed: no-such-package==1.0" in str(run.state.state_message)
 
 
 def run_log(workspace: Workspace, run_id: int) -> str:

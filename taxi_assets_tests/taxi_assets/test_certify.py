@@ -1,0 +1,80 @@
+"""`certify` against the emulator as if it were Databricks: each item once, and no guess."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_run import Home
+
+from databricks_steps.settings import REPOSITORY, SAIL
+from taxi_assets.emulator import auth, process
+
+pytestmark = pytest.mark.slow  # a task on a cluster
+
+ITEMS = {
+    "a tag with a colon": "ok",
+    "python_file on a volume": "ok",
+    "wheel in Python workers": "ok",
+    "_metadata.row_index": None,  # the engine's word
+    "system.serving.served_entities": "differs",  # the emulator has no such table
+    "last_modified of folders": "ok",
+    "node types": "ok",
+    "online store": "unknown",
+    "identity of the endpoint": "unknown",
+    "owner of the model": "unknown",
+    "Python workers on serverless": "unknown",
+}
+
+
+@pytest.fixture(scope="module")
+def environment(homes: Any) -> tuple[Home, dict[str, str]]:
+    home: Home = homes("certified")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAXI_SPARK", SAIL)  # of the emulator's tasks
+        process.ensure_running(home.settings)
+    token = auth.token(home.settings.token_file)
+    host = home.settings.host
+    return home, {"DATABRICKS_HOST": host, "DATABRICKS_TOKEN": token, "NO_PROXY": "127.0.0.1"}
+
+
+def test_every_item_is_probed_once_and_told(environment: tuple[Home, dict[str, str]]) -> None:
+    home, known = environment
+    done = home.call("certify", "--target", "dev", "--json", **known)
+    found = {each["item"]: (each["state"], each["found"]) for each in json.loads(done.stdout)}
+    assert list(found) == list(ITEMS), done.stderr
+    for item, state in ITEMS.items():
+        assert state in (None, found[item][0]), (item, found[item])
+    assert found["wheel in Python workers"][1] == "a function of the wheel gave [0, 2]"
+    assert found["a tag with a colon"][1] == "month 2022-01:2022-02"
+    assert found["online store"][1].startswith("not there yet: ")
+    assert done.returncode == 1  # something differs
+
+
+def test_a_cluster_that_cannot_be_had_is_what_differs(
+    environment: tuple[Home, dict[str, str]],
+) -> None:
+    home, known = environment
+    done = home.call("certify", "--target", "dev", **known, TAXI_CLOUD="aws")
+    lines = {re.split(r"  +", line)[1]: line for line in done.stdout.splitlines() if line}
+    assert done.returncode == 1
+    assert "Node type m5d.xlarge is not supported" in lines["python_file on a volume"]
+    assert lines["wheel in Python workers"].startswith("unknown")
+    assert lines["node types"].startswith("differs")
+
+
+def test_a_target_without_launched_steps_has_nothing_to_probe(
+    environment: tuple[Home, dict[str, str]],
+) -> None:
+    home, _ = environment
+    done = home.call("certify", "--target", "local")
+    assert done.returncode == 1
+    assert "error: certify probes a workspace that launches steps: local" in done.stderr
+
+
+def test_the_documentation_names_every_item() -> None:
+    told = Path(REPOSITORY / "docs" / "databricks.md").read_text(encoding="utf-8")
+    assert [item for item in ITEMS if f"| {item} |" not in told.replace("`", "")] == []
