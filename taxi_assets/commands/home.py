@@ -1,4 +1,4 @@
-"""Commands that look after a home: `status | report | doctor | certify | backup | restore | vacuum`."""
+"""Commands that look after a home: `status | report | doctor`, backups; and `certify`."""
 
 from __future__ import annotations
 
