@@ -22,7 +22,7 @@ ROWS = 36_000_000
 MONTH = "2022-03"
 LIMIT = 2.0
 SAMPLE = 100_000  # rows that the baseline learns from
-INPUTS = tuple(column.name for column in schemas.MODEL_INPUTS)
+INPUTS = tuple(column.name for column in schemas.WATCHED_INPUTS)
 PLACES = distributions.LOCATIONS
 ROUNDS = 3
 
@@ -66,7 +66,7 @@ def _stored(spark: SparkSession, rows: int, path: Path) -> DataFrame:
     ]
     for seed, name in enumerate((*INPUTS, "predicted_fare")):
         value = F.exp(F.randn(seed) * 0.5 + seed / 10)
-        if name in ("pickup_hour", "pickup_weekday", "pickup_is_weekend", "pickup_is_airport"):
+        if name in ("pickup_hour", "pickup_weekday", "pickup_is_weekend") or "airport" in name:
             value = F.floor(F.rand(seed) * (24 if name == "pickup_hour" else 2)).cast("double")
         columns.append(F.when(F.rand(seed + 50) > 0.001, value).alias(name))
     spark.range(rows, numPartitions=16).select(*columns).write.parquet(str(path))

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps.errors import ModelError
-from databricks_steps.trips.boroughs import NAMES as BOROUGHS
-from databricks_steps.trips.boroughs import ZONES, places
+from databricks_steps.trips.zones import NAMES as BOROUGHS
+from databricks_steps.trips.zones import ZONES, places
 
 if TYPE_CHECKING:
     import numpy as np

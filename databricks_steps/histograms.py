@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from databricks_steps.batches import larger
 from databricks_steps.distributions import LOCATIONS, WEEKS, Bins, Counted, Tally
-from databricks_steps.trips.boroughs import IDS, ZONES
+from databricks_steps.trips.zones import IDS, ZONES
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,6 +11,12 @@ ENDPOINT_PAYLOADS = Table(
         Column("request_id", "string", "Databricks' id of the request", nullable=False),
         Column("request_row", "int", "Position in the request, from 0", nullable=False),
         Column("client_request_id", "string", "The client's own id, where it sent one"),
+        Column(
+            "origin",
+            "string",
+            "client; check: a request of the project's own, none of which is kept here",
+            nullable=False,
+        ),
         Column("requested_at", "timestamp", "When it was asked (UTC)", nullable=False),
         Column("status_code", "int", "HTTP status of the answer", nullable=False),
         Column("latency", "double", "Time to the answer", "ms"),

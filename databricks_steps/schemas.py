@@ -164,7 +164,8 @@ PICKUP_FEATURES = Table(
             "miles per hour",
             DEFAULT_SPEED,
         ),
-        _feature("pickup_is_airport", "int", "1 at JFK, LaGuardia or Newark", "flag", 0),
+        # No lookup answers it: an airport is one whether trips tell of it or not.
+        Column("pickup_is_airport", "int", "1 at JFK, LaGuardia or Newark", "flag"),
         *_FEATURE_TAIL,
     ),
     primary_key=("location_id", "known_at"),
@@ -213,11 +214,20 @@ REQUEST_FEATURES = (
     Column("pickup_hour", "int", "Hour of the pickup, 0 to 23", "hour", nullable=False),
     Column("pickup_weekday", "int", "Day of the pickup, 0 Monday to 6 Sunday", "day", False),
     Column("pickup_is_weekend", "int", "1 on Saturday and Sunday", "flag", nullable=False),
+    Column("pickup_is_airport", "int", "1 at JFK, LaGuardia or Newark", "flag", nullable=False),
+    Column("dropoff_is_airport", "int", "1 at JFK, LaGuardia or Newark", "flag", nullable=False),
+    Column("pickup_location_id", "int", "TLC taxi zone, or a zip code", nullable=False),
+    Column("dropoff_location_id", "int", "TLC taxi zone, or a zip code", nullable=False),
+    Column("trip_type", "int", "1 street hail, 2 dispatch, 0 not told", nullable=False),
 )
 
 LABEL = "fare_amount"
 TRAIN, HOLDOUT, BETWEEN = "train", "holdout", "between"  # values of training_set.split
 MODEL_INPUTS = (*REQUEST_FEATURES, *PICKUP_FEATURES.features, *DROPOFF_FEATURES.features)
+# Inputs whose values lie in an order: a distribution of ids or codes has no distance.
+WATCHED_INPUTS = tuple(
+    c for c in MODEL_INPUTS if not c.name.endswith("_location_id") and c.name != "trip_type"
+)
 
 TRAINING_SET = Table(
     "training_set",
@@ -226,8 +236,6 @@ TRAINING_SET = Table(
         TRIP_ID,
         Column("pickup_datetime", "timestamp", "Meter on", nullable=False),
         Column("dropoff_datetime", "timestamp", "Meter off", nullable=False),
-        Column("pickup_location_id", "int", "Zone of the pickup", nullable=False),
-        Column("dropoff_location_id", "int", "Zone of the dropoff", nullable=False),
         *(Column(c.name, c.type, c.comment, c.unit, nullable=False) for c in MODEL_INPUTS),
         Column(
             "pickup_feature_age", "long", "Age of the pickup features; null: default", "seconds"
@@ -235,6 +243,7 @@ TRAINING_SET = Table(
         Column(
             "dropoff_feature_age", "long", "Age of the dropoff features; null: default", "seconds"
         ),
+        Column("kind", "string", "metered, negotiated, flat or block; no input", nullable=False),
         Column(LABEL, "double", "The label", "dollars", nullable=False),
         Column("split", "string", "train, holdout, or between", nullable=False),
         TRIP_MONTH,

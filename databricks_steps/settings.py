@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,7 @@ ENGINES = ("local", "spark://", CONNECT, "yarn", "k8s://")  # how TAXI_SPARK beg
 RUNTIME = "DATABRICKS_RUNTIME_VERSION"  # Databricks sets it on every cluster
 STAGING_VOLUME = "dagster_staging"  # the volume of launched steps and of what a step keeps in files
 LANDING = "landing"  # the volume that trips arrive in
+MOST_DELAY_DAYS = 3_650
 _SPEAKS_CONNECT = "SPARK_CONNECT_MODE_ENABLED"  # PySpark's, once a session of Connect was made
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -34,8 +36,8 @@ class Forest:
     """Parameters of the scikit-learn random forest: its own names, but for `rows_per_tree`."""
 
     n_estimators: int = 40
-    min_samples_leaf: int = 8
-    max_features: float = 0.8
+    min_samples_leaf: int = 5
+    max_features: float = 0.5
     rows_per_tree: int = 40_000  # bounds the cost of a tree however many months there are
     random_state: int = 20220131
     n_jobs: int = -1
@@ -95,6 +97,7 @@ class Gate:
         Slicing("hour", "pickup_hour", 0.10, "h", (6, 10, 16, 20)),
         Slicing("distance", "trip_distance", 0.10, "miles", (1, 2, 5, 10)),
         Slicing("airport", "pickup_is_airport", 0.15),
+        Slicing("kind", "kind", 0.15),
     )
 
 
@@ -144,6 +147,7 @@ class Settings:
     spark: str = SAIL  # the engine: Sail, a master of Spark, or a Spark Connect server
     driver_memory: str = "3g"  # of Sail, or of Spark's driver
     lookback_days: int = 7
+    feature_delay_days: int = 60  # how old features are when a ride asks: until trips are published
     trailing_months: int = 3
     holdout_share: float = 0.2
     max_training_rows: int = 2_000_000
@@ -184,6 +188,8 @@ class Settings:
             changes["home"] = replace(cls(), **changes).volume_home
         if env.get("TAXI_PORT"):
             changes["port"] = _port(env["TAXI_PORT"])
+        if env.get("TAXI_FEATURE_DELAY"):
+            changes["feature_delay_days"] = _days("TAXI_FEATURE_DELAY", env)
         if env.get("TAXI_REQUIRE_APPROVAL"):
             changes["require_approval"] = _flag("TAXI_REQUIRE_APPROVAL", env)
         if env.get("TAXI_SCALE_TO_ZERO"):
@@ -199,6 +205,7 @@ class Settings:
             "TAXI_HOME": str(self.home),
             "TAXI_PLATFORM": self.platform,
             "TAXI_PORT": str(self.port),
+            "TAXI_FEATURE_DELAY": str(self.feature_delay_days),
             "TAXI_REQUIRE_APPROVAL": str(self.require_approval).lower(),
             "TAXI_SCALE_TO_ZERO": str(self.scale_to_zero).lower(),
         }
@@ -212,6 +219,19 @@ class Settings:
     def engine(self) -> str:
         """The engine as people read it: without the token that a Spark Connect address may hold."""
         return self.spark.partition("/;")[0]
+
+    @property
+    def features_are_served(self) -> bool:
+        """Whether a ride can meet a feature at all: one older than the lookback is not used."""
+        return self.feature_delay_days <= self.lookback_days
+
+    @property
+    def lookup_delay(self) -> timedelta:
+        """How long before the pickup a row must be known to be looked up.
+
+        Where rides meet no feature, none: what the tables tell is then watched, not learned.
+        """
+        return timedelta(days=self.feature_delay_days if self.features_are_served else 0)
 
     def table(self, name: str) -> str:
         """Three-level name of a table: `pickup_features` → `p03.e2e_demo_simon.pickup_features`."""
@@ -338,6 +358,17 @@ def _port(text: str) -> int:
             "TAXI_PORT must be a whole number from 1024 to 65535",
             repr(text),
             "Set it to a free port, or unset it for 8200",
+        )
+    return int(text)
+
+
+def _days(name: str, env: Mapping[str, str]) -> int:
+    text = env[name]
+    if not text.isascii() or not text.isdigit() or int(text) > MOST_DELAY_DAYS:
+        raise SettingsError(
+            f"{name} must be a whole number of days from 0 to {MOST_DELAY_DAYS}",
+            repr(text),
+            "Set it to 0 for a live feed, or unset it for 60, TLC's publication",
         )
     return int(text)
 

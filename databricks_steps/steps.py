@@ -22,13 +22,14 @@ from databricks_steps.features import (
 )
 from databricks_steps.features import request as request_features
 from databricks_steps.features.lookups import Lookup
-from databricks_steps.inference import batch
+from databricks_steps.inference import batch, scorer
 from databricks_steps.interfaces import Outcome, Platform, Verdict
 from databricks_steps.monitoring import payloads, watch
 from databricks_steps.months import shift, start, trailing, with_months_before
 from databricks_steps.training import (
     candidate,
     dataset,
+    feature_ages,
     fit,
     intervals,
     lineage,
@@ -37,7 +38,7 @@ from databricks_steps.training import (
     registry,
 )
 from databricks_steps.training.leakage_checks import featured, no_label_leak
-from databricks_steps.trips import ingest
+from databricks_steps.trips import ingest, kinds, zones
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -72,7 +73,7 @@ def training_set(platform: Platform, months: Months, force: bool = False) -> tup
         tables.contents("trips", chosen),
         *_lookup_inputs(platform, chosen),
         settings.holdout_share,
-        fingerprint.code(dataset),
+        fingerprint.code(dataset, kinds),
     )
     commit = None
     if force or tables.made_from("training_set") != made_from:
@@ -100,8 +101,10 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
         settings.forest,
         settings.gate,
         settings.interval,
+        settings.feature_delay_days,
         fingerprint.code(
-            candidate, distributions, fit, _FOREST, dataset, promotion_gate, intervals
+            *(candidate, distributions, fit, _FOREST, dataset, promotion_gate, intervals),
+            *(feature_ages, zones, scorer),
         ),
         *registry.requirements(),
     )
@@ -157,9 +160,8 @@ def batch_predictions(
     stale = [m for m in chosen if force or tables.made_from("batch_predictions", m) != digest[m]]
     commit = None
     if stale:
-        looked_up = platform.features.look_up(tables.read("trips", stale), lookups.LOOKUPS, stale)
         scored = batch.with_predicted_fares(
-            request_features.with_request_features(looked_up),
+            request_features.with_request_features(_as_served(platform, stale)),
             registry.folder(settings, champion.number),
         )
         # All of the months, so that fares of trips that a correction took away go with them.
@@ -229,6 +231,15 @@ def _require(platform: Platform, name: str) -> None:
         raise TableError(f"{name} is needed", "it holds no rows", "Run without --skip-features")
 
 
+def _as_served(platform: Platform, months: Sequence[str]) -> DataFrame:
+    """Trips as rides are asked for: with features as old as then, no trip type told."""
+    settings = platform.settings
+    trips = platform.tables.read("trips", months).drop(request_features.TRIP_TYPE)
+    if not settings.features_are_served:
+        return point_in_time.with_defaults(trips, lookups.LOOKUPS)
+    return platform.features.look_up(trips, lookups.delayed(settings.lookup_delay), months)
+
+
 def _lookup_inputs(
     platform: Platform, months: Sequence[str], chosen: Sequence[Lookup] = lookups.LOOKUPS
 ) -> list[object]:
@@ -239,6 +250,7 @@ def _lookup_inputs(
         *(platform.tables.contents(x.table.name, read) for x in chosen),
         *(x.defaults for x in chosen),
         lookback,
+        platform.settings.feature_delay_days,
         fingerprint.code(point_in_time, request_features, lookups, windows),
     ]
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
 from databricks_steps.features.lookups import Lookup
-from databricks_steps.features.pickup import AIRPORTS
 from databricks_steps.interfaces import Verdict
 from databricks_steps.spark_compat import kept
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, Row
+    from pyspark.sql import Column, DataFrame
 
 SAMPLE = 200  # trips, of all months that are measured together
 SHOWN = 3  # keys of a month
@@ -66,7 +65,7 @@ def compared(
     each = math.ceil(SAMPLE / len(asked))
     samples = [month.orderBy(F.xxhash64("trip_id")).limit(each) for month in asked.values()]
     with kept(reduce(lambda one, other: one.unionAll(other), samples)) as sample:
-        columns = ("trip_id", "trip_month", lookup.key, lookup.age, *lookup.features)
+        columns = ("trip_id", "trip_month", *lookup.features)
         looked_up = look_up(sample).select(*columns)
         found = looked_up.join(recomputed(sample, trips, lookup), "trip_id", "left").collect()
     months: dict[str, dict[str, Any]] = {}
@@ -75,7 +74,7 @@ def compared(
         month["trips"] += 1
         month["values"] += len(lookup.features)
         for name in lookup.features:
-            value, truth = row[name], _truth(row, name, lookup)
+            value, truth = row[name], float(row[f"true_{name}"])
             if abs(float(value) - truth) > TOLERANCE:
                 month["wrong"].append(
                     f"trip {row['trip_id']} looked up {name} {value}, "
@@ -111,14 +110,6 @@ def no_future_knowledge(months: Iterable[Mapping[str, Any]]) -> Verdict:
     return Verdict("no_future_knowledge", not wrong, reason, figures)
 
 
-def _truth(row: Row, name: str, lookup: Lookup) -> float:
-    if name != "pickup_is_airport":
-        return float(row[f"true_{name}"])
-    # Said of the location, not by trips; the default where no row was known.
-    known = row[lookup.age] is not None
-    return float(row[lookup.key] in AIRPORTS) if known else lookup.defaults[name]
-
-
 def recomputed(sample: DataFrame, trips: DataFrame, lookup: Lookup) -> DataFrame:
     """`trip_id` and `true_<feature>` by brute force, from trips that ended before the pickup."""
     from pyspark.sql import functions as F
@@ -146,7 +137,6 @@ def recomputed(sample: DataFrame, trips: DataFrame, lookup: Lookup) -> DataFrame
     columns = [
         F.coalesce(F.col(f"true_{name}"), F.lit(default)).cast("double").alias(f"true_{name}")
         for name, default in lookup.defaults.items()
-        if f"true_{name}" in truth.columns
     ]
     return truth.select("trip_id", *columns)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from databricks_steps import schemas
 
@@ -13,12 +14,14 @@ class Lookup:
 
     `table` is the feature table, `key` the column of the trip that holds its `location_id`,
     `age` the column that says how old the answer is (seconds; null when the default answered).
+    Rows count that were known `delay` before the pickup.
     """
 
     table: schemas.Table
     key: str
     age: str
     at: str = "pickup_datetime"
+    delay: timedelta = timedelta(0)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -34,6 +37,11 @@ LOOKUPS = (
     Lookup(schemas.PICKUP_FEATURES, "pickup_location_id", "pickup_feature_age"),
     Lookup(schemas.DROPOFF_FEATURES, "dropoff_location_id", "dropoff_feature_age"),
 )
+
+
+def delayed(delay: timedelta) -> tuple[Lookup, ...]:
+    """Every lookup, of rows that were known so long before the pickup."""
+    return tuple(replace(lookup, delay=delay) for lookup in LOOKUPS)
 
 
 def of(table: schemas.Table) -> Lookup:

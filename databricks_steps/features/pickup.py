@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
 from databricks_steps.features import windows
+from databricks_steps.features.request import AIRPORTS
 from databricks_steps.features.windows import DAY, HOUR, MICRO, WEEK, WindowSum
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-# JFK, LaGuardia and Newark, as taxi zones and as zip codes.
-AIRPORTS = (1, 132, 138, 11430, 11371, 7114)
 
 SUMS = (
     WindowSum("trips_1h", "trips", HOUR),

@@ -42,14 +42,15 @@ def with_features(
 ) -> DataFrame:
     """The trips with the lookup's features, and their age in whole seconds.
 
-    A row counts when `known_at <= pickup` and `pickup - known_at <= lookback`. Without one
+    A row counts when `known_at <= pickup - delay` and `pickup - known_at <= lookback`. Without one
     (also for a null key) the defaults answer and the age is null; a null in the row found
     takes the default of its feature. `known_at` of every row must lie on the grid.
     """
     from pyspark.sql import functions as F
 
     pickup = F.col(lookup.at)
-    keyed = trips.withColumn("_cell", grid_cell(pickup))
+    delay = int(lookup.delay.total_seconds())
+    keyed = trips.withColumn("_cell", grid_cell(pickup) - delay)
     latest = _latest_rows(rows, lookup, lookback)
     # The side whose rows are hashed is that of the features, first as Sail takes the first: it is
     # small beside all trips, and hashing it spares the sort of them that a merge would need.
@@ -69,6 +70,16 @@ def with_features(
     ]
     seconds = F.when(fresh, F.floor(age / 1_000_000)).cast("bigint").alias(lookup.age)
     return joined.select(*trips.columns, *features, seconds)
+
+
+def with_defaults(trips: DataFrame, lookups: Sequence[Lookup]) -> DataFrame:
+    """The trips as a ride is served that meets no feature row: defaults, and ages that are null."""
+    from pyspark.sql import functions as F
+
+    kinds = {c.name: c.type.replace("long", "bigint") for x in lookups for c in x.table.features}
+    values = {name: value for x in lookups for name, value in x.defaults.items()}
+    features = {name: F.lit(value).cast(kinds[name]) for name, value in values.items()}
+    return trips.withColumns(features | {x.age: F.lit(None).cast("bigint") for x in lookups})
 
 
 def _latest_rows(rows: DataFrame, lookup: Lookup, lookback: timedelta) -> DataFrame:

@@ -24,7 +24,7 @@ SCORED = "trip_id string, predicted_fare double, trip_month string"
 # By which inputs trips are alike (those that were fastest of a dozen tried): how many low bits of
 # a float32 go, how many then stay. What is left is a step in a scale of eighths or quarters of an
 # octave. A larger value may wrap around, an input may be missing: only speed hangs on it.
-_ALIKE = (("trip_distance", 20, 6), ("pickup_fare_per_mile_7d", 21, 5), ("pickup_hour", 21, 5))
+_ALIKE = (("trip_distance", 20, 6), ("pickup_location_id", 19, 5), ("pickup_hour", 21, 5))
 _LOADED: dict[str, onnxruntime.InferenceSession] = {}  # in a Spark worker: digest → graph
 
 
@@ -36,7 +36,8 @@ def with_predicted_fares(trips: DataFrame, model: Path) -> DataFrame:
     from pyspark.sql import functions as F
 
     files = model / feature_spec.FOLDER
-    inputs = FeatureSpec.from_json((files / feature_spec.FILE).read_text()).inputs
+    spec = FeatureSpec.from_json((files / feature_spec.FILE).read_text())
+    inputs = spec.inputs
     graph = _trees_alone((files / feature_spec.ONNX_FILE).read_bytes())
     digest = hashlib.sha256(graph).hexdigest()
     # One column of floats crosses to Python in two thirds of the time of one column an input.
@@ -44,7 +45,7 @@ def with_predicted_fares(trips: DataFrame, model: Path) -> DataFrame:
     columns = trips.select("trip_id", "trip_month", F.array(*floats).alias("inputs"))
     alike = [(inputs.index(name), gone, left) for name, gone, left in _ALIKE if name in inputs]
     sent = shared(trips.sparkSession, graph)
-    return columns.mapInArrow(_scorer(sent, digest, alike), SCORED)
+    return columns.mapInArrow(_scorer(sent, digest, alike, spec.trim), SCORED)
 
 
 def _trees_alone(graph: bytes) -> bytes:
@@ -105,7 +106,10 @@ def no_null_predictions(bad: Iterable[str]) -> Verdict:
 
 
 def _scorer(
-    graph: Callable[[], bytes], digest: str, alike: Sequence[tuple[int, int, int]]
+    graph: Callable[[], bytes],
+    digest: str,
+    alike: Sequence[tuple[int, int, int]],
+    trim: float,
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import numpy as np
@@ -120,7 +124,7 @@ def _scorer(
             order = _order(matrix, alike)
             (trees,) = session.run([feature_spec.TREES], {name: matrix[order]})
             fares = np.empty(len(rows))
-            fares[order] = _middle(trees)
+            fares[order] = _middle(trees, trim)
             yield pa.record_batch(
                 [rows.column("trip_id"), pa.array(fares), rows.column("trip_month")],
                 names=["trip_id", "predicted_fare", "trip_month"],
@@ -159,13 +163,12 @@ def _order(
     return np.argsort(key.astype(np.uint16), kind="stable")
 
 
-def _middle(trees: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The median of each row, (rows, trees) → (rows,), as the whole graph computes it.
+def _middle(trees: np.ndarray[Any, Any], trim: float) -> np.ndarray[Any, Any]:
+    """The trimmed mean of each row, (rows, trees) → (rows,), as the whole graph computes it.
 
     Sorts in place: for so few columns that is faster than to part them.
     """
-    count = trees.shape[1]
     trees.sort(axis=1)
-    middle = trees[:, (count - 1) // 2 : count // 2 + 1]
-    fares: np.ndarray[Any, Any] = middle.mean(axis=1)
+    first, end = feature_spec.middle(trees.shape[1], trim)
+    fares: np.ndarray[Any, Any] = trees[:, first:end].mean(axis=1)
     return fares

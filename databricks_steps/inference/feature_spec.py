@@ -14,6 +14,14 @@ FILE = "feature_spec.json"
 ONNX_FILE = "model.onnx"
 TREES = "tree_fares"  # the graph's output with one fare a tree
 FOLDER = "extra_files"  # where MLflow keeps the files that travel with a model
+TRIM = 0.2  # share of the trees left out at each end, before the mean
+_MEDIAN = 0.5  # what versions logged without a trim answer with
+
+
+def middle(trees: int, trim: float = TRIM) -> tuple[int, int]:
+    """From which to before which of the sorted trees the fare is the mean; never none of them."""
+    first = min(int(trees * trim), (trees - 1) // 2)
+    return first, trees - first
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,8 @@ class FareInterval:
 
     A side reaches `stretch` times as far from the fare as the trees' quantile does, and that
     is at least `floor` dollars. `coverage` is the share of fares inside, measured on `rows`
-    trips that neither the forest nor the stretch has seen.
+    rides that neither the forest nor the stretch has seen. `groups` holds both stretches for each
+    group of rides (see `scorer.groups`), none in versions logged without.
     """
 
     low: float
@@ -47,6 +56,7 @@ class FareInterval:
     high_stretch: float
     coverage: float
     rows: int
+    groups: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class FeatureSpec:
     inputs: tuple[str, ...]
     lookups: tuple[TableLookup, ...]
     interval: FareInterval | None = None
+    trim: float = TRIM
 
     @classmethod
     def current(
@@ -97,4 +108,11 @@ class FeatureSpec:
             for x in raw["lookups"]
         )
         interval = raw.get("interval")  # versions logged before there were intervals have none
-        return cls(tuple(raw["inputs"]), lookups, FareInterval(**interval) if interval else None)
+        if interval:
+            interval["groups"] = tuple((low, high) for low, high in interval.get("groups", ()))
+        return cls(
+            tuple(raw["inputs"]),
+            lookups,
+            FareInterval(**interval) if interval else None,
+            raw.get("trim", _MEDIAN),
+        )

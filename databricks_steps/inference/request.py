@@ -17,14 +17,13 @@ import numpy as np
 
 from databricks_steps import schemas
 from databricks_steps.errors import ServingError
-from databricks_steps.features.request import FIELDS
+from databricks_steps.features.request import AIRPORTS, FIELDS, NOT_TOLD, TRIP_TYPE, TRIP_TYPES
+from databricks_steps.trips.limits import FIRST_LOCATION, LAST_LOCATION, MOST_MILES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_ROWS = 10_000
-MAX_LOCATION = 99_999  # zones end at 265, but zip codes may stand in for them
-MAX_MILES = 100.0
 FIRST_PICKUP = datetime(2009, 1, 1)  # noqa: DTZ001 - New York wall clock, as the trips
 LAST_PICKUP = datetime(2100, 1, 1)  # noqa: DTZ001
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
@@ -32,7 +31,7 @@ _MICROSECOND = timedelta(microseconds=1)
 FORMS = ("dataframe_records", "dataframe_split", "instances", "inputs")
 
 OWN = "taxi-assets-check"  # how the client_request_id of the project's own requests begins
-_AT_PICKUP = {"vendor_id", "passenger_count", "trip_type"}
+_AT_PICKUP = {"vendor_id", "passenger_count", TRIP_TYPE}
 IGNORED = frozenset(
     {column.name for column in schemas.PUBLISHED} - {*FIELDS} - _AT_PICKUP | {"trip_id"}
 )
@@ -41,6 +40,7 @@ LOOKED_UP = frozenset(
     for table in (schemas.PICKUP_FEATURES, schemas.DROPOFF_FEATURES)
     for column in table.features
 )
+_TAKEN = (*FIELDS, TRIP_TYPE)
 _ENVELOPE = frozenset({*FORMS, "params", "extra_params", "client_request_id"})
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.\d{1,6})?", re.ASCII)
 
@@ -65,6 +65,7 @@ class FareRequest:
     dropoff_location_id: NDArray[np.int64]
     trip_distance: NDArray[np.float64]
     pickup_datetime: tuple[datetime, ...]
+    trip_type: NDArray[np.int64]  # 0 where it is not told
     client_request_id: str | None = None
     interval: bool = False  # whether each fare is wanted with its low and high
     explain: bool = False  # whether the model's inputs are wanted beside the fares
@@ -88,6 +89,11 @@ class FareRequest:
             np.array([at.hour for at in self.pickup_datetime]),
             weekday,
             (weekday >= 5).astype(np.int64),
+            np.isin(self.pickup_location_id, AIRPORTS).astype(np.int64),
+            np.isin(self.dropoff_location_id, AIRPORTS).astype(np.int64),
+            self.pickup_location_id,
+            self.dropoff_location_id,
+            self.trip_type,
         )
         return dict(zip((c.name for c in schemas.REQUEST_FEATURES), values, strict=True))
 
@@ -124,6 +130,7 @@ def read(payload: object) -> FareRequest:
         _checked(columns, "dropoff_location_id", _location, np.int64, _LOCATION),
         _checked(columns, "trip_distance", _miles, np.float64, _MILES),
         tuple(_values(columns, "pickup_datetime", _time, PICKUP_RULE)),
+        _checked(columns, TRIP_TYPE, _trip_type, np.int64, _TRIP_TYPE),
         client_id,
         interval,
         explain,
@@ -184,7 +191,8 @@ def _from_records(form: str, rows: object) -> Columns:
     for index, record in enumerate(rows):
         if index == 0 or record.keys() != names:
             _known(record.keys(), index)
-    return {name: [record[name] for record in rows] for name in FIELDS}
+    columns: Columns = {name: [record[name] for record in rows] for name in FIELDS}
+    return columns | {TRIP_TYPE: [record.get(TRIP_TYPE) for record in rows]}
 
 
 def _from_split(split: object) -> Columns:
@@ -213,8 +221,9 @@ def _from_split(split: object) -> Columns:
                 "Send one value for each column",
             )
     _known(names, 0)
-    places = {name: names.index(name) for name in FIELDS}
-    return {name: [row[place] for row in data] for name, place in places.items()}
+    places = {name: names.index(name) for name in _TAKEN if name in names}
+    found: Columns = {name: [row[place] for row in data] for name, place in places.items()}
+    return {TRIP_TYPE: [None] * len(data)} | found
 
 
 def _from_columns(columns: dict[str, Any]) -> Columns:
@@ -225,8 +234,9 @@ def _from_columns(columns: dict[str, Any]) -> Columns:
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise _malformed("inputs: all columns must be equally long", lengths, "Send whole rows")
-    _count("inputs", len(columns[FIELDS[0]]))
-    return {name: columns[name] for name in FIELDS}
+    rows = len(columns[FIELDS[0]])
+    _count("inputs", rows)
+    return {name: columns.get(name, [None] * rows) for name in _TAKEN}
 
 
 def _count(form: str, rows: int) -> None:
@@ -239,7 +249,7 @@ def _count(form: str, rows: int) -> None:
 def _known(names: Any, row: int) -> None:
     """Every field needed and none that the contract does not know."""
     for name in names:
-        if name in FIELDS or name in IGNORED:
+        if name in _TAKEN or name in IGNORED:
             continue
         if name in LOOKED_UP:
             raise RequestError(
@@ -254,8 +264,9 @@ def _known(names: Any, row: int) -> None:
             raise RequestError(f"Row {row}: a field is missing", name, f"Send {', '.join(FIELDS)}")
 
 
-_LOCATION = f"a whole number from 1 to {MAX_LOCATION}"
-_MILES = f"a number above 0 and at most {MAX_MILES:g} (miles)"
+_LOCATION = f"a whole number from {FIRST_LOCATION} to {LAST_LOCATION}"
+_TRIP_TYPE = "1 (street hail), 2 (dispatch), or left out"
+_MILES = f"a number above 0 and at most {MOST_MILES:g} (miles)"
 PICKUP_RULE = (
     "a New York wall-clock time as text, YYYY-MM-DD HH:MM:SS without an offset, "
     f"from {FIRST_PICKUP:%Y-%m-%d} until {LAST_PICKUP:%Y-%m-%d}"
@@ -265,13 +276,20 @@ PICKUP_RULE = (
 def _location(value: object) -> int | None:
     if type(value) is int or (type(value) is float and value.is_integer()):
         number = int(value)
-        return number if 1 <= number <= MAX_LOCATION else None
+        return number if FIRST_LOCATION <= number <= LAST_LOCATION else None
     return None
+
+
+def _trip_type(value: object) -> int | None:
+    if value is None:
+        return NOT_TOLD
+    known = type(value) in (int, float) and value in (NOT_TOLD, *TRIP_TYPES)
+    return int(value) if known else None  # type: ignore[call-overload]
 
 
 def _miles(value: object) -> float | None:
     if type(value) is float or type(value) is int:
-        return value if 0 < value <= MAX_MILES else None
+        return value if 0 < value <= MOST_MILES else None
     return None
 
 

@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from databricks_steps.errors import ModelError
+from databricks_steps.features.request import TRIP_TYPES
 from databricks_steps.inference import feature_spec
 from databricks_steps.inference.feature_spec import FareInterval, FeatureSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+GROUPED_BY = ("trip_distance", "pickup_is_airport", "dropoff_is_airport", "trip_type")
+BANDS = (1, 2, 5, 10)  # miles
+GROUPS = (len(BANDS) + 1) * 2 * (len(TRIP_TYPES) + 1)
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,9 @@ class Scorer:
             np.asarray(fares, dtype=np.float64).reshape(-1),
             np.asarray(trees, dtype=np.float64),
             self.spec.interval,
+            groups(*(matrix[:, self.spec.inputs.index(name)] for name in GROUPED_BY))
+            if self.spec.interval.groups
+            else None,
         )
 
 
@@ -97,13 +106,34 @@ class FareRange:
     high: NDArray[np.float64]
 
 
+def groups(*columns: NDArray[Any]) -> NDArray[np.int64]:
+    """`GROUPED_BY` (rows,) each → the group of each ride (rows,), of `GROUPS`.
+
+    By what a request can tell: bands of distance, whether either end is an airport, and the trip
+    type where it is told.
+    """
+    miles, from_airport, to_airport, trip_type = columns
+    band = np.digitize(miles, BANDS)
+    airport = (np.asarray(from_airport) > 0) | (np.asarray(to_airport) > 0)
+    kind = np.asarray(trip_type).astype(np.int64)
+    found: NDArray[np.int64] = (band * 2 + airport) * (len(TRIP_TYPES) + 1) + kind
+    return found
+
+
 def stretched(
-    fares: NDArray[np.float64], trees: NDArray[np.float64], interval: FareInterval
+    fares: NDArray[np.float64],
+    trees: NDArray[np.float64],
+    interval: FareInterval,
+    group: NDArray[np.int64] | None = None,
 ) -> FareRange:
-    """The interval of fares (rows,) whose trees say (rows, trees); never below 0 dollars."""
+    """The interval of fares (rows,) whose trees say (rows, trees); never below 0 dollars.
+
+    `group` (rows,) picks the stretch among the interval's own; None: the one of all.
+    """
     below, above = spread(fares, trees, interval.low, interval.high, interval.floor)
-    low = fares - interval.low_stretch * below
-    return FareRange(fares, np.maximum(low, 0.0), fares + interval.high_stretch * above)
+    stretches = np.array([(interval.low_stretch, interval.high_stretch), *interval.groups])
+    low, high = stretches[np.zeros(len(fares), int) if group is None else group + 1].T
+    return FareRange(fares, np.maximum(fares - low * below, 0.0), fares + high * above)
 
 
 def spread(

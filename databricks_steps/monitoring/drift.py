@@ -29,7 +29,10 @@ PSI = "population_stability_index"
 FEATURES: dict[str, tuple[str, ...]] = {
     "pickup_features": tuple(c.name for c in schemas.PICKUP_FEATURES.features),
     "dropoff_features": tuple(c.name for c in schemas.DROPOFF_FEATURES.features),
-    "batch_predictions": (*(c.name for c in schemas.REQUEST_FEATURES), PREDICTED),
+    "batch_predictions": (
+        *(c.name for c in schemas.WATCHED_INPUTS if c in schemas.REQUEST_FEATURES),
+        PREDICTED,
+    ),
 }
 CHECKS = {
     "pickup_features": "drift",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from databricks_steps.features.pickup import AIRPORTS
 from databricks_steps.features.request import FIELDS, with_request_features
+from databricks_steps.monitoring.inference_table import CLIENT
 from databricks_steps.schemas import LABEL
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def with_fares(scored: DataFrame, trips: DataFrame) -> DataFrame:
 
 
 def endpoint_predictions(payloads: DataFrame, trips: DataFrame, version: str) -> DataFrame:
-    """The endpoint's predictions by the version for the months of the trips, with their fares.
+    """Fares that clients got from the version for the months of the trips, with the fares paid.
 
     A request for one trip may carry the trip's id; else zones, distance and time of the pickup
     must be those of just one trip.
@@ -29,7 +29,7 @@ def endpoint_predictions(payloads: DataFrame, trips: DataFrame, version: str) ->
     from pyspark.sql import functions as F
 
     months = [row["trip_month"] for row in trips.select("trip_month").distinct().collect()]
-    ours = payloads.where(F.col("model_version") == version)
+    ours = payloads.where((F.col("model_version") == version) & (F.col("origin") == CLIENT))
     asked = ours.withColumns(
         {
             "_rows": F.count("*").over(Window.partitionBy("request_id")),
@@ -43,6 +43,5 @@ def endpoint_predictions(payloads: DataFrame, trips: DataFrame, version: str) ->
     only_one = F.when(F.count("*") == 1, F.first(LABEL)).alias("_fare_by_fields")
     by_fields = trips.join(fields, list(FIELDS)).groupBy(*FIELDS).agg(only_one)
     found = asked.join(by_id, "_id", "left").join(by_fields, list(FIELDS), "left")
-    airport = F.col("pickup_location_id").isin(list(AIRPORTS)).cast("int")
     fare = F.coalesce("_fare_by_id", "_fare_by_fields")
-    return with_request_features(found).withColumns({LABEL: fare, "pickup_is_airport": airport})
+    return with_request_features(found).withColumn(LABEL, fare)

@@ -25,9 +25,11 @@ _LOG = logging.getLogger(__name__)
 SERVED_ENTITIES = "system.serving.served_entities"
 LEGACY = "timestamp_ms"  # a column that only the older shape has
 ANSWERED = 200
+CLIENT, CHECK = "client", "check"  # origins: who asked
 COLUMNS = (
     "request_id",
     "client_request_id",
+    "origin",
     "requested_at",
     "status_code",
     "latency",
@@ -43,17 +45,14 @@ PAYLOAD = ("status_code", "request", "response", "not_kept")  # what `read` take
 
 
 def requests(platform: Platform) -> DataFrame | None:
-    """The captured requests by `COLUMNS`, as they were delivered; None without a payload table.
+    """What clients asked, by `COLUMNS`, as it was delivered; None without a payload table.
 
-    Those of the project's own checks are left out: they are nobody's rides.
+    Requests of the project's own checks are left out: they are nobody's rides.
     """
     from pyspark.sql import functions as F
 
     table = platform.tables.foreign(platform.settings.payload_table)
-    if table is None:
-        return None
-    name = F.coalesce("client_request_id", F.lit(""))
-    return canonical(table).where(~F.startswith(name, F.lit(contract.OWN)))
+    return None if table is None else canonical(table).where(F.col("origin") == CLIENT)
 
 
 def content_version(platform: Platform) -> int | None:
@@ -93,6 +92,7 @@ def canonical(table: DataFrame) -> DataFrame:
     named = {
         "request_id": F.coalesce(text("databricks_request_id"), made),
         "client_request_id": client_id,
+        "origin": F.when(F.startswith(client_id, F.lit(contract.OWN)), CHECK).otherwise(CLIENT),
         "requested_at": at,
         "status_code": F.coalesce(F.col("status_code").cast("int"), F.lit(0)),
         "latency": latency.cast("double"),

@@ -27,6 +27,7 @@ NAME = ENDPOINT_PAYLOADS.name
 _KEPT = (
     "request_id",
     "client_request_id",
+    "origin",
     "requested_at",
     "status_code",
     "latency",

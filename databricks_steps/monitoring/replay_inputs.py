@@ -56,6 +56,8 @@ def _features(
     if row is None or row["features"] is None:
         return defaults
     age = at - datetime.fromisoformat(row["known_at"])
+    if age < timedelta(0):  # known after the pickup
+        return defaults
     if lookup.lookback_days is not None and age > timedelta(days=lookup.lookback_days):
         return defaults
     if not row["features"].keys() >= set(lookup.features):

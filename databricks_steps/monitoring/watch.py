@@ -16,7 +16,7 @@ from databricks_steps.check_cache import CheckCache
 from databricks_steps.distributions import Baseline, Counted
 from databricks_steps.errors import ModelError
 from databricks_steps.features import lookups
-from databricks_steps.features.request import with_request_features
+from databricks_steps.features.request import TRIP_TYPE, with_request_features
 from databricks_steps.interfaces import Commit, Outcome, Platform, Tables, Verdict
 from databricks_steps.monitoring import (
     drift,
@@ -34,6 +34,7 @@ from databricks_steps.monitoring.triage import Diagnosis
 from databricks_steps.training import registry
 from databricks_steps.training.registry import Version
 from databricks_steps.trips import quality_checks
+from databricks_steps.trips.kinds import kind
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -139,13 +140,16 @@ def _measured(
 
 def _scored(platform: Platform, version: Version, months: Sequence[str]) -> DataFrame:
     """Trips of the months with inputs, and the fares that were predicted; null where none was."""
-    trips = platform.tables.read("trips", months)
+    trips = platform.tables.read("trips", months).drop(TRIP_TYPE)
     predicted = platform.tables.read("batch_predictions", months).where(
         f"model_version = '{version.number}'"
     )
-    looked_up = platform.features.look_up(trips, lookups.LOOKUPS, months)
+    looked_up = platform.features.look_up(
+        trips, lookups.delayed(platform.settings.lookup_delay), months
+    )
     fares = predicted.select("trip_id", "predicted_fare")
-    return with_request_features(looked_up).join(fares, "trip_id", "left")
+    asked = with_request_features(looked_up).withColumn("kind", kind())
+    return asked.join(fares, "trip_id", "left")
 
 
 def _told(

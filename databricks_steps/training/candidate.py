@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from databricks_steps import distributions, schemas
 from databricks_steps.distributions import Baseline
 from databricks_steps.features.lookups import LOOKUPS
+from databricks_steps.features.request import NOT_TOLD
 from databricks_steps.inference.feature_spec import FareInterval
-from databricks_steps.inference.scorer import Scorer
+from databricks_steps.inference.scorer import GROUPED_BY, Scorer, groups
 from databricks_steps.interfaces import Platform, Verdict
-from databricks_steps.settings import DATABRICKS, Settings
+from databricks_steps.settings import DATABRICKS, Interval, Settings
 from databricks_steps.training import (
     dataset,
     evaluation,
+    feature_ages,
     intervals,
     lineage,
     model_card,
@@ -50,16 +52,21 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted model on its holdout; `predicted` (rows,) by the pipeline, `trees` by the graph."""
+    """A fitted model on its holdout; `predicted` (rows,) by the pipeline, `trees` by the graph.
+
+    `holdout` is as rides are served, `looked_up` the same trips as the tables tell.
+    """
 
     pipeline: Any
     graph: bytes
     train: pd.DataFrame
     holdout: pd.DataFrame
+    looked_up: pd.DataFrame
     predicted: Array
     trees: Array
     parity: float  # dollars between pipeline and graph, at most
     interval: FareInterval
+    covered: Mapping[str, float]  # kind of trip → share of its fares inside the interval
 
     @property
     def fares(self) -> Array:
@@ -73,15 +80,32 @@ def fitted(settings: Settings, training_set: DataFrame) -> Fitted:
     Raises:
         ModelError: a part has too few rows, or no fares that differ.
     """
-    train, holdout = dataset.parts(training_set, settings.max_training_rows)
-    pipeline = fit(train, settings.forest)
+    train, looked_up = dataset.parts(training_set, settings.max_training_rows)
+    holdout = dataset.as_served(looked_up, settings)
+    pipeline = fit(dataset.as_taught(train, settings), settings.forest)
     graph = to_onnx(pipeline)
     predicted = pipeline.predict(holdout[list(INPUTS)])
     served, trees = onnx_predict(graph, holdout)
-    paid = holdout[schemas.LABEL].to_numpy()
-    interval = intervals.calibrated(paid, served, trees, settings.interval)
     parity = float(abs(served - predicted).max())
-    return Fitted(pipeline, graph, train, holdout, predicted, trees, parity, interval)
+    interval = _interval(graph, holdout, looked_up, settings.interval)
+    covered = intervals.covered(holdout, served, trees, interval)
+    return Fitted(
+        *(pipeline, graph, train, holdout, looked_up, predicted, trees, parity),
+        *(interval, covered),
+    )
+
+
+def _interval(
+    graph: bytes, holdout: pd.DataFrame, looked_up: pd.DataFrame, wanted: Interval
+) -> FareInterval:
+    """Calibrated on the holdout's rides as served, and once more on those that told their type."""
+    import pandas as pd
+
+    typed = holdout.assign(trip_type=looked_up["trip_type"])
+    asked = pd.concat([holdout, typed[typed["trip_type"] > NOT_TOLD]], ignore_index=True)
+    fares, trees = onnx_predict(graph, asked)
+    group = groups(*(asked[name].to_numpy() for name in GROUPED_BY))
+    return intervals.calibrated(asked[schemas.LABEL].to_numpy(), fares, trees, wanted, group)
 
 
 def train(
@@ -100,10 +124,11 @@ def train(
     model = fitted(settings, training_set)
     metrics = evaluation.measures(model.fares, model.predicted)
     baselines = _baselines(model.train, model.holdout)
+    ages = feature_ages.errors(platform, training_set, model.graph, model.looked_up)
     champion = promotion_gate.champion_on(settings, model.holdout)
     cut = slices.errors(model.holdout, model.predicted, champion.fares, settings.gate)
     verdicts = (
-        promotion_gate.beats_baseline(metrics, baselines, settings.gate),
+        promotion_gate.beats_baseline(metrics, baselines, settings.gate, ages),
         *checks,
         promotion_gate.champion_not_better(model.fares, model.predicted, champion, settings.gate),
         promotion_gate.slices(cut, champion, settings.gate),
@@ -124,6 +149,8 @@ def train(
         cut,
         verdicts,
         model.interval,
+        model.covered,
+        ages,
         made_again(settings, version, ingredients),
     )
     registry.log_text(model_card.render(told, model_card.plots(model)), model_card.FILE)
@@ -138,7 +165,8 @@ def known(settings: Settings, version: Version, training_set: Callable[[], DataF
     verdicts = registry.verdicts(settings, version)
     champion = registry.version(settings, CHAMPION)
     if champion is not None and champion.number != version.number:
-        _, holdout = dataset.parts(training_set(), settings.max_training_rows)
+        _, looked_up = dataset.parts(training_set(), settings.max_training_rows)
+        holdout = dataset.as_served(looked_up, settings)
         scorer = Scorer.load(registry.folder(settings, version.number))
         ours = scorer.predict(dataset.matrix(holdout))
         theirs = promotion_gate.champion_on(settings, holdout)
@@ -217,7 +245,8 @@ def baseline(model: Fitted) -> Baseline:
     fares = model.holdout[["pickup_location_id", "dropoff_location_id"]].assign(
         predicted_fare=model.predicted
     )
-    return distributions.baseline(model.train, INPUTS, fares)
+    watched = tuple(column.name for column in schemas.WATCHED_INPUTS)
+    return distributions.baseline(model.train, watched, fares)
 
 
 def _log(
@@ -232,7 +261,9 @@ def _log(
 
     settings = platform.settings
     params = settings.forest.params(len(model.train))
-    mlflow.log_params({**params, "holdout_share": settings.holdout_share})
+    logged = {"holdout_share": settings.holdout_share}
+    logged |= {"feature_delay_days": settings.feature_delay_days}
+    mlflow.log_params({**params, **logged})
     mlflow.log_metrics(dict(figures))
     stored = [{**asdict(v), "figures": dict(v.figures)} for v in verdicts]
     registry.log_text(json.dumps({"verdicts": stored}), registry.VERDICTS)

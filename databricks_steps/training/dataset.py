@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
 from databricks_steps.errors import ModelError
-from databricks_steps.features.lookups import LOOKUPS
-from databricks_steps.features.request import with_request_features
+from databricks_steps.features import lookups
+from databricks_steps.features.request import NOT_TOLD, TRIP_TYPE, with_request_features
 from databricks_steps.interfaces import Platform
 from databricks_steps.schemas import BETWEEN, HOLDOUT, TRAIN
+from databricks_steps.settings import Settings
+from databricks_steps.trips.kinds import kind
 
 if TYPE_CHECKING:
     import pandas as pd
     from pyspark.sql import Column, DataFrame
+
+    from databricks_steps.features.lookups import Lookup
 
 INPUTS = tuple(column.name for column in schemas.MODEL_INPUTS)
 _HOUR = 3_600_000_000  # microseconds
@@ -33,8 +37,10 @@ def training_rows(
     share = platform.settings.holdout_share
     trips = platform.tables.read("trips", months, (versions or {}).get("trips"))
     split = with_split(trips, holdout_start(trips, share))
-    looked_up = platform.features.look_up(split, LOOKUPS, months, versions)
-    return with_request_features(looked_up).select(*schemas.TRAINING_SET.names)
+    wanted = lookups.delayed(platform.settings.lookup_delay)
+    looked_up = platform.features.look_up(split, wanted, months, versions)
+    asked = with_request_features(looked_up).withColumn("kind", kind())
+    return asked.select(*schemas.TRAINING_SET.names)
 
 
 def holdout_start(trips: DataFrame, holdout_share: float) -> int | None:
@@ -100,8 +106,7 @@ def parts(training_set: DataFrame, most: int) -> tuple[pd.DataFrame, pd.DataFram
         rows = max(counted.get(split, 0), 1)
         sampled = F.pmod(F.xxhash64("trip_id"), F.lit(rows)) < most
         kept = kept | ((F.col("split") == split) & sampled)
-    places = ("pickup_location_id", "dropoff_location_id")
-    names = ["trip_id", "pickup_datetime", *places, "split", *INPUTS, schemas.LABEL]
+    names = ["trip_id", "pickup_datetime", "split", "kind", *INPUTS, schemas.LABEL]
     frame: Any = training_set.where(kept).select(*names).toPandas()
     ordered: pd.DataFrame = frame.sort_values(["pickup_datetime", "trip_id"])
     train, holdout = (
@@ -110,6 +115,34 @@ def parts(training_set: DataFrame, most: int) -> tuple[pd.DataFrame, pd.DataFram
     _require_enough(train, TRAIN)
     _require_enough(holdout, HOLDOUT)
     return train, holdout
+
+
+def as_taught(train: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """What a model learns from: features as old as when served, and none for every other trip.
+
+    So it knows a ride that meets no feature row, too. Where no ride meets one, all have none.
+    """
+    none = slice(None, None, 2 if settings.features_are_served else 1)
+    return without(train, train.index[none])
+
+
+def as_served(trips: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """The trips as rides are asked for: features as old as then, no trip type told."""
+    asked: pd.DataFrame = trips.assign(**{TRIP_TYPE: NOT_TOLD})
+    return asked if settings.features_are_served else without(asked)
+
+
+def without(
+    trips: pd.DataFrame,
+    rows: Any = slice(None),
+    tables: Sequence[Lookup] = lookups.LOOKUPS,
+) -> pd.DataFrame:
+    """The trips with the defaults in place of the tables' features, in those rows of the index."""
+    found: pd.DataFrame = trips.copy()
+    for lookup in tables:
+        for name, default in lookup.defaults.items():
+            found.loc[rows, name] = default
+    return found
 
 
 def rows_by_month(training_set: DataFrame) -> dict[str, dict[str, int]]:

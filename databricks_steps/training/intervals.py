@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps.inference.feature_spec import FareInterval
-from databricks_steps.inference.scorer import spread, stretched
+from databricks_steps.inference.scorer import GROUPED_BY, GROUPS, groups, spread, stretched
+from databricks_steps.schemas import LABEL
 from databricks_steps.settings import Interval
+
+LEAST = 200  # rides of a group; fewer tell no quantile of it
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def calibrated(fares: Array, predicted: Array, trees: Array, wanted: Interval) -> FareInterval:
+def calibrated(
+    fares: Array,
+    predicted: Array,
+    trees: Array,
+    wanted: Interval,
+    group: np.ndarray[Any, np.dtype[np.int64]] | None = None,
+) -> FareInterval:
     """The interval that fits one half of the holdout, with its coverage on the other half.
 
     The trees' quantiles alone are too narrow: they tell how unsure the mean fare is, not how
     fares scatter. Each side is stretched until its tail holds the wanted share, which is
     split-conformal prediction with scaled scores (Lei et al. 2018, section 5.2).
 
-    `fares` (rows,) were paid, `predicted` (rows,) and `trees` (rows, trees) say the model.
+    `fares` (rows,) were paid, `predicted` (rows,) and `trees` (rows, trees) say the model. With
+    `group` (rows,), of `scorer.GROUPS`, each group has stretches of its own (Mondrian conformal
+    prediction: Vovk et al. 2005, section 4.5); one of few rows takes those of all.
     """
     import numpy as np
 
@@ -33,14 +46,38 @@ def calibrated(fares: Array, predicted: Array, trees: Array, wanted: Interval) -
         wanted.low,
         wanted.high,
         wanted.floor,
-        _stretch(shortfall, 1 - wanted.low),
-        _stretch(excess, wanted.high),
+        *_stretches(shortfall, excess, wanted),
         0.0,
         int((~fits).sum()),
     )
-    seen = stretched(predicted[~fits], trees[~fits], found)
+    if group is not None:
+        whole = (found.low_stretch, found.high_stretch)
+        own = [group[fits] == number for number in range(GROUPS)]
+        by_group = tuple(
+            _stretches(shortfall[rows], excess[rows], wanted) if rows.sum() >= LEAST else whole
+            for rows in own
+        )
+        found = replace(found, groups=by_group)
+        group = group[~fits]
+    seen = stretched(predicted[~fits], trees[~fits], found, group)
     inside = (fares[~fits] >= seen.low) & (fares[~fits] <= seen.high)
-    return FareInterval(**{**vars(found), "coverage": float(inside.mean())})
+    return replace(found, coverage=float(inside.mean()))
+
+
+def covered(
+    holdout: pd.DataFrame, predicted: Array, trees: Array, interval: FareInterval
+) -> dict[str, float]:
+    """Kind of trip → share of its fares inside the interval; no request can tell the kind."""
+    group = groups(*(holdout[name].to_numpy() for name in GROUPED_BY))
+    found = stretched(predicted, trees, interval, group)
+    inside = holdout[LABEL].between(found.low, found.high)
+    return {
+        str(kind): float(share) for kind, share in inside.groupby(holdout["kind"]).mean().items()
+    }
+
+
+def _stretches(shortfall: Array, excess: Array, wanted: Interval) -> tuple[float, float]:
+    return _stretch(shortfall, 1 - wanted.low), _stretch(excess, wanted.high)
 
 
 def _stretch(scores: Array, share: float) -> float:

@@ -36,6 +36,7 @@ class Recipe:
     commit: str
     python: str
     packages: Mapping[str, str]
+    feature_delay_days: int = 0  # before it was recorded, none
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -60,6 +61,7 @@ def current(
         settings.git_commit or commit(),
         machine.python_version(),
         packages(),
+        settings.feature_delay_days,
     )
 
 

@@ -16,6 +16,7 @@ from databricks_steps.schemas import BETWEEN, HOLDOUT, TRAIN
 from databricks_steps.settings import METRICS
 from databricks_steps.training import plots as draw
 from databricks_steps.training.dataset import INPUTS
+from databricks_steps.training.feature_ages import AgeError
 from databricks_steps.training.lineage import Recipe
 from databricks_steps.training.slices import Slice
 
@@ -67,6 +68,8 @@ class Evidence:
     slices: Sequence[Slice]
     verdicts: Sequence[Verdict]
     interval: FareInterval
+    covered: Mapping[str, float]
+    ages: Sequence[AgeError] = ()
     again: str = ""  # how the version is made again
 
 
@@ -92,8 +95,9 @@ def render(told: Evidence, pictures: Mapping[str, str]) -> str:
     outcome = f'<span class="{"failed" if failed else "passed"}">{escaped(verdict)}</span>'
     sections = (
         ("Metrics on the holdout", _metrics(told)),
+        ("Error by the age of the features", _ages(told)),
         ("Checks", _checks(told.verdicts)),
-        ("Fare interval", _interval(told.interval)),
+        ("Fare interval", _interval(told.interval, told.covered)),
         ("Pictures", figures(pictures)),
         ("Slices", _slices(told.slices)),
         ("Data", _data(told)),
@@ -125,6 +129,21 @@ def _metrics(told: Evidence) -> str:
     return table(("metric", "value", "95 % interval", *baselines, "unit", "meaning"), rows)
 
 
+def _ages(told: Evidence) -> str:
+    tables = [lookup.table.name for lookup in LOOKUPS]
+    rows = [
+        (a.age, a.rmse, a.mae, a.bias, *(a.without.get(t, a.rmse) for t in tables))
+        for a in told.ages
+    ]
+    line = told.baselines.get("metered_fare", {}).get("rmse", 0.0)
+    names = ("features are", "RMSE", "MAE", "bias", *(f"RMSE without {name}" for name in tables))
+    return (
+        f"<p>A ride meets features {told.recipe.feature_delay_days} days old; one older than "
+        f"{told.recipe.lookback_days} days is not used, as if there were none. The line through "
+        f"the distance has an RMSE of {line:.3f}. No trip type is told.</p>{table(names, rows)}"
+    )
+
+
 def _checks(verdicts: Sequence[Verdict]) -> str:
     rows = "".join(
         f'<tr><td>{escaped(v.check)}</td><td class="{"passed" if v.passed else "failed"}">'
@@ -134,13 +153,16 @@ def _checks(verdicts: Sequence[Verdict]) -> str:
     return f"<table><tr><th>check</th><th></th><th>reason</th></tr>{rows}</table>"
 
 
-def _interval(found: FareInterval) -> str:
+def _interval(found: FareInterval, covered: Mapping[str, float]) -> str:
     wanted = found.high - found.low
+    kinds = ", ".join(f"{kind} {share:.1%}" for kind, share in covered.items())
     return (
         f"<p>Quantiles {found.low:g} and {found.high:g} of the trees, stretched by "
         f"{found.low_stretch:.2f} below and {found.high_stretch:.2f} above (at least "
         f"{found.floor:g} dollars before that): meant to cover {wanted:.0%} of the fares, covers "
-        f"{found.coverage:.1%} of {found.rows:,} holdout trips it was not calibrated on.</p>"
+        f"{found.coverage:.1%} of {found.rows:,} rides of the holdout it was not calibrated on. "
+        f"{len(found.groups)} groups of what a request can tell have stretches of their own. By "
+        f"kind of trip, which no request can tell: {kinds}.</p>"
     )
 
 

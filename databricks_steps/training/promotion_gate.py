@@ -11,6 +11,7 @@ from databricks_steps.interfaces import Verdict
 from databricks_steps.settings import METRICS, Gate, Settings
 from databricks_steps.training import evaluation, registry
 from databricks_steps.training.dataset import INPUTS
+from databricks_steps.training.feature_ages import AgeError
 from databricks_steps.training.registry import CHAMPION
 from databricks_steps.training.slices import Slice
 
@@ -48,15 +49,23 @@ def champion_on(settings: Settings, holdout: pd.DataFrame) -> Champion:
 
 
 def beats_baseline(
-    metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]], gate: Gate
+    metrics: Mapping[str, float],
+    baselines: Mapping[str, Mapping[str, float]],
+    gate: Gate,
+    ages: Sequence[AgeError] = (),
 ) -> Verdict:
-    """Better than the metered fare and than the mean, in each metric the gate names."""
+    """Better than the metered fare and than the mean, in each metric the gate names.
+
+    And better than the metered fare's RMSE whatever the age of the features.
+    """
     lost = [
         f"{name.replace('_', ' ')} in {metric}"
         for name, measured in baselines.items()
         for metric in gate.beat
         if not _better(metric, metrics[metric], measured[metric])
     ]
+    line = baselines["metered_fare"]["rmse"] if ages else 0.0
+    lost += [f"metered fare with features {a.age}: {a.rmse:.2f}" for a in ages if a.rmse >= line]
     ours = f"RMSE {metrics['rmse']:.2f}, R² {metrics['r2']:.3f}"
     theirs = "; ".join(
         f"{name.replace('_', ' ')}: RMSE {m['rmse']:.2f}, R² {m['r2']:.3f}"
@@ -65,6 +74,7 @@ def beats_baseline(
     said = f"not better than the {', the '.join(lost)}: " if lost else ""
     figures = {metric: metrics[metric] for metric in gate.beat}
     figures |= {f"{name}_{x}": m[x] for name, m in baselines.items() for x in gate.beat}
+    figures |= {f"rmse_at_{a.age.replace(' ', '_')}": a.rmse for a in ages}
     return Verdict("beats_baseline", not lost, f"{said}{ours} ({theirs})", figures)
 
 

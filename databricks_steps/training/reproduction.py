@@ -52,6 +52,7 @@ def reproduce(platform: Platform, number: str) -> Reproduction:
         forest=ingredients.forest,
         holdout_share=ingredients.holdout_share,
         lookback_days=ingredients.lookback_days,
+        feature_delay_days=ingredients.feature_delay_days,
         max_training_rows=ingredients.max_training_rows,
     )
     model = candidate.fitted(settings, _rows(platform.with_settings(settings), ingredients))

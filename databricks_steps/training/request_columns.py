@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.pipeline import Pipeline
 
+from databricks_steps.features.request import AIRPORTS, NOT_TOLD, TRIP_TYPE, TRIP_TYPES
 from databricks_steps.training.dataset import INPUTS
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RequestColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Adds hour, weekday and weekend of `pickup_datetime`, as `features.request` does in Spark."""
+    """Adds what a request implies, as `features.request` does in Spark."""
 
     def fit(self, X: pd.DataFrame, y: object = None) -> RequestColumns:  # noqa: N803
         return self
@@ -34,10 +35,14 @@ class RequestColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         at = pd.to_datetime(X["pickup_datetime"])
         weekday = at.dt.weekday
+        kinds = X.get(TRIP_TYPE, pd.Series(NOT_TOLD, index=X.index))
         derived = {
             "pickup_hour": at.dt.hour,
             "pickup_weekday": weekday,
             "pickup_is_weekend": (weekday >= 5).astype("int64"),
+            "pickup_is_airport": X["pickup_location_id"].isin(AIRPORTS).astype("int64"),
+            "dropoff_is_airport": X["dropoff_location_id"].isin(AIRPORTS).astype("int64"),
+            TRIP_TYPE: kinds.where(kinds.isin(TRIP_TYPES), NOT_TOLD).astype("int64"),
         }
         inputs: pd.DataFrame = X.assign(**derived)[list(INPUTS)].astype("float64")
         return inputs

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from databricks_steps import schemas
 from databricks_steps.settings import Gate, Slicing
 from databricks_steps.training.bootstrap import interval, resampled_sums
-from databricks_steps.trips.boroughs import borough, boroughs
+from databricks_steps.trips.zones import borough, boroughs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +83,7 @@ def errors(
     named = [
         (name, slicing.limit, rows)
         for slicing in gate.slicings
+        if column_of(slicing) in frame
         for name, rows in members(frame, slicing).items()
     ]
     error = predicted - frame[schemas.LABEL].to_numpy()

@@ -19,6 +19,7 @@ from databricks_steps.trips import (
     arrivals,
     column_mapping,
     demo,
+    limits,
     normalize,
     parsing,
     quality_checks,
@@ -104,7 +105,7 @@ def trips(
     """
     tables = platform.tables
     chosen = _ingested(tables, months)
-    code = fingerprint.code(validation_rules)
+    code = fingerprint.code(validation_rules, limits)
     digest = {m: fingerprint.digest(tables.contents(RAW, [m]), code) for m in chosen}
     stale = [
         month

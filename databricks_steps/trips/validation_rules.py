@@ -1,7 +1,8 @@
 """Which trips are valid: the rules as data, and the frames of valid and of quarantined trips.
 
 Unknown codes (rate code 99, no passengers, vendor 6, zones 264 and 265) and absent optional
-columns break no rule: a third of a month may carry them, and their fares are real.
+columns break no rule: a third of a month may carry them. Whether a fare is one is told by the
+total alone: it is the sum of its parts, or nearly.
 """
 
 from __future__ import annotations
@@ -11,15 +12,35 @@ from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
 from databricks_steps.trips.column_mapping import REQUIRED
+from databricks_steps.trips.limits import (
+    FASTEST_MPH,
+    FIRST_LOCATION,
+    LAST_LOCATION,
+    LEAST_FARE,
+    LEAST_MILES,
+    LONGEST_SECONDS,
+    MOST_FARE,
+    MOST_MILES,
+    SHORTEST_SECONDS,
+)
 from databricks_steps.trips.normalize import ID_LENGTH
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-SHORTEST_SECONDS, LONGEST_SECONDS = 30, 4 * 3600
-LEAST_MILES, MOST_MILES = 0.05, 100
-LEAST_FARE, MOST_FARE = 2.50, 250
-FASTEST_MPH = 80
+APART_DOLLARS, APART_SHARE = 5, 0.5  # how far a total may be from the sum of its parts
+PARTS = (
+    "fare_amount",
+    "extra",
+    "mta_tax",
+    "tip_amount",
+    "tolls_amount",
+    "ehail_fee",
+    "improvement_surcharge",
+    "congestion_surcharge",
+    "airport_fee",
+    "cbd_congestion_fee",
+)
 
 # What both halves of a voided trip share in every month looked at; only amounts change sign.
 VOID_KEY = (
@@ -71,8 +92,18 @@ def _shown(value: str, pattern: str) -> str:
 
 _MICROS = "(unix_micros(dropoff_datetime) - unix_micros(pickup_datetime))"
 _SPEED = f"(trip_distance * 3600e6 / nullif({_MICROS}, 0))"
+_PARTS = f"({' + '.join(f'coalesce({name}, 0)' for name in PARTS)})"
 _TIMES = ("pickup_datetime", "dropoff_datetime")
 _LOCATIONS = ("pickup_location_id", "dropoff_location_id")
+
+
+def _no_location(column: str) -> str:
+    return f"(NOT {column} BETWEEN {FIRST_LOCATION} AND {LAST_LOCATION})"
+
+
+_LOCATIONS_SHOWN = ", ".join(
+    f"if({_no_location(c)}, concat('{c.replace('_', ' ')} is ', {c}), null)" for c in _LOCATIONS
+)
 _REQUIRED_SQL = ", ".join(f"'{column}'" for column in REQUIRED)
 _LONGEST_HOURS = LONGEST_SECONDS // 3600
 
@@ -86,6 +117,12 @@ RULES = (
     Rule("time_missing", " OR ".join(map(_missing, _TIMES)), _names(_TIMES, "not given")),
     Rule(
         "location_missing", " OR ".join(map(_missing, _LOCATIONS)), _names(_LOCATIONS, "not given")
+    ),
+    Rule(
+        "location",
+        " OR ".join(map(_no_location, _LOCATIONS)),
+        f"concat(concat_ws(' and ', {_LOCATIONS_SHOWN}), "
+        f"'; valid is {FIRST_LOCATION} to {LAST_LOCATION}')",
     ),
     Rule(
         "outside_month",
@@ -113,6 +150,14 @@ RULES = (
         "if(fare_amount IS NULL, 'fare not given', "
         f"concat('fare is ', {_shown('fare_amount', '0.00##')}, "
         f"' dollars; valid is {LEAST_FARE:.2f} to {MOST_FARE:.2f}'))",
+    ),
+    Rule(
+        "total",
+        f"fare_amount BETWEEN {LEAST_FARE}D AND {MOST_FARE}D AND abs(total_amount - {_PARTS}) > "
+        f"greatest({APART_DOLLARS}D, abs(total_amount) * {APART_SHARE}D)",
+        f"concat('fare is no fare: with all its parts it makes ', {_shown(_PARTS, '0.00')}, "
+        f"' dollars, the total is ', {_shown('total_amount', '0.00')}, "
+        f"'; valid is a difference of {APART_DOLLARS} dollars or half of the total')",
     ),
     Rule(
         "speed",

@@ -150,10 +150,17 @@ def _offline(platform: Platform, spec: FeatureSpec, trips: int) -> pd.DataFrame:
 
     Each location has its latest offline row, as the online tables have, so that features are
     frozen at the same instant on both sides; a row older than the lookback is not used.
+
+    A holdout trip knows nothing of those rows, so each is asked for whole weeks later: from the
+    newest row on, when a ride may use them all.
     """
     from pyspark.sql import functions as F
 
-    frame = with_request_features(_held(platform, trips))
+    held = _held(platform, trips)
+    weeks = F.make_dt_interval(days=F.lit(7 * _weeks_until_known(platform, held)))
+    frame = with_request_features(
+        held.withColumn("pickup_datetime", F.col("pickup_datetime") + weeks)
+    )
     for lookup in spec.lookups:
         name = lookup.table.rsplit(".", 1)[1]
         rows = latest(_rows(platform, schemas.TABLES[name]))
@@ -161,13 +168,27 @@ def _offline(platform: Platform, spec: FeatureSpec, trips: int) -> pd.DataFrame:
         age = F.unix_micros("pickup_datetime") - F.unix_micros("known_at")
         limit = timedelta(days=lookup.lookback_days or MAX_DAYS) // timedelta(microseconds=1)
         looked_up = {
-            feature: F.coalesce(F.when(age <= limit, F.col(feature)), F.lit(default))
+            feature: F.coalesce(F.when(age.between(0, limit), F.col(feature)), F.lit(default))
             for feature, default in lookup.defaults.items()
         }
         frame = frame.join(F.broadcast(rows), lookup.key, "left").withColumns(looked_up)
         frame = frame.drop("known_at")
-    found: pd.DataFrame = frame.select(*FIELDS, *spec.inputs[1:]).toPandas()
+    names = dict.fromkeys((*FIELDS, *spec.inputs))
+    found: pd.DataFrame = frame.select(*names).toPandas()
     return found
+
+
+def _weeks_until_known(platform: Platform, trips: DataFrame) -> int:
+    """How many weeks later the first of the trips meets no feature row of the future."""
+    from pyspark.sql import functions as F
+
+    first = trips.agg(F.unix_micros(F.min("pickup_datetime")).alias("at")).collect()[0]["at"]
+    newest = [
+        _rows(platform, table).agg(F.unix_micros(F.max("known_at")).alias("at")).collect()[0]["at"]
+        for table in (schemas.PICKUP_FEATURES, schemas.DROPOFF_FEATURES)
+    ]
+    late = max((at for at in newest if at is not None), default=0) - (first or 0)
+    return max(math.ceil(late / (timedelta(days=7) // timedelta(microseconds=1))), 0)
 
 
 def _rows(platform: Platform, table: schemas.Table) -> DataFrame:

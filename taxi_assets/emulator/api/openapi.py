@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
+from databricks_steps.features.request import NOT_TOLD, TRIP_TYPES
 from databricks_steps.inference import request as contract
+from databricks_steps.trips import limits
 from taxi_assets.emulator import errors
 from taxi_assets.emulator.auth import OPEN
 
@@ -23,8 +25,9 @@ _PICKUPS = (
     r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?$"
 )
 _TIMES = f"{contract.PICKUP_RULE}; whole or with fractions of a second"
-Location = Annotated[int, Field(ge=1, le=contract.MAX_LOCATION)]
-Miles = Annotated[float, Field(gt=0, le=contract.MAX_MILES)]
+Location = Annotated[int, Field(ge=limits.FIRST_LOCATION, le=limits.LAST_LOCATION)]
+Miles = Annotated[float, Field(gt=0, le=limits.MOST_MILES)]
+TripType = Annotated[int, Field(ge=NOT_TOLD, le=max(TRIP_TYPES))]
 Pickup = Annotated[str, Field(pattern=_PICKUPS, description=_TIMES)]
 
 
@@ -48,6 +51,9 @@ class FareRow(BaseModel):
     dropoff_location_id: Location
     trip_distance: Miles
     pickup_datetime: Pickup = Field(examples=["2022-01-14 07:45:00"])
+    trip_type: TripType | None = Field(
+        default=None, description="1 street hail, 2 dispatch; left out, null or 0: not told"
+    )
 
 
 Rows = Annotated[list[FareRow], Field(min_length=1, max_length=contract.MAX_ROWS)]

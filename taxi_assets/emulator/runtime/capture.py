@@ -93,8 +93,8 @@ def payload(taken: Taken) -> Payload:
 def features_of(looked_up: tuple[LookedUp, ...]) -> dict[str, dict[str, Any]]:
     """What was looked up: feature table → location → `known_at` and features.
 
-    A location without a row is null; one whose row was too old for every row of the query that
-    asked for it has null features. In both cases the model was given the defaults.
+    A location without a row is null; one whose row was too old, or of the future, for every row of
+    the query that asked for it has null features. In both cases the model was given the defaults.
     """
     return {each.lookup.source: _by_location(each) for each in looked_up}
 

@@ -15,8 +15,8 @@ from taxi_assets.emulator.runtime.online_tables import Snapshot
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FRESH, STALE, UNKNOWN = 0, 1, 2  # states of a looked-up row
-STATES = ("fresh", "stale", "unknown")
+FRESH, STALE, UNKNOWN, FUTURE = 0, 1, 2, 3  # states of a looked-up row
+STATES = ("fresh", "stale", "unknown", "future")
 DAY = 86_400_000_000  # microseconds
 NO_LIMIT = 1 << 62
 Pick = Callable[[tuple[Any, ...]], tuple[Any, ...]]
@@ -45,7 +45,7 @@ class Lookup:
     """One prepared lookup: locations and pickup times in (microseconds), features out.
 
     The defaults answer where there is no row (UNKNOWN), where the row was known longer before
-    the pickup than the lookback (STALE), and for a null in the row.
+    the pickup than the lookback (STALE) or only after it (FUTURE), and for a null in the row.
     """
 
     def __init__(self, wanted: TableLookup) -> None:
@@ -80,6 +80,8 @@ class Lookup:
             return One(self._defaults, None, UNKNOWN)
         if at - row[0] > self._lookback:
             return One(self._defaults, row[0], STALE)
+        if row[0] > at:
+            return One(self._defaults, row[0], FUTURE)
         return One(self._filled(pick(row)), row[0], FRESH)
 
     def many(self, snapshot: Snapshot, locations: NDArray[np.int64], at: NDArray[np.int64]) -> Many:
@@ -93,9 +95,12 @@ class Lookup:
         )
         known = np.array([0 if row is None else row[0] for row in found], dtype=np.int64)
         state = np.array([UNKNOWN if row is None else FRESH for row in found], dtype=np.int8)
-        stale = (state[places] == FRESH) & (at - known[places] > self._lookback)
-        states = np.where(stale, np.int8(STALE), state[places])
-        return Many(features[np.where(stale, len(keys), places)], known[places], states)
+        age, states = at - known[places], state[places]
+        there = states == FRESH
+        states = np.where(there & (age > self._lookback), np.int8(STALE), states)
+        states = np.where(there & (age < 0), np.int8(FUTURE), states)
+        answered = np.where(states == FRESH, places, len(keys))
+        return Many(features[answered], known[places], states)
 
     def _filled(self, values: tuple[Any, ...]) -> tuple[float, ...]:
         if None in values:

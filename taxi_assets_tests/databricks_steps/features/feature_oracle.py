@@ -37,7 +37,6 @@ def pickup_row(trips: Sequence[Trip], location: int, at: datetime) -> dict[str, 
         "pickup_mean_fare_7d": _mean(week),
         "pickup_fare_per_mile_7d": _per_mile(week),
         "pickup_mean_speed_1h": sum(t.miles for t in hour) / hours if hours else None,
-        "pickup_is_airport": int(location in (1, 132, 138, 11430, 11371, 7114)),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,20 @@ def test_the_lookback_ends_to_the_microsecond(spark: SparkSession) -> None:
     beyond = looked_up(spark, PICKUP, [trip(NOON)], last_change + WEEK + timedelta(microseconds=1))
     assert beyond["pickup_feature_age"] is None
     assert {n: beyond[n] for n in PICKUP.features} == PICKUP.defaults
+
+
+def test_a_delayed_lookup_takes_the_row_known_so_long_before(spark: SparkSession) -> None:
+    late, days = replace(PICKUP, delay=timedelta(days=2)), timedelta(days=2)
+    trips = [trip(NOON, fare=10.0), trip(NOON + days, fare=30.0)]
+    known = NOON + days + timedelta(minutes=15)  # of the second trip
+
+    def fare_and_age(at: datetime) -> tuple[float, int]:
+        found = looked_up(spark, late, trips, at)
+        return found["pickup_mean_fare_7d"], found["pickup_feature_age"]
+
+    assert fare_and_age(known) == (10.0, 2 * 86_400)
+    assert fare_and_age(known + days) == (20.0, 2 * 86_400)
+    assert fare_and_age(known + days - timedelta(microseconds=1))[0] == 10.0
 
 
 @pytest.mark.parametrize("location", [None, 265])

@@ -162,10 +162,44 @@ def test_rows_become_columns() -> None:
         "pickup_hour": [8, 0],
         "pickup_weekday": [1, 6],
         "pickup_is_weekend": [0, 1],
+        "pickup_is_airport": [0, 0],
+        "dropoff_is_airport": [0, 0],
+        "pickup_location_id": [74, 10_001],
+        "dropoff_location_id": [42, 99_999],
+        "trip_type": [0, 0],
     }
     assert tuple(parsed.features()) == tuple(c.name for c in schemas.REQUEST_FEATURES)
     assert parsed.pickup_location_id.dtype == np.int64
     assert (len(parsed), parsed.client_request_id) == (2, "mine")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_records": [{**GOOD, "trip_type": 2}, GOOD, {**GOOD, "trip_type": None}]},
+        {
+            "dataframe_split": {
+                "columns": ["trip_type", *GOOD],
+                "data": [[kind, *GOOD.values()] for kind in (2.0, None, 0)],
+            }
+        },
+        {"inputs": {name: [value] * 3 for name, value in GOOD.items()} | {"trip_type": [2, 0, 0]}},
+    ],
+)
+def test_a_trip_type_may_be_told_and_is_unknown_where_it_is_not(body: dict[str, Any]) -> None:
+    assert request.read(body).features()["trip_type"].tolist() == [2, 0, 0]
+
+
+@pytest.mark.parametrize("kind", [3, -1, "2", True, 1.5, math.nan])
+def test_a_trip_type_that_is_none_is_refused(kind: object) -> None:
+    with pytest.raises(request.RequestError, match=r"Row 0: trip_type must be 1 \(street hail\)"):
+        request.read({"dataframe_records": [{**GOOD, "trip_type": kind}]})
+
+
+def test_an_airport_is_one_by_its_zone_or_zip_code() -> None:
+    ends = {"pickup_location_id": 132, "dropoff_location_id": 7114}
+    found = request.read({"dataframe_records": [{**GOOD, **ends}]}).features()
+    assert (found["pickup_is_airport"].tolist(), found["dropoff_is_airport"].tolist()) == ([1], [1])
 
 
 @pytest.mark.parametrize("name", sorted(request.IGNORED))

@@ -96,7 +96,7 @@ def test_both_shapes_give_the_same_rows(
     pickup = datetime(2022, 2, 1, 8, 30)
     assert rows(platform) == [
         (
-            *("a", place, "mine", at, 200, 12.0, entity, version),
+            *("a", place, "mine", "client", at, 200, 12.0, entity, version),
             *(74, 42, 1.0 + place, pickup, 10.0 + place, None, "2026-11"),
         )
         for place in (0, 1)
@@ -104,6 +104,21 @@ def test_both_shapes_give_the_same_rows(
     assert outcome.rows == 2
     assert outcome.figures["requests"] == 1
     assert told(outcome) == (True, "all 1 requests that were answered can be read")
+
+
+def test_own_requests_are_told_from_clients_and_are_not_kept(
+    platform: EmbeddedPlatform,
+) -> None:
+    asked = [
+        request("a", client_id="mine"),
+        request("b", client_id="taxi-assets-check-parity"),
+        request("c", client_id=None),
+        request("d", client_id="not taxi-assets-check"),
+    ]
+    gateway(platform.settings, asked)
+    step(platform)
+    origins = dict(rows(platform, "request_id", "origin"))
+    assert origins == {"a": "client", "c": "client", "d": "client"}
 
 
 FORMS = {

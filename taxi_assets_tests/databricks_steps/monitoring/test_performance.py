@@ -140,10 +140,17 @@ ASKED = {  # request → rows of (client's id, zone, distance, minutes after, pr
 }
 
 
+PAYLOADS = (
+    "request_id string, request_row int, client_request_id string, origin string, "
+    "requested_at timestamp, status_code int, pickup_location_id int, dropoff_location_id int, "
+    "trip_distance double, pickup_datetime timestamp, predicted_fare double, model_version string"
+)
+
+
 def payloads(spark: SparkSession) -> DataFrame:
     rows = [
         (
-            *(name, place, client, MARCH, 200, zone, 42, miles),
+            *(name, place, client, "client", MARCH, 200, zone, 42, miles),
             MARCH + minutes * MINUTE,
             fare,
             version,
@@ -151,13 +158,9 @@ def payloads(spark: SparkSession) -> DataFrame:
         for name, asked in ASKED.items()
         for place, (client, zone, miles, minutes, fare, version) in enumerate(asked)
     ]
-    unreadable = ("bad", 0, "t1", MARCH, 200, None, None, None, None, None, "3")
-    schema = (
-        "request_id string, request_row int, client_request_id string, requested_at timestamp, "
-        "status_code int, pickup_location_id int, dropoff_location_id int, trip_distance double, "
-        "pickup_datetime timestamp, predicted_fare double, model_version string"
-    )
-    return spark.createDataFrame([*rows, unreadable], schema)
+    check = ("own", 0, "t1", "check", MARCH, 200, 1, 42, 9.0, MARCH, 99.0, "3")
+    unreadable = ("bad", 0, "t1", "client", MARCH, 200, None, None, None, None, None, "3")
+    return spark.createDataFrame([*rows, check, unreadable], PAYLOADS)
 
 
 def test_predictions_of_the_endpoint_find_their_trips(spark: SparkSession) -> None:
@@ -192,6 +195,27 @@ def test_predictions_of_the_endpoint_find_their_trips(spark: SparkSession) -> No
     assert slices["airport 1"] == 1  # zone 1, as it was asked: Newark
     assert slices["distance 2 to 5 miles"] == 2
     assert slices["hour 6 to 10 h"] == 3
+
+
+def test_own_requests_do_not_hide_the_wrong_fares_of_a_few_clients(spark: SparkSession) -> None:
+    """300 wrong fares of clients beside 6,000 right ones of checks: the alarm comes."""
+    trips = spark.createDataFrame(
+        [(f"t{n}", "2022-03", MARCH, 74, 42, 1 + n / 1000, 10.0) for n in range(6_300)], TRIPS
+    )
+    asked = [
+        (f"{origin}-{n}", 0, None, origin, MARCH, 200, 74, 42, 1 + n / 1000, MARCH, fare, "3")
+        for origin, fare, numbers in (
+            ("client", 25.0, range(300)),
+            ("check", 10.0, range(300, 6_300)),
+        )
+        for n in numbers
+    ]
+    made = measured(
+        None, spark.createDataFrame(asked, PAYLOADS), trips, VERSION, None, reference=HOLDOUT
+    )
+    (whole,) = [row for row in made if row["slice"] == row["day"] == "all"]
+    assert (whole["trips"], whole["mae"], whole["level"]) == (300, 15.0, "error")
+    assert not verdict(made, VERSION, reference=HOLDOUT).passed
 
 
 def test_no_trips_and_no_predictions_are_no_rows(spark: SparkSession) -> None:

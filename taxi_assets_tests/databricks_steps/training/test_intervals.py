@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from databricks_steps.inference.scorer import spread, stretched
+from databricks_steps.inference.scorer import GROUPS, groups, spread, stretched
 from databricks_steps.settings import Interval
 from databricks_steps.training.intervals import calibrated
 
@@ -38,6 +38,41 @@ def test_trees_that_agree_too_much_are_stretched_to_the_share_wanted() -> None:
     cheap = unseen[1] < 20  # the spread of the trees carries where fares scatter more
     parts = [coverage(*(part[rows] for part in unseen), found) for rows in (cheap, ~cheap)]
     assert parts == pytest.approx([0.8, 0.8], abs=0.05)
+
+
+def test_each_group_of_rides_has_stretches_of_its_own() -> None:
+    """Airports scatter four times as much as the trees say, other rides half as much."""
+
+    def asked(rows: int, seed: int) -> tuple[np.ndarray, ...]:
+        fares, predicted, trees = sample(rows, seed)
+        airport = np.arange(rows) % 3 == 0
+        fares = predicted + (fares - predicted) * np.where(airport, 4.0, 0.5)
+        far, no = np.full(rows, 12.0), np.zeros(rows)
+        return fares, predicted, trees, groups(far, airport, no, no), airport
+
+    fares, predicted, trees, group, _ = asked(6_000, 1)
+    one = calibrated(fares, predicted, trees, WANTED)
+    own = calibrated(fares, predicted, trees, WANTED, group)
+    assert len(own.groups) == GROUPS
+    assert own.groups[0] == (own.low_stretch, own.high_stretch)  # no such ride was seen
+    fares, predicted, trees, group, airport = asked(20_000, 2)
+
+    def covered(low: np.ndarray, high: np.ndarray) -> list[float]:
+        inside = (fares >= low) & (fares <= high)
+        return [float(inside[rows].mean()) for rows in (airport, ~airport)]
+
+    found = stretched(predicted, trees, own, group)
+    assert covered(found.low, found.high) == pytest.approx([0.8, 0.8], abs=0.03)
+    found = stretched(predicted, trees, one)
+    assert covered(found.low, found.high)[0] < 0.7
+
+
+def test_a_group_is_told_by_distance_airports_and_type() -> None:
+    miles = np.array([0.5, 1.0, 1.0, 12.0, 12.0])
+    zero, one = np.zeros(5), np.array([0, 0, 1, 0, 1])
+    found = groups(miles, zero, one, np.array([0, 0, 0, 2, 2]))
+    assert found.tolist() == [0, 6, 9, 26, 29]
+    assert GROUPS == 30
 
 
 def test_trees_that_scatter_too_much_are_drawn_in() -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from databricks_steps.settings import Gate, Slicing
 from databricks_steps.training import bootstrap, promotion_gate, slices
+from databricks_steps.training.feature_ages import AgeError
 from databricks_steps.training.promotion_gate import Champion
-from databricks_steps.trips.boroughs import boroughs
+from databricks_steps.trips.zones import boroughs
 
 GATE = Gate(slice_rows=100)
 NONE = Champion(None, None, "there is no champion yet")
@@ -99,6 +100,18 @@ def test_a_baseline_must_be_beaten_in_every_metric_the_gate_names() -> None:
     assert promotion_gate.beats_baseline(
         ours, {"mean": {"rmse": 3.1, "r2": 0.95}}, only_rmse
     ).passed
+
+
+def test_the_line_must_be_beaten_at_every_age_of_the_features() -> None:
+    line = {"metered_fare": {"rmse": 4.0, "r2": 0.8}}
+    ours = {"rmse": 3.0, "r2": 0.9}
+    good, bad = AgeError("fresh", 3.0, 1.0, 0.0, {}), AgeError("none", 4.0, 2.0, 1.0, {})
+    passed = promotion_gate.beats_baseline(ours, line, GATE, (good,))
+    assert passed.passed
+    assert passed.figures["rmse_at_fresh"] == 3.0
+    lost = promotion_gate.beats_baseline(ours, line, GATE, (good, bad))  # as good is not better
+    assert not lost.passed
+    assert lost.reason.startswith("not better than the metered fare with features none: 4.00:")
 
 
 def test_a_surely_better_champion_refuses_with_difference_and_interval() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ import pytest
 
 from databricks_steps import schemas
 from databricks_steps.errors import ModelError
-from databricks_steps.settings import METRICS, Forest, Gate
+from databricks_steps.inference.feature_spec import middle
+from databricks_steps.settings import METRICS, Forest, Gate, Settings
 from databricks_steps.training import dataset, evaluation, leakage_checks
 from databricks_steps.training.fit import fit, onnx_predict, to_onnx
+from databricks_steps.trips import zones
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -111,7 +114,15 @@ def training_rows(count: int, seed: int = 3) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-@pytest.mark.parametrize("trees", [1, 2, 9, 10])  # the middle is one tree or two
+@pytest.mark.parametrize(
+    ("trees", "trim", "places"),
+    [(1, 0.2, (0, 1)), (2, 0.2, (0, 2)), (10, 0.2, (2, 8)), (40, 0.2, (8, 32)), (9, 0.5, (4, 5))],
+)
+def test_the_middle_of_the_trees(trees: int, trim: float, places: tuple[int, int]) -> None:
+    assert middle(trees, trim) == places
+
+
+@pytest.mark.parametrize("trees", [1, 2, 9, 10])
 def test_the_graph_gives_the_fares_of_the_pipeline_and_of_long_trips_never_seen(
     trees: int,
 ) -> None:
@@ -125,11 +136,58 @@ def test_the_graph_gives_the_fares_of_the_pipeline_and_of_long_trips_never_seen(
     assert np.abs(fares - pipeline.predict(inputs)).max() < 1e-4
     matrix = pipeline[0].transform(inputs)
     assert np.abs(by_tree - pipeline[-1].predict_trees(matrix)).max() < 1e-4
-    assert np.abs(fares - np.median(by_tree, axis=1)).max() < 1e-4
+    first, end = middle(trees)
+    assert np.abs(fares - np.sort(by_tree, axis=1)[:, first:end].mean(axis=1)).max() < 1e-4
     far = training_rows(1).assign(trip_distance=80.0)
     assert onnx_predict(graph, far)[0][0] == pytest.approx(3 + 2.5 * 80 + 2, abs=5)
     extra = rows.assign(fare_amount=9999.0, tip_amount=50.0)
     assert (pipeline.predict(extra) == pipeline.predict(rows)).all()
+
+
+def test_zones_zip_codes_and_no_zones_are_told_alike_by_pipeline_and_graph() -> None:
+    chance = np.random.default_rng(8)
+    rows = training_rows(3_000).assign(
+        pickup_location_id=chance.choice([-1, 0, 1, 132, 138, 263, 264, 265, 266, 11430], 3_000),
+        dropoff_location_id=chance.choice([74, 75, 103, 104, 265, 99_999], 3_000),
+        trip_type=chance.integers(0, 3, 3_000),
+    )
+    rows["fare_amount"] += 20.0 * (rows["pickup_location_id"] == 132) + 5 * rows["trip_type"]
+    pipeline = fit(rows, Forest(n_estimators=5, min_samples_leaf=1))
+    fares, _ = onnx_predict(to_onnx(pipeline), rows)
+    assert np.abs(fares - pipeline.predict(rows[list(dataset.INPUTS)])).max() < 1e-4
+    asked = rows.head(1).assign(pickup_location_id=132, dropoff_location_id=74, trip_distance=2.0)
+
+    def fare(**changes: int) -> float:
+        return float(pipeline.predict(asked.assign(**changes)[list(dataset.INPUTS)])[0])
+
+    assert fare(trip_type=2) > fare(trip_type=1) + 3
+    assert fare(trip_type=1) > fare(trip_type=1, pickup_location_id=138) + 10
+    # What is no place is no place, by whichever number: without an error.
+    assert fare(pickup_location_id=0) == fare(pickup_location_id=99_999)
+
+
+def test_centroids_of_zones_and_what_lies_between_them() -> None:
+    row = zones.pair([132, 132, 132, 0], [138, 132, 265, 138])
+    facts = zones.facts()[row]
+    line, bearing = (facts[:, zones.FACTS.index(name)] for name in ("line_miles", "bearing"))
+    assert line == pytest.approx([9.91, 0, -1, -1], abs=0.01)  # JFK to LaGuardia by the map: 10
+    assert bearing[0] == pytest.approx(2.05, abs=0.01)  # north-northwest
+    assert (bearing[2:] == -4).all()
+    assert zones.ZONES == 263
+    assert zones.pair([-1, 266, 10_001, 264], [0, 0, 0, 0]).tolist() == [0, 0, 0, 264 * 266]
+
+
+def test_what_is_taught_and_what_is_asked_have_features_as_old_as_when_served() -> None:
+    rows = training_rows(10).assign(pickup_mean_fare_7d=33.0, trip_type=2)
+    live, published = (replace(Settings(), feature_delay_days=days) for days in (0, 60))
+    taught = dataset.as_taught(rows, live)["pickup_mean_fare_7d"].tolist()
+    assert taught == [15.0, 33.0] * 5  # none for every other one
+    assert set(dataset.as_taught(rows, published)["pickup_mean_fare_7d"]) == {15.0}
+    assert set(dataset.as_taught(rows, published)["trip_type"]) == {2}
+    assert set(dataset.as_served(rows, live)["pickup_mean_fare_7d"]) == {33.0}
+    served = dataset.as_served(rows, published)
+    assert (set(served["pickup_mean_fare_7d"]), set(served["trip_type"])) == ({15.0}, {0})
+    assert set(rows["pickup_mean_fare_7d"]) == {33.0}  # what was given stays as it was
 
 
 def test_a_tree_sees_no_more_rows_than_there_are_or_than_settings_allow() -> None:
@@ -143,7 +201,7 @@ def spark_rows(spark: SparkSession, rows: pd.DataFrame, split: list[str]) -> Dat
     times = [START + timedelta(minutes=n) for n in range(len(rows))]
     ids = [f"{n:05d}" for n in range(len(rows))]
     places = {"pickup_location_id": 74, "dropoff_location_id": 75}
-    found = rows.assign(trip_id=ids, pickup_datetime=times, split=split, **places)
+    found = rows.assign(trip_id=ids, pickup_datetime=times, split=split, kind="metered", **places)
     return spark.createDataFrame(found)
 
 

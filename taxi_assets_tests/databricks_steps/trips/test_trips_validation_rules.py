@@ -12,6 +12,7 @@ from trip_samples import DROPOFF, PICKUP, at, collected, green_file, read
 
 from databricks_steps import schemas
 from databricks_steps.trips import normalize, validation_rules
+from databricks_steps.trips.kinds import kind
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -44,6 +45,9 @@ def reasons(
 
 
 def trip(seconds: float = 750, **changes: Any) -> dict[str, Any]:
+    """A trip of that duration; its total is the sum of its parts unless it is given."""
+    if "fare_amount" in changes:
+        changes = {"total_amount": changes["fare_amount"] + 3.3, **changes}
     return {"lpep_dropoff_datetime": PICKUP + timedelta(seconds=seconds), **changes}
 
 
@@ -51,6 +55,10 @@ def test_rules_at_their_boundaries(spark: SparkSession, tmp_path: Path) -> None:
     slow = {"trip_distance": 0.5}
     took = "trip took {} seconds; valid is 30 seconds to 4 hours"
     fares = "fare is {} dollars; valid is 2.50 to 250.00"
+    apart = (
+        "fare is no fare: with all its parts it makes {} dollars, the total is {}; "
+        "valid is a difference of 5 dollars or half of the total"
+    )
     miles = "distance is {} miles; valid is 0.05 to 100"
     cases: list[tuple[dict[str, Any], dict[str, str]]] = [
         ({}, {}),
@@ -71,6 +79,20 @@ def test_rules_at_their_boundaries(spark: SparkSession, tmp_path: Path) -> None:
         (trip(fare_amount=250.01), {"fare": fares.format("250.01")}),
         (trip(fare_amount=0.0), {"fare": fares.format("0.00")}),
         (trip(fare_amount=-4.5), {"fare": fares.format("-4.50")}),
+        (trip(PULocationID=1, DOLocationID=99_999), {}),
+        (trip(PULocationID=0), {"location": "pickup location id is 0; valid is 1 to 99999"}),
+        (
+            trip(PULocationID=-1, DOLocationID=100_000),
+            {
+                "location": "pickup location id is -1 and dropoff location id is 100000; "
+                "valid is 1 to 99999"
+            },
+        ),
+        (trip(fare_amount=2.9, total_amount=11.0), {}),  # 4.80 apart
+        (trip(fare_amount=2.9, total_amount=12.5), {"total": apart.format("6.20", "12.50")}),
+        (trip(fare_amount=16.7, total_amount=39.9), {}),  # 19.90 apart, half of it 19.95
+        (trip(fare_amount=16.7, total_amount=40.1), {"total": apart.format("20.00", "40.10")}),
+        (trip(fare_amount=16.7, total_amount=None), {}),
         (trip(900, trip_distance=20.0), {}),
         (
             trip(899, trip_distance=20.0),
@@ -224,3 +246,28 @@ def test_reasons_are_never_null_even_for_extreme_times(spark: SparkSession, tmp_
 def test_no_row_in_means_no_row_out(spark: SparkSession, rule: validation_rules.Rule) -> None:
     frame = validation_rules.with_broken_rules(spark.createDataFrame([], schemas.RAW_TRIPS.spark()))
     assert frame.where(f"array_contains(rules, '{rule.name}')").collect() == []
+
+
+@pytest.mark.parametrize(("month", "least"), [("2025-02", 670), ("2025-03", 1_100)])
+def test_fares_of_vendor_6_that_are_none_are_quarantined_by_name(
+    spark: SparkSession, real_data: Path, month: str, least: int
+) -> None:
+    file = read(real_data / "tlc" / "history" / f"green_tripdata_{month}.parquet")
+    judged = validation_rules.with_broken_rules(normalize.raw_trips(spark, [file], [month]))
+    found = judged.selectExpr("vendor_id", "array_contains(rules, 'total') AS is_none")
+    counts = {
+        (row["vendor_id"], row["is_none"]): row["count"]
+        for row in found.groupBy("vendor_id", "is_none").count().collect()
+    }
+    assert {vendor for vendor, is_none in counts if is_none} == {6}
+    assert counts[6, True] >= least
+    assert counts[6, True] / (counts[6, True] + counts[6, False]) >= 0.91
+
+
+def test_kinds_of_trips(spark: SparkSession) -> None:
+    rows = [(1, 1), (1, 99), (0, None), (1, 5), (2, 2), (2, 3), (1, 6), (1, 4), (None, 5)]
+    frame = spark.createDataFrame(rows, "passenger_count int, rate_code_id int")
+    assert [row["kind"] for row in frame.select(kind().alias("kind")).collect()] == [
+        *("metered", "metered", "metered", "negotiated", "flat", "flat", "flat", "metered"),
+        "block",
+    ]

@@ -19,7 +19,7 @@ from databricks_steps.inference.feature_spec import TableLookup
 from databricks_steps.settings import Settings
 from taxi_assets.emulator.errors import ApiError
 from taxi_assets.emulator.runtime import online_tables
-from taxi_assets.emulator.runtime.lookups import DAY, FRESH, STALE, UNKNOWN, Lookup
+from taxi_assets.emulator.runtime.lookups import DAY, FRESH, FUTURE, STALE, UNKNOWN, Lookup
 from taxi_assets.emulator.runtime.online_tables import OnlineTables, Published, Snapshot
 from taxi_assets.emulator.runtime.publish import publish, unpublish
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
@@ -221,7 +221,12 @@ def test_a_row_lives_as_long_as_the_lookback_says(source: Source) -> None:
     last = shown["known_at"] + 7 * DAY  # to the microsecond, as in the offline lookup
     assert lookup.one(now, 5, last) == (values, shown["known_at"], FRESH)
     assert lookup.one(now, 5, last + 1) == ((-1.0, -1.0), shown["known_at"], STALE)
-    assert lookup.one(now, 5, 0).state == FRESH  # a trip of the past: nothing is too old for it
+    known = shown["known_at"]  # a trip of the past knows nothing of it, to the microsecond
+    assert lookup.one(now, 5, known) == (values, known, FRESH)
+    assert lookup.one(now, 5, known - 1) == ((-1.0, -1.0), known, FUTURE)
+    early = lookup.many(now, np.array([5, 5, 404]), np.array([known, known - 1, known - 1]))
+    assert early.state.tolist() == [FRESH, FUTURE, UNKNOWN]
+    assert early.features.tolist() == [list(values), [-1.0, -1.0], [-1.0, -1.0]]
     many = lookup.many(now, np.array([5, 5, 404]), np.array([last, last + 1, last]))
     assert many.features.tolist() == [list(values), [-1, -1], [-1, -1]]
     assert many.state.tolist() == [FRESH, STALE, UNKNOWN]
@@ -276,7 +281,7 @@ def readers(source: Source) -> Iterator[list[set[tuple[float, ...]]]]:
     seen: list[set[tuple[float, ...]]] = [set(), set()]
     stop = threading.Event()
 
-    keys, at = np.array([1, 2, 3]), np.zeros(3, dtype=np.int64)
+    keys, at = np.array([1, 2, 3]), np.full(3, 1 << 60)  # later than every row
 
     def read(answers: set[tuple[float, ...]]) -> None:
         while not stop.is_set():

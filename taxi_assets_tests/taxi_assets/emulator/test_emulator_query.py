@@ -45,8 +45,13 @@ def post(workspace: Workspace, body: Any, **headers: str) -> requests.Response:
     )
 
 
-def by_hand(workspace: Workspace, record: Mapping[str, Any], when: tuple[int, int]) -> float:
-    """The fare by the scikit-learn pipeline; `when` is the pickup's (hour, weekday)."""
+def by_hand(
+    workspace: Workspace, record: Mapping[str, Any], when: tuple[int, int], stale: bool = False
+) -> float:
+    """The fare by the scikit-learn pipeline; `when` is the pickup's (hour, weekday).
+
+    `stale`: every row is too old.
+    """
     settings = workspace.settings
     tables = OnlineTables(online_tables.database(settings))
     values: dict[str, float | None] = {
@@ -54,12 +59,18 @@ def by_hand(workspace: Workspace, record: Mapping[str, Any], when: tuple[int, in
         "pickup_hour": when[0],
         "pickup_weekday": when[1],
         "pickup_is_weekend": int(when[1] >= 5),
+        "pickup_is_airport": int(record["pickup_location_id"] in (1, 132, 138)),
+        "dropoff_is_airport": int(record["dropoff_location_id"] in (1, 132, 138)),
+        "pickup_location_id": record["pickup_location_id"],
+        "dropoff_location_id": record["dropoff_location_id"],
+        "trip_type": 0,
     }
     for table, key in (
         (schemas.PICKUP_FEATURES, "pickup_location_id"),
         (schemas.DROPOFF_FEATURES, "dropoff_location_id"),
     ):
-        row = tables.rows(online_store.online_table_name(settings, table)).get(record[key], {})
+        rows = tables.rows(online_store.online_table_name(settings, table))
+        row = {} if stale else rows.get(record[key], {})
         for column in table.features:
             found = row.get(column.name)
             values[column.name] = column.default if found is None else found
@@ -89,9 +100,7 @@ def test_features_older_than_the_lookback_give_way_to_the_defaults(served: Works
         unknown = {**record, "pickup_location_id": 9_999, "dropoff_location_id": 9_998}
         for rows in ([record], [record, record], [record, unknown]):
             answer = post(served, {"instances": rows, "params": {"features": True}}).json()
-            as_default = {**record, "pickup_location_id": 9_999, "dropoff_location_id": 9_998}
-            trip = as_default if stale else record
-            expected = by_hand(served, trip, (at.hour, at.weekday()))
+            expected = by_hand(served, record, (at.hour, at.weekday()), stale)
             assert answer["predictions"][0] == pytest.approx(expected, abs=1e-3)
             ages = answer["feature_age_seconds"]
             assert list(ages) == [served.settings.table(table.name) for table in TABLES]
