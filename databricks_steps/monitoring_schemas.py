@@ -74,6 +74,7 @@ LIVE_PERFORMANCE = Table(
         Column("rmse", "double", "Root of the mean squared error", "dollars"),
         Column("mae", "double", "Mean absolute error", "dollars"),
         Column("bias", "double", "Mean of predicted less paid", "dollars"),
+        Column("in_range", "double", "Share of fares inside the fare range; months alone", "share"),
         *_JUDGED,
     ),
     primary_key=("trip_month", "day", "slice", "predictions"),

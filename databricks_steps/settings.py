@@ -38,7 +38,7 @@ class Forest:
     n_estimators: int = 40
     min_samples_leaf: int = 5
     max_features: float = 0.5
-    rows_per_tree: int = 40_000  # bounds the cost of a tree however many months there are
+    rows_per_tree: int = 60_000  # bounds the cost of a tree however many months there are
     random_state: int = 20220131
     n_jobs: int = -1
 

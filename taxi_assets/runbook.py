@@ -68,6 +68,8 @@ _BY_MONTH = {
     },
     "live_performance": {
         "live_error": "Fares differ from what was learned; drift_retrain_sensor retrains by itself",
+        "fare_range": "Fares scatter otherwise than on the holdout; a retrain calibrates the range "
+        "anew",
     },
 }
 _ALWAYS = {

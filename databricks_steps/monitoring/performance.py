@@ -172,6 +172,7 @@ def _figures(sums: _Sums) -> dict[str, Any]:
         "rmse": round(sqrt(sums.squared / trips), 6) if trips else None,
         "mae": round(sums.absolute / trips, 6) if trips else None,
         "bias": round(sums.error / trips, 6) if trips else None,
+        "in_range": None,  # measured apart, of whole months: see fare_range
     }
 
 

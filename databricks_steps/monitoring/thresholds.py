@@ -22,6 +22,15 @@ class ErrorLimits:
 
 
 @dataclass(frozen=True)
+class RangeLimits:
+    """The share of fares that may lie inside a fare range meant for 80 percent."""
+
+    low: float = 0.75
+    high: float = 0.88
+    least: int = 500  # trips; fewer are not judged
+
+
+@dataclass(frozen=True)
 class DriftLimits:
     """How far a distribution may be from the baseline's. Each pair is (warn, error).
 

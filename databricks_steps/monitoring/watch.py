@@ -20,6 +20,7 @@ from databricks_steps.features.request import TRIP_TYPE, with_request_features
 from databricks_steps.interfaces import Commit, Outcome, Platform, Tables, Verdict
 from databricks_steps.monitoring import (
     drift,
+    fare_range,
     ground_truth,
     performance,
     plots,
@@ -78,7 +79,7 @@ def drift_report(
     if champion is None:
         return _nothing(months)
     tables, version = platform.tables, champion.version
-    code = fingerprint.code(distributions, drift, ground_truth, performance, thresholds)
+    code = fingerprint.code(distributions, drift, fare_range, ground_truth, performance, thresholds)
 
     def digest(month: str) -> int:
         read = ("trips", "batch_predictions")
@@ -126,11 +127,12 @@ def _measured(
     trips = tables.read("trips", list(found))
     payloads = tables.read(PAYLOADS) if tables.exists(PAYLOADS) else None
     seen_until = performance.unseen_from(version)
+    live = performance.measured(
+        scored, payloads, trips, version, seen_until, reference=champion.reference
+    )
     rows = {
         DRIFT: drift.measured(found, version.number, champion.baseline),
-        LIVE: performance.measured(
-            scored, payloads, trips, version, seen_until, reference=champion.reference
-        ),
+        LIVE: fare_range.with_coverage(platform, version, scored, live),
     }
     return {
         name: [tuple(row.get(column) for column in schemas.TABLES[name].names) for row in each]
@@ -159,6 +161,7 @@ def _told(
     tables, version = platform.tables, champion.version
     rows = {name: _rows(tables, name, months) for name in (DRIFT, LIVE)}
     error = performance.verdict(rows[LIVE], version, reference=champion.reference)
+    ranged = fare_range.verdict(rows[LIVE], version)
     told = {month: _month(platform, month, champion, rows) for month in months}
     last = told[max(months)]
     shared = {"months": list(months), "model_version": version.number}
@@ -172,7 +175,7 @@ def _told(
         figures["databricks_monitor"] = by_databricks
     outcomes = (
         Outcome(DRIFT, len(rows[DRIFT]), figures, commits.get(DRIFT), (last.verdict,)),
-        Outcome(LIVE, len(rows[LIVE]), shared, commits.get(LIVE), (error,)),
+        Outcome(LIVE, len(rows[LIVE]), shared, commits.get(LIVE), (error, ranged)),
     )
     return outcomes, told
 
@@ -226,5 +229,10 @@ def _nothing(months: Sequence[str]) -> tuple[Outcome, Outcome]:
     figures = {"months": list(months), "triage": diagnosis.to_json(), "verdicts": passed}
     return (
         Outcome(DRIFT, 0, figures, verdicts=(Verdict("triage", True, reason),)),
-        Outcome(LIVE, 0, {"months": list(months)}, verdicts=(Verdict("live_error", True, reason),)),
+        Outcome(
+            LIVE,
+            0,
+            {"months": list(months)},
+            verdicts=tuple(Verdict(name, True, reason) for name in ("live_error", "fare_range")),
+        ),
     )

@@ -62,8 +62,9 @@ def to_onnx(pipeline: Pipeline) -> bytes:
     if model.typed_ is None:
         trees.append(helper.make_node("Identity", ["any_type"], ["rest"]))
     else:
-        trees += _trees(model.typed_, _TYPED, "of_type")[0]
-        trees.append(helper.make_node("Where", ["is_told", "of_type", "any_type"], ["rest"]))
+        is_told, of_type = feature_spec.BY_TYPE
+        trees += _trees(model.typed_, _TYPED, of_type)[0]
+        trees.append(helper.make_node("Where", [is_told, of_type, "any_type"], ["rest"]))
     count, middle = len(model.forest_.estimators_), ["sorted", "from", "until", "along"]
     tail = [
         helper.make_node("MatMul", [ONNX_INPUT, "per_mile"], ["by_distance"]),
@@ -131,7 +132,7 @@ def _facts() -> list[Any]:
         helper.make_node("Gather", [ONNX_INPUT, "both"], ["as_given"], axis=1),
         helper.make_node("Concat", ["as_given", "of_zones", "detour"], [_TAKEN], axis=1),
         helper.make_node("Gather", [ONNX_INPUT, TRIP_TYPE], ["type"], axis=1),
-        helper.make_node("Greater", ["type", "not_told"], ["is_told"]),
+        helper.make_node("Greater", ["type", "not_told"], [feature_spec.BY_TYPE[0]]),
         helper.make_node("Concat", [_TAKEN, "type"], [_TYPED], axis=1),
     ]
 

@@ -32,7 +32,7 @@ class MeteredForest(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     small sample has too few of. The meter's own arithmetic is a line, so the line carries the
     distance and the forest the rest (zones, hours, traffic, flat fares).
 
-    The fare is the mean of the trees without the lowest and the highest fifth: a few negotiated
+    The fare is the mean of the trees without the lowest and highest 15 %: a few negotiated
     fares far off the meter would pull every fare of their leaves along (docs/training_cost.md).
 
     A second forest of as many trees answers where the trip type is told: it learns from such rows

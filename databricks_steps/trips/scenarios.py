@@ -84,7 +84,7 @@ def _unchanged(trips: pa.Table) -> pa.Table:
 
 def _fare_rise(trips: pa.Table) -> pa.Table:
     fares = _values(trips, "fare_amount") * FARE_RISE
-    return _with(trips, "fare_amount", fares.round(2))
+    return _with_fares(trips, fares.round(2))
 
 
 def _congestion_fee(trips: pa.Table) -> pa.Table:
@@ -107,7 +107,7 @@ def _airport_flat_fare(trips: pa.Table) -> pa.Table:
     ends = [_values(trips, f"{end}_location_id") for end in ("pickup", "dropoff")]
     airport = np.isin(ends[0], AIRPORTS) | np.isin(ends[1], AIRPORTS)
     fares = _values(trips, "fare_amount")
-    return _with(trips, "fare_amount", np.where(airport & (fares > 0), FLAT_FARE, fares))
+    return _with_fares(trips, np.where(airport & (fares > 0), FLAT_FARE, fares))
 
 
 def _meter_outage(trips: pa.Table) -> pa.Table:
@@ -142,6 +142,12 @@ def _with(trips: pa.Table, column: str, values: Any) -> pa.Table:
     return trips.set_column(place, field, pa.array(values, field.type, from_pandas=True))
 
 
+def _with_fares(trips: pa.Table, fares: Any) -> pa.Table:
+    """The trips with other fares, and totals that have them as a part."""
+    totals = _values(trips, "total_amount") + fares - _values(trips, "fare_amount")
+    return _with(_with(trips, "fare_amount", fares), "total_amount", totals)
+
+
 _BOTH = ("drift_report.triage", "dropoff_features.drift", "pickup_features.drift")
 SCENARIOS: dict[str, Scenario] = {
     each.name: each
@@ -152,7 +158,7 @@ SCENARIOS: dict[str, Scenario] = {
             "All fares rise by 35 percent",
             _fare_rise,
             "concept drift",
-            (*_BOTH, "live_performance.live_error"),
+            (*_BOTH, "live_performance.fare_range", "live_performance.live_error"),
         ),
         Scenario(
             "congestion-fee-column",

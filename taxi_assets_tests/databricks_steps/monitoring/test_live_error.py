@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_steps.monitoring import performance
+from databricks_steps.monitoring import fare_range, performance
 from databricks_steps.monitoring.performance import Reference, measured, unseen_from, verdict
 from databricks_steps.monitoring.thresholds import ErrorLimits
 from databricks_steps.months import end, start
@@ -189,3 +189,21 @@ def test_real_months_are_quiet_until_the_fares_rise(
     over = [is_over for _, is_over in told.figures["windows"]]
     assert (told.passed, told.severity) == (passed, "warn" if passed else "error"), told.reason
     assert over == [not passed] * (end(month) - start(month)).days
+
+
+@pytest.mark.parametrize(
+    ("share", "passed"), [(0.75, True), (0.7499, False), (0.88, True), (0.8801, False)]
+)
+def test_a_fare_range_that_holds_too_few_or_too_many_fares_warns(
+    share: float, passed: bool
+) -> None:
+    rows = [
+        {"trip_month": "2022-02", "in_range": 0.8},
+        {"trip_month": "2022-03", "in_range": share},
+    ]
+    told = fare_range.verdict(
+        [*rows, {"trip_month": "2022-03", "in_range": None}], Version("3", "")
+    )
+    assert (told.check, told.passed, told.severity) == ("fare_range", passed, "warn")
+    assert told.figures["in_range"] == {"2022-02": 0.8, "2022-03": share}
+    assert fare_range.verdict([], Version("3", "")).passed

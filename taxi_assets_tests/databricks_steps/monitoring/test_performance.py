@@ -70,7 +70,7 @@ def by_hand(rows: pd.DataFrame) -> dict[tuple[str, ...], tuple[Any, ...]]:
     found = {}
     days = rows["pickup_datetime"].map(lambda at: f"{at:%Y-%m-%d}")
     masks = {"all": np.full(len(rows), True)}
-    for slicing in Gate().slicings:
+    for slicing in Gate().slicings[:-1]:  # the kind of these trips is not known
         masks |= members(rows, slicing)
     for month in rows["trip_month"].unique():
         for day in ("all", *days.unique()):
@@ -188,6 +188,7 @@ def test_predictions_of_the_endpoint_find_their_trips(spark: SparkSession) -> No
         "rmse": round(sqrt((1 + 4 + 6.25) / 3), 6),
         "mae": round(5.5 / 3, 6),
         "bias": round(5.5 / 3, 6),
+        "in_range": None,
         "level": "few",
         "computed_at": None,
     }

@@ -140,5 +140,5 @@ def test_a_change_leaves_every_other_column_alone() -> None:
             and len(changed) == len(calm)
             and not changed.column(name).equals(calm.column(name))
         ]
-        assert len(same) <= 1, scenario.name
+        assert len({*same} - {"total_amount"}) <= 1, scenario.name  # a fare is part of the total
     assert replace(SCENARIOS["calm"]).change(calm).equals(calm)
