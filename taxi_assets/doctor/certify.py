@@ -6,12 +6,14 @@ import io
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from databricks_steps.errors import SettingsError, reason
 from databricks_steps.platforms.databricks import probe
+from databricks_steps.settings import STAGING_VOLUME
 from taxi_assets.partitions import RANGE_TAGS
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.targets import Target
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 FOLDER = "certify"
 MAIN = """import sys
 from databricks_steps.platforms.databricks import probe
+from databricks_steps.settings import STAGING_VOLUME
 probe.main(spark, sys.argv[1])
 """
 MONTHS = {RANGE_TAGS[0]: "2022-01", RANGE_TAGS[1]: "2022-02"}  # a tag with a colon in it
@@ -59,10 +62,27 @@ def certified(target: Target) -> list[Fact]:
             "certify probes a workspace that launches steps", target.name, "Say --target dev"
         )
     client = Workspace(target.settings).client
-    return [*_of_a_cluster(target, target.cluster, client), *_of_the_workspace(target, client)]
+    settings = target.settings
+    folder = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING_VOLUME}/{FOLDER}"
+    own = f"{folder}/{uuid.uuid4().hex}"
+    found = [*_of_a_cluster(target, target.cluster, client, own)]
+    found += _of_the_workspace(target, client, folder)
+    _remove(client, own)
+    return found
 
 
-def _of_a_cluster(target: Target, cluster: Cluster, client: WorkspaceClient) -> Iterator[Fact]:
+def _remove(client: WorkspaceClient, folder: str) -> None:
+    from databricks.sdk.errors.base import DatabricksError
+
+    with suppress(DatabricksError, OSError, TimeoutError):  # what is left is a few lines
+        for entry in list(client.files.list_directory_contents(folder)):
+            client.files.delete(str(entry.path))
+        client.files.delete_directory(folder)
+
+
+def _of_a_cluster(
+    target: Target, cluster: Cluster, client: WorkspaceClient, folder: str
+) -> Iterator[Fact]:
     """One task on one cluster: where it does not end well, why, and nothing else is known."""
     from databricks.sdk.errors import OperationFailed
     from databricks.sdk.errors.base import DatabricksError
@@ -70,7 +90,6 @@ def _of_a_cluster(target: Target, cluster: Cluster, client: WorkspaceClient) -> 
     from taxi_assets.resources.staging import Staging
 
     staging = Staging(client, target.settings)
-    folder = f"{staging.prefix.rpartition('/')[0]}/{FOLDER}/{uuid.uuid4().hex}"
     try:
         yield from _probed(target, cluster, staging, folder)
     except (DatabricksError, OperationFailed, OSError, TimeoutError) as error:
@@ -105,9 +124,8 @@ def _probed(target: Target, cluster: Cluster, staging: Staging, folder: str) -> 
         yield Fact(item, state, words)
 
 
-def _of_the_workspace(target: Target, client: WorkspaceClient) -> Iterator[Fact]:
+def _of_the_workspace(target: Target, client: WorkspaceClient, staged: str) -> Iterator[Fact]:
     settings, cluster = target.settings, target.cluster
-    staged = f"/Volumes/{settings.catalog}/{settings.schema}/dagster_staging"
 
     def folders() -> str:
         times = [each.last_modified for each in client.files.list_directory_contents(staged)]

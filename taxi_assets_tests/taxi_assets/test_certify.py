@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest_run import Home
 
-from databricks_steps.settings import REPOSITORY, SAIL
+from databricks_steps.settings import REPOSITORY, SAIL, STAGING_VOLUME
 from taxi_assets.emulator import auth, process
 
 pytestmark = pytest.mark.slow  # a task on a cluster
@@ -52,18 +51,25 @@ def test_every_item_is_probed_once_and_told(environment: tuple[Home, dict[str, s
     assert found["a tag with a colon"][1] == "month 2022-01:2022-02"
     assert found["online store"][1].startswith("not there yet: ")
     assert done.returncode == 1  # something differs
+    settings = home.settings
+    volume = home.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME
+    assert [file.suffix for file in volume.rglob("*") if file.is_file()] == [".whl"]
 
 
 def test_a_cluster_that_cannot_be_had_is_what_differs(
     environment: tuple[Home, dict[str, str]],
 ) -> None:
     home, known = environment
-    done = home.call("certify", "--target", "dev", **known, TAXI_CLOUD="aws")
-    lines = {re.split(r"  +", line)[1]: line for line in done.stdout.splitlines() if line}
+    done = home.call("certify", "--target", "dev", "--json", **known, TAXI_CLOUD="aws")
+    found = {each["item"]: (each["state"], each["found"]) for each in json.loads(done.stdout)}
     assert done.returncode == 1
-    assert "Node type m5d.xlarge is not supported" in lines["python_file on a volume"]
-    assert lines["wheel in Python workers"].startswith("unknown")
-    assert lines["node types"].startswith("differs")
+    state, words = found["python_file on a volume"]
+    assert state == "differs"
+    assert "Node type m5d.xlarge is not supported" in words
+    assert found["wheel in Python workers"][0] == "unknown"
+    assert found["node types"][0] == "differs"
+    plain = home.call("certify", "--target", "dev", **known, TAXI_CLOUD="aws")
+    assert len(plain.stdout.splitlines()) == len(ITEMS)
 
 
 def test_a_target_without_launched_steps_has_nothing_to_probe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ def main(spark: SparkSession, folder: str) -> None:
         "_metadata.row_index": _asked(lambda: row_index(spark, f"{folder}/rows")),
         SERVED: _asked(lambda: served(spark)),
     }
+    shutil.rmtree(place / "rows", ignore_errors=True)
     (place / SAYS).write_text(json.dumps(found), encoding="utf-8")
 
 
