@@ -55,6 +55,7 @@ def test_three_green_months_conserve_every_row(
         "duration": 6356,
         "distance": 12965,
         "fare": 1126,
+        "total": 8,
         "speed": 784,
         "voided": 1186,
     }
