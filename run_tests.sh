@@ -12,7 +12,7 @@ alone=0
 case "${1-}" in
   "") chosen="not long" ;;
   --quick) chosen="not slow and not long" ;;
-  --all) chosen="not alone" workers=2 ;; # with JVMs, which fill the cores themselves
+  --all) chosen="not alone" ;;
   --lint) chosen="" ;;
   *) exec python -m pytest "$@" ;;
 esac

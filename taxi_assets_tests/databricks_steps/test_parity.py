@@ -70,7 +70,7 @@ def rows(platform: EmbeddedPlatform, name: str) -> Table:
     table = schemas.TABLES[name]
     if not platform.tables.exists(name):
         return []
-    columns = [c for c in table.names if c not in OF_THE_RUN]
+    columns = [c for c in table.names if c not in {*OF_THE_RUN, *table.computed}]
     found = DeltaTable(platform.tables.uri(name)).to_pyarrow_table().select(columns).to_pylist()
     values = [tuple(told(row[column]) for column in columns) for row in found]
     return sorted(values, key=repr)

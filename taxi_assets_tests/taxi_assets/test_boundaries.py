@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "reproduce": ("reproduce", "1"),
     "replay": ("replay", "--version", "1"),
     "doctor": ("doctor",),
+    "certify": ("certify",),
     "backup": ("backup", "FILE"),
     "restore": ("restore", "FILE"),
     "vacuum": ("vacuum",),

@@ -120,7 +120,7 @@ def test_what_cannot_be_rehearsed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"needs the month 2022-02 as a parquet file"):
         scenarios.landed(SCENARIOS["calm"], tmp_path, "2022-02", other)
     other.write_bytes(b"PAR1")
-    with pytest.raises(SourceError, match=r"green_tripdata_2022-01.parquet: it cannot be read"):
+    with pytest.raises(SourceError, match=r"green_tripdata_2022-01.parquet: it is truncated"):
         scenarios.landed(SCENARIOS["calm"], tmp_path, "2022-01", other)
 
 
