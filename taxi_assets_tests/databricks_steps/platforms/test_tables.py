@@ -70,9 +70,9 @@ def test_what_a_killed_write_left_is_not_seen_and_swept(tables: DeltaTables, fra
 
 
 def test_of_two_writers_of_a_new_month_the_later_one_decides_again(
-    tables: DeltaTables, frame: Any, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    tables: DeltaTables, frame: Any, running: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = DeltaTables(tables._settings, lambda: spark)
+    other = DeltaTables(tables._settings, lambda: running)
     staged, commits = tables._staged, []
 
     @contextmanager
@@ -92,9 +92,9 @@ def test_of_two_writers_of_a_new_month_the_later_one_decides_again(
 
 
 def test_writers_without_end_are_told(
-    tables: DeltaTables, frame: Any, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    tables: DeltaTables, frame: Any, running: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = DeltaTables(tables._settings, lambda: spark)
+    other = DeltaTables(tables._settings, lambda: running)
     staged = tables._staged
 
     @contextmanager
