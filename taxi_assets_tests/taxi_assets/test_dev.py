@@ -129,7 +129,7 @@ def test_a_month_launched_in_the_ui_is_served(
     home, api, server = ui
     repository = api.wait_until_loaded(server)
     assert "fare_pipeline" in {job["name"] for job in repository["jobs"]}
-    assert len(repository["assetNodes"]) == 15
+    assert len(repository["assetNodes"]) == 16
     launched = api.ask(
         LAUNCH,
         params={

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 JANUARY, FEBRUARY, MARCH = MONTHS = ("2022-01", "2022-02", "2022-03")
-TRIPS = ("raw_trips", "trips", "quarantined_trips")
+TRIPS = ("raw_trips", "arrivals", "trips", "quarantined_trips")
 
 
 class Runs:
