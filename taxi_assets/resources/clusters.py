@@ -18,6 +18,7 @@ RUN, JOB, POOL, SERVERLESS = "run", "job", "pool", "serverless"  # of TAXI_COMPU
 LIBRARIES = (
     "databricks-feature-engineering==0.18.2",
     "dagster==1.13.27",
+    "jinja2==3.1.6",
     "mlflow==3.17.2",
     "onnx==1.23.2",
     "onnxruntime==1.32.0",
