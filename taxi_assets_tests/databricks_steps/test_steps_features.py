@@ -118,7 +118,7 @@ def test_real_months_in_any_order_give_the_same_tables(
         return found
 
     at_once = hashes(MONTHS)
-    assert [rows for rows, _ in at_once] == [229_456, 507_386]
+    assert [rows for rows, _ in at_once] == [229_429, 507_336]
     assert hashes(*([month] for month in MONTHS)) == at_once
     assert hashes(*([month] for month in reversed(MONTHS))) == at_once
 
