@@ -153,7 +153,7 @@ def test_a_month_launched_in_the_ui_is_served(
     assert run["status"] == "SUCCESS", (home.path / "dev.log").read_text()[-3000:]
     made = {(m["assetKey"]["path"][0], m["partition"]) for m in run["assetMaterializations"]}
     assert {("trips", "2022-01"), ("batch_predictions", "2022-01"), ("fare_model", None)} <= made
-    assert len(made) == 15
+    assert len(made) == 16
 
     checks = checks_of(api, "fare_model")
     assert {c["name"]: c["executionForLatestMaterialization"]["status"] for c in checks} == {
