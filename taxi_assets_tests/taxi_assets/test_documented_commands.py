@@ -24,6 +24,7 @@ FIRST_RUN = "taxi_assets/conftest_run.py"
 HERE = {
     "taxi-assets status": r"champion +version 1",
     "taxi-assets doctor": r"(?s)ok +engine.*ok +endpoint",
+    "taxi-assets doctor --deep": r"(?s)ok +data files.*ok +databases.*ok +records agree",
     "taxi-assets report": r"report\.html",
     "taxi-assets query databricks_steps/serving/config/test_single_prediction.json": r"predictions",
     "taxi-assets query FILE": r"predictions",
@@ -62,6 +63,7 @@ ELSEWHERE = {
     "taxi-assets run": FIRST_RUN,
     "taxi-assets dev": "taxi_assets/test_dev.py",
     "taxi-assets mlflow": "taxi_assets/test_pages.py",
+    "taxi-assets certify": "taxi_assets/test_certify.py",
     "taxi-assets backup": "taxi_assets/test_backup.py",
     "taxi-assets restore": "taxi_assets/test_backup.py",
     "taxi-assets reproduce": "taxi_assets/test_models.py",
