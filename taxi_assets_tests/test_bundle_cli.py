@@ -21,7 +21,7 @@ from fastapi.responses import JSONResponse
 from databricks_steps.settings import LOOPBACK, REPOSITORY
 from databricks_steps.training import lineage
 from taxi_assets.emulator import server
-from taxi_assets.resources.clusters import Cluster
+from taxi_assets.resources.clusters import LIBRARIES, Cluster
 from taxi_assets.resources.targets import NAMES
 
 pytestmark = pytest.mark.slow
@@ -183,10 +183,7 @@ def test_serverless_tasks_are_given_the_same_wheel(cli: Cli) -> None:
     for job in cli.resolved("dev_serverless")["resources"]["jobs"].values():
         assert "job_clusters" not in job
         (environment,) = job["environments"]
-        assert environment["spec"]["dependencies"] == [
-            "./dist/*.whl",
-            "databricks-feature-engineering>=0.14",
-        ]
+        assert environment["spec"]["dependencies"] == ["./dist/*.whl", LIBRARIES[0]]
         assert {task["environment_key"] for task in job["tasks"]} == {"steps"}
 
 
