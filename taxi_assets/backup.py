@@ -193,6 +193,10 @@ class _Writer:
         log = root / "_delta_log"
         numbers = [int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()]
         if not numbers:
+            if any(log.iterdir()):  # an empty log is of a table that is being made
+                raise TableError(
+                    f"The log of {name} must have a commit", str(log), "Restore or drop the table"
+                )
             return
         at = max(numbers)
         for path in sorted(root.rglob("*")):

@@ -17,6 +17,7 @@ from databricks_steps.distributions import Baseline, Counted
 from databricks_steps.errors import ModelError
 from databricks_steps.features import lookups
 from databricks_steps.features.request import TRIP_TYPE, with_request_features
+from databricks_steps.inference import scorer
 from databricks_steps.interfaces import Commit, Outcome, Platform, Tables, Verdict
 from databricks_steps.monitoring import (
     drift,
@@ -32,10 +33,9 @@ from databricks_steps.monitoring import (
 from databricks_steps.monitoring.performance import Reference
 from databricks_steps.monitoring.report import Told
 from databricks_steps.monitoring.triage import Diagnosis
-from databricks_steps.training import registry
+from databricks_steps.training import dataset, registry
 from databricks_steps.training.registry import Version
-from databricks_steps.trips import quality_checks
-from databricks_steps.trips.kinds import kind
+from databricks_steps.trips import kinds, quality_checks
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 DRIFT, LIVE = schemas.DRIFT_REPORT.name, schemas.LIVE_PERFORMANCE.name
 PAYLOADS = schemas.ENDPOINT_PAYLOADS.name
 Rows = list[dict[str, Any]]
+# What the figures of a month are made by: one that changes has them measured again.
+_MEASURE = (
+    *(dataset, distributions, drift, fare_range, ground_truth, histograms, kinds, performance),
+    *(scorer, thresholds),
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def drift_report(
     if champion is None:
         return _nothing(months)
     tables, version = platform.tables, champion.version
-    code = fingerprint.code(distributions, drift, fare_range, ground_truth, performance, thresholds)
+    code = fingerprint.code(*_MEASURE)
 
     def digest(month: str) -> int:
         read = ("trips", "batch_predictions")
@@ -150,7 +155,7 @@ def _scored(platform: Platform, version: Version, months: Sequence[str]) -> Data
         trips, lookups.delayed(platform.settings.lookup_delay), months
     )
     fares = predicted.select("trip_id", "predicted_fare")
-    asked = with_request_features(looked_up).withColumn("kind", kind())
+    asked = with_request_features(looked_up).withColumn("kind", kinds.kind())
     return asked.join(fares, "trip_id", "left")
 
 

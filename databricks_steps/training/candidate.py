@@ -99,13 +99,17 @@ def _interval(
     graph: bytes, holdout: pd.DataFrame, looked_up: pd.DataFrame, wanted: Interval
 ) -> FareInterval:
     """Calibrated on the holdout's rides as served, and once more on those that told their type."""
+    import numpy as np
     import pandas as pd
 
-    typed = holdout.assign(trip_type=looked_up["trip_type"])
-    asked = pd.concat([holdout, typed[typed["trip_type"] > NOT_TOLD]], ignore_index=True)
+    told = np.flatnonzero(looked_up["trip_type"] > NOT_TOLD)
+    typed = holdout.assign(trip_type=looked_up["trip_type"]).iloc[told]
+    asked = pd.concat([holdout, typed], ignore_index=True)
+    trips = np.concatenate([np.arange(len(holdout)), told])  # whose both rows are in one half
     fares, trees = onnx_predict(graph, asked)
     group = groups(*(asked[name].to_numpy() for name in GROUPED_BY))
-    return intervals.calibrated(asked[schemas.LABEL].to_numpy(), fares, trees, wanted, group)
+    paid = asked[schemas.LABEL].to_numpy()
+    return intervals.calibrated(paid, fares, trees, wanted, group, trips)
 
 
 def train(

@@ -73,7 +73,7 @@ class Comparison:
     high: float
 
     @property
-    def champion_surely_better(self) -> bool:
+    def champion_significantly_better(self) -> bool:
         return self.low > 0
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
+    Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def calibrated(
@@ -24,7 +25,8 @@ def calibrated(
     predicted: Array,
     trees: Array,
     wanted: Interval,
-    group: np.ndarray[Any, np.dtype[np.int64]] | None = None,
+    group: Numbers | None = None,
+    trips: Numbers | None = None,
 ) -> FareInterval:
     """The interval that fits one half of the holdout, with its coverage on the other half.
 
@@ -34,11 +36,13 @@ def calibrated(
 
     `fares` (rows,) were paid, `predicted` (rows,) and `trees` (rows, trees) say the model. With
     `group` (rows,), of `scorer.GROUPS`, each group has stretches of its own (Mondrian conformal
-    prediction: Vovk et al. 2005, section 4.5); one of few rows takes those of all.
+    prediction: Vovk et al. 2005, section 4.5); one of few rows takes those of all. `trips` (rows,)
+    numbers the trips where one may stand in more than one row: a trip is in one half alone.
     """
     import numpy as np
 
-    fits = np.arange(len(fares)) % 2 == 0  # every other trip: both halves see the same days
+    numbers = np.arange(len(fares)) if trips is None else trips
+    fits = numbers % 2 == 0  # every other trip: both halves see the same days
     below, above = spread(predicted, trees, wanted.low, wanted.high, wanted.floor)
     shortfall = ((predicted - fares) / below)[fits]
     excess = ((fares - predicted) / above)[fits]

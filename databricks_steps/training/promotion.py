@@ -84,7 +84,7 @@ def require_fit(settings: Settings, version: Version) -> None:
         raise ModelError(
             "A champion must be approved by a person here",
             f"version {version.number} has no tag {APPROVAL}={APPROVED}",
-            f"Read its passport, then taxi-assets approve {version.number} for the same target",
+            f"Read its model card, then taxi-assets approve {version.number} for the same target",
         )
 
 

@@ -79,24 +79,23 @@ def beats_baseline(
 
 
 def champion_not_better(fares: Array, ours: Array, champion: Champion, gate: Gate) -> Verdict:
-    """The champion, scoring the same rows, is not surely better (paired bootstrap)."""
+    """The champion, scoring the same rows, is not significantly better (paired bootstrap)."""
     if champion.fares is None:
         figures = {"champion": champion.number} if champion.number else {}
         return Verdict("champion_not_better", True, champion.why_not, figures)
     compared = evaluation.compare(fares, ours, champion.fares, gate)
+    lost = compared.champion_significantly_better
     reason = (
-        f"{'surely worse than' if compared.champion_surely_better else 'compared with'} champion "
-        f"{champion.number} on the same {len(fares):,} trips: RMSE {compared.difference:+.3f} "
+        f"{'significantly worse than' if lost else 'compared with'} champion {champion.number} on "
+        f"the same {len(fares):,} trips: RMSE {compared.difference:+.3f} "
         f"dollars, {gate.confidence:.0%} interval {compared.low:+.3f} to {compared.high:+.3f}"
     )
-    passed = not compared.champion_surely_better
-    return Verdict(
-        "champion_not_better", passed, reason, {"champion": champion.number, **asdict(compared)}
-    )
+    told = {"champion": champion.number, **asdict(compared)}
+    return Verdict("champion_not_better", not lost, reason, told)
 
 
 def slices(found: Sequence[Slice], champion: Champion, gate: Gate) -> Verdict:
-    """No slice is surely worse than the champion, and by more than its limit."""
+    """No slice is significantly worse than the champion, and by more than its limit."""
     judged = [s for s in found if s.rows >= gate.slice_rows]
     figures = {s.name: {k: v for k, v in asdict(s).items() if k != "name"} for s in found}
     if not judged:
@@ -105,7 +104,7 @@ def slices(found: Sequence[Slice], champion: Champion, gate: Gate) -> Verdict:
         worst = max(judged, key=lambda s: s.rmse)
         reason = f"{champion.why_not}; largest RMSE {worst.rmse:.2f} dollars, {_slice(worst)}"
         return Verdict("slices", True, reason, figures)
-    worse = [s for s in judged if s.surely_worse and s.growth > s.limit]
+    worse = [s for s in judged if s.significantly_worse and s.growth > s.limit]
     shown = sorted(worse or judged, key=lambda s: -s.growth)[: 3 if worse else 1]
     said = "; ".join(
         f"{_slice(s)}: RMSE {s.rmse:.2f} after {s.champion_rmse:.2f} dollars, {s.growth:+.1%} "

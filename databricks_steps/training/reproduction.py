@@ -69,7 +69,7 @@ def table_versions(settings: Settings) -> dict[str, set[int]]:
     """Table → the versions of it that models have learned from: all that must stay readable.
 
     Those of every recipe among the artifacts count, registered or not, so that a registry that was
-    lost loses no more.
+    lost loses no more. A recipe of before table versions were recorded pins none.
 
     Raises:
         ModelError: a version that this project has registered has no recipe that can be read.
@@ -78,7 +78,8 @@ def table_versions(settings: Settings) -> dict[str, set[int]]:
     for number in registry.numbers(settings):
         version = registry.numbered(settings, number)
         if registry.MADE_FROM in version.tags:  # else it was registered by other means
-            recipes.append(_recipe(settings, version))
+            text = registry.read_text(settings, version, lineage.FILE)
+            recipes.append(_parsed(text, f"version {number}"))
     found: dict[str, set[int]] = {}
     for recipe in recipes:
         for table, at in recipe.table_versions.items():

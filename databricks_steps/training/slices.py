@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Slice:
     """One slice: its rows and errors in dollars; the champion's too where there is one.
 
-    `surely_worse`: the paired bootstrap interval of the RMSE difference lies above zero.
+    `significantly_worse`: the paired bootstrap interval of the RMSE difference lies above zero.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Slice:
     bias: float
     limit: float
     champion_rmse: float | None = None
-    surely_worse: bool = False
+    significantly_worse: bool = False
 
     @property
     def growth(self) -> float:
@@ -89,7 +89,7 @@ def errors(
     error = predicted - frame[schemas.LABEL].to_numpy()
     theirs = None if champion is None else champion - frame[schemas.LABEL].to_numpy()
     masks = np.column_stack([rows for _, _, rows in named]).astype("float64")
-    worse = _surely_worse(masks, error, theirs, gate)
+    worse = _significantly_worse(masks, error, theirs, gate)
     return tuple(
         Slice(
             name,
@@ -105,7 +105,9 @@ def errors(
     )
 
 
-def _surely_worse(masks: Array, error: Array, theirs: Array | None, gate: Gate) -> list[bool]:
+def _significantly_worse(
+    masks: Array, error: Array, theirs: Array | None, gate: Gate
+) -> list[bool]:
     import numpy as np
 
     count = masks.shape[1]

@@ -19,6 +19,8 @@ from databricks_steps.trips import column_mapping, files, normalize, parsing, re
 from databricks_steps.trips.files import Layout, SourceColumn, TripFile
 
 NAME = "source_files.json"
+# What is found in a file, and its rows, are made by.
+READERS = (column_mapping, files, normalize, parsing, reading, recognition)
 _TRIED_AGAIN = (files.UNREADABLE, "not_a_file")  # causes that may go without a change of the file
 
 
@@ -27,9 +29,7 @@ class FileIndex:
 
     def __init__(self, settings: Settings) -> None:
         self._file = settings.home / NAME
-        self._code = fingerprint.code(
-            column_mapping, files, normalize, parsing, reading, recognition
-        )
+        self._code = fingerprint.code(*READERS)
         self._known = self._read()
         self._changed = False
 

@@ -187,12 +187,10 @@ def _of_content(path: Path, file: TripFile) -> TripFile:
     file = replace(file, layout=layout, rows=rows)
     if not missing(matched(names)):
         return file
-    try:
-        raise _no_trips(names, content)
-    except NotTripsError as error:
-        if promises_trips(path.name) or matched(names):
-            return file.refused(error.cause, error.problem, error.remedy)
-        return file.refused("other", error.problem, error.remedy, passed=True)
+    error = _no_trips(names, content)
+    if promises_trips(path.name) or matched(names):
+        return file.refused(error.cause, error.problem, error.remedy)
+    return file.refused("other", error.problem, error.remedy, passed=True)
 
 
 def _no_trips(names: list[str], content: Content) -> NotTripsError:

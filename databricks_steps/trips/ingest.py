@@ -17,11 +17,10 @@ from databricks_steps.errors import SourceError, TableError
 from databricks_steps.interfaces import Commit, Outcome, Platform, Tables, Verdict
 from databricks_steps.trips import (
     arrivals,
-    column_mapping,
     demo,
+    file_index,
     limits,
     normalize,
-    parsing,
     quality_checks,
     reading,
     sources,
@@ -275,7 +274,7 @@ def _ingested(tables: Tables, months: Sequence[str] | None) -> list[str]:
 
 def _digests(found: sources.Source) -> dict[str, int]:
     """Month → digest of what it is made from: its files, and the code that reads them."""
-    code = fingerprint.code(column_mapping, normalize, parsing, reading)
+    code = fingerprint.code(*file_index.READERS)
     return {
         month: fingerprint.digest(code, *sorted((f.name, f.hash) for f in found.of(month)))
         for month in found.months

@@ -32,9 +32,10 @@ fare_model = step_assets(
             "beats_baseline": "Holdout RMSE and R² beat the metered-fare formula and the mean",
             "no_label_leak": "With fares shuffled before features are made, the holdout R² is "
             "about zero",
-            "champion_not_better": "The champion, on the same holdout rows, is not surely better",
-            "slices": "No slice of the holdout is surely worse than the champion, by more than "
-            "its limit",
+            "champion_not_better": "The champion, on the same holdout rows, is not significantly "
+            "better (paired bootstrap)",
+            "slices": "No slice of the holdout is significantly worse than the champion by more "
+            "than its limit",
             "onnx_parity": "The graph that serves gives the pipeline's fares on the whole holdout",
         }
     },

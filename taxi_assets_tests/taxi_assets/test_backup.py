@@ -21,6 +21,7 @@ from deltalake import DeltaTable
 
 from databricks_steps import schemas
 from databricks_steps.settings import Settings
+from databricks_steps.training import reproduction
 from databricks_steps.trips.demo import demo_trips
 from taxi_assets import backup, dagster_instance, home_inventory, vacuum
 from taxi_assets.deployment.endpoint import BATCH_FILE, answer
@@ -314,6 +315,17 @@ def test_vacuum_keeps_what_it_cannot_be_sure_of(
     assert DeltaTable(str(tables), version=0).to_pyarrow_table().num_rows == then
 
 
+def test_a_version_of_before_table_versions_were_recorded_keeps_none(
+    restored: Restored, tmp_path: Path
+) -> None:
+    home = Home(tmp_path / "home", restored.before.port)
+    assert home.invoke("restore", str(restored.file)).returncode == 0
+    for path in home.settings.artifacts.rglob("recipe.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"table_versions": {}}))
+    assert reproduction.table_versions(home.settings) == {}
+    assert home.invoke("vacuum").returncode == 0
+
+
 def test_vacuum_of_an_empty_home_makes_none(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home")
     assert vacuum.vacuum(settings, 30, dry_run=False) == []
@@ -330,4 +342,9 @@ def test_a_table_whose_files_are_gone_is_not_backed_up_in_silence(
     done = home.invoke("backup", str(tmp_path / "file.tar.gz"))
     assert done.returncode == 1
     assert f"error: The files of trips must be there, whole: {lost}" in done.stderr
+    for commit in (home.settings.table_path("pickup_features") / "_delta_log").glob("*.json"):
+        commit.rename(commit.with_suffix(".lost"))
+    done = home.invoke("backup", str(tmp_path / "file.tar.gz"))
+    assert done.returncode == 1
+    assert "error: The log of pickup_features must have a commit" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"broken"}

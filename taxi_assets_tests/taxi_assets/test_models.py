@@ -203,7 +203,7 @@ def test_after_the_fare_change_the_new_candidate_wins_on_the_same_rows(trained: 
     print(compared.reason)
     assert compared.passed
     assert compared.figures["champion"] == "1"
-    assert compared.figures["high"] < 0  # surely better, not merely no worse
+    assert compared.figures["high"] < 0  # significantly better, not merely no worse
     assert "on the same" in compared.reason
     assert "95% interval" in compared.reason
     assert trained.served["later"] == "3"

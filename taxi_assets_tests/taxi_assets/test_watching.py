@@ -109,7 +109,6 @@ def watched(homes: Any, real_data: Path, tmp_path: Path) -> Iterator[Watched]:
 
 
 @pytest.mark.long
-@pytest.mark.xfail(reason="not run since alerts of files are by cause", strict=False)
 def test_a_usual_month_is_learned_from_and_a_drifted_one_is_told_once(watched: Watched) -> None:
     settings = watched.home.settings
     before = versions(watched.home)

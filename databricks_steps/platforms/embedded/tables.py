@@ -190,7 +190,8 @@ class DeltaTables:
                 adds = self._move(table, stage, months, empty)
                 added = delta_files.records(adds)
                 digests = delta_files.digests_of(made_from, empty)
-                with self._lock(table, version):
+                with self._lock(table):
+                    self._still_at(table, version)
                     if adds or not existed:
                         kept = delta_files.properties(digests)
                         version = self._commit(table, adds, "append", None, kept)
@@ -201,7 +202,8 @@ class DeltaTables:
                 return Commit(table.name, action, self._open(table.name).version(), added)
             digests = delta_files.digests_of(made_from, [""] if held is None else held)
             staged = self._staged_frame(table, stage)
-            with self._differences(table, staged, held) as changes, self._lock(table, version):
+            with self._differences(table, staged, held) as changes, self._lock(table):
+                self._still_at(table, version)
                 if changes is None:
                     version = self._remember(table, digests)
                     action = "appended" if added else "unchanged"
@@ -382,16 +384,19 @@ class DeltaTables:
             return delta_files.evolve(self._open(table.name), table)
 
     @contextmanager
-    def _lock(self, table: schemas.Table, version: int | None = None) -> Iterator[None]:
-        """Alone with the table among its writers.
+    def _lock(self, table: schemas.Table) -> Iterator[None]:
+        """Alone with the table among its writers."""
+        with file_lock.alone(Path(self.uri(table.name))):
+            yield
+
+    def _still_at(self, table: schemas.Table, version: int | None) -> None:
+        """The table is as it was when a write was decided; None is one that was not there.
 
         Raises:
-            _ConflictError: it has come on since the version (None: no matter which).
+            _ConflictError: another writer came first.
         """
-        with file_lock.alone(Path(self.uri(table.name))):
-            if version is not None and self.version(table.name) != version:
-                raise _ConflictError
-            yield
+        if self.version(table.name) != version:
+            raise _ConflictError
 
     def _commit(
         self,

@@ -69,8 +69,13 @@ def test_what_a_killed_write_left_is_not_seen_and_swept(tables: DeltaTables, fra
     assert (left.exists(), running.exists()) == (False, True)
 
 
+@pytest.mark.parametrize("exists", [True, False])
 def test_of_two_writers_of_a_new_month_the_later_one_decides_again(
-    tables: DeltaTables, frame: Any, running: SparkSession, monkeypatch: pytest.MonkeyPatch
+    tables: DeltaTables,
+    frame: Any,
+    running: SparkSession,
+    monkeypatch: pytest.MonkeyPatch,
+    exists: bool,
 ) -> None:
     other = DeltaTables(tables._settings, lambda: running)
     staged, commits = tables._staged, []
@@ -82,11 +87,12 @@ def test_of_two_writers_of_a_new_month_the_later_one_decides_again(
                 commits.append(other.merge(NAME, frame([row(1, JANUARY), row(2, JANUARY)])))
             yield stage
 
-    tables.replace(NAME, frame([row(1, FEBRUARY)]), ["2022-02"])
+    if exists:
+        tables.replace(NAME, frame([row(1, FEBRUARY)]), ["2022-02"])
     monkeypatch.setattr(tables, "_staged", meanwhile)
     done = tables.merge(NAME, frame([row(2, JANUARY), row(3, JANUARY, 5)]), ["2022-01"])
     (first,) = commits
-    assert (first.action, first.rows) == ("merged", 2)
+    assert (first.action, first.rows) == ("merged" if exists else "created", 2)
     assert (done.action, done.rows, done.version) == ("merged", 2, first.version + 1)
     assert rows(tables, ["2022-01"]) == [row(2, JANUARY), row(3, JANUARY, 5)]
 

@@ -40,6 +40,16 @@ def test_trees_that_agree_too_much_are_stretched_to_the_share_wanted() -> None:
     assert parts == pytest.approx([0.8, 0.8], abs=0.05)
 
 
+def test_a_trip_of_two_rows_is_not_judged_by_itself() -> None:
+    fares, predicted, trees = sample(3_000, 1)
+    twice = [np.concatenate([part, part]) for part in (fares, predicted, trees)]
+    trips = np.concatenate([np.arange(3_000)] * 2)
+    found = calibrated(*twice, WANTED, trips=trips)
+    once = calibrated(fares, predicted, trees, WANTED)
+    assert (found.rows, found.coverage) == (3_000, once.coverage)
+    assert found.high_stretch == pytest.approx(once.high_stretch, rel=0.01)
+
+
 def test_each_group_of_rides_has_stretches_of_its_own() -> None:
     """Airports scatter four times as much as the trees say, other rides half as much."""
 

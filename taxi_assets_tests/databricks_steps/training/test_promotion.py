@@ -125,7 +125,7 @@ def test_where_a_person_must_approve_nothing_moves_before(
     with pytest.raises(
         ModelError,
         match="approved by a person here: version 1 has no tag approval=Approved. Read its "
-        "passport, then taxi-assets approve 1 for the same target",
+        "model card, then taxi-assets approve 1 for the same target",
     ):
         promotion.promote(asking, tables)
     assert aliases(asking) == (None, None)

@@ -67,8 +67,8 @@ def test_errors_by_slice_by_hand() -> None:
     found = {s.name: s for s in slices.errors(frame, predicted, fares + 2.0, GATE)}
     jfk, rest = found["airport 1"], found["airport 0"]
     assert (jfk.rows, jfk.rmse, jfk.mae, jfk.bias) == (100, 3.0, 3.0, 3.0)
-    assert (jfk.champion_rmse, jfk.growth, jfk.surely_worse) == (2.0, 0.5, True)
-    assert (rest.rows, rest.rmse, rest.bias, rest.surely_worse) == (900, 1.0, -1.0, False)
+    assert (jfk.champion_rmse, jfk.growth, jfk.significantly_worse) == (2.0, 0.5, True)
+    assert (rest.rows, rest.rmse, rest.bias, rest.significantly_worse) == (900, 1.0, -1.0, False)
     assert found["borough Queens"].rows == 100
 
 
@@ -114,13 +114,13 @@ def test_the_line_must_be_beaten_at_every_age_of_the_features() -> None:
     assert lost.reason.startswith("not better than the metered fare with features none: 4.00:")
 
 
-def test_a_surely_better_champion_refuses_with_difference_and_interval() -> None:
+def test_a_significantly_better_champion_refuses_with_difference_and_interval() -> None:
     fares = holdout()["fare_amount"].to_numpy()
     noise = np.random.default_rng(1).normal(0, 1, len(fares))
     good, bad = fares + noise, fares + 3 * noise
     lost = promotion_gate.champion_not_better(fares, bad, Champion("4", good), GATE)
     assert not lost.passed
-    assert lost.reason.startswith("surely worse than champion 4 on the same 1,000 trips: RMSE +")
+    assert lost.reason.startswith("significantly worse than champion 4 on the same 1,000 trips: ")
     assert lost.figures["low"] > 0
     assert promotion_gate.champion_not_better(fares, good, Champion("4", bad), GATE).passed
     assert promotion_gate.champion_not_better(fares, good, Champion("4", good), GATE).passed

@@ -58,18 +58,18 @@ def test_the_metered_fare_is_the_line_through_the_points() -> None:
     assert line.predict(np.array([10.0])) == pytest.approx([28.0])
 
 
-def test_a_champion_is_surely_better_only_when_the_interval_says_so() -> None:
+def test_a_champion_is_significantly_better_only_when_the_interval_says_so() -> None:
     chance = np.random.default_rng(1)
     fares = chance.uniform(5, 60, 2_000)
     good, bad = (fares + chance.normal(0, spread, 2_000) for spread in (1.0, 3.0))
     worse = evaluation.compare(fares, bad, good, GATE)
-    assert worse.champion_surely_better
+    assert worse.champion_significantly_better
     assert worse.low <= worse.difference <= worse.high
     assert worse.difference == pytest.approx(2.0, abs=0.2)
-    assert not evaluation.compare(fares, good, bad, GATE).champion_surely_better
+    assert not evaluation.compare(fares, good, bad, GATE).champion_significantly_better
     same = evaluation.compare(fares, good, good, GATE)
     assert (same.low, same.difference, same.high) == (0, 0, 0)
-    assert not same.champion_surely_better
+    assert not same.champion_significantly_better
 
 
 def frame_of(spark: SparkSession, rows: list[tuple[Any, ...]]) -> DataFrame:
