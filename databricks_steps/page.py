@@ -10,7 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under names; columns whose first value is a number are set as numbers."""
+    """Rows under names; columns whose first value is a number are set as numbers.
+
+    A cell that is "passed" or "failed" is set in its color.
+    """
 
     names: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -30,16 +33,17 @@ class Figures:
 
 @dataclass(frozen=True)
 class Text:
-    """A text in an element: a paragraph, or `pre` as it is."""
+    """A text in an element: a paragraph, or `pre` as it is. `tone` is "passed" or "failed"."""
 
     text: str
     tag: str = "p"
+    tone: str = ""
 
 
 Blocks = Sequence[Table | Figures | Text]
 
 
-def render(title: str, sections: Mapping[str, Blocks]) -> str:
+def render(title: str, sections: Mapping[str, Blocks], lead: Blocks = ()) -> str:
     """The page as one text: styles and pictures inside. `sections` is heading → blocks."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -50,7 +54,7 @@ def render(title: str, sections: Mapping[str, Blocks]) -> str:
         "figure": _figure,
         "base64": lambda text: base64.b64encode(text.encode()).decode(),
     }
-    return templates.get_template("page.html").render(title=title, sections=sections)
+    return templates.get_template("page.html").render(title=title, sections=sections, lead=lead)
 
 
 def _figure(value: Any) -> str:

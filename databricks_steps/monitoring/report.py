@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from databricks_steps import page
 from databricks_steps.distributions import ALL, Baseline, Counted
 from databricks_steps.interfaces import Verdict
 from databricks_steps.monitoring import plots
 from databricks_steps.monitoring.drift import PSI
 from databricks_steps.monitoring.triage import NONE, REMEDIES, Diagnosis
-from databricks_steps.training.model_card import STYLE, escaped, figures, table
+from databricks_steps.page import Blocks, Figures, Table, Text
 
 _HISTOGRAMS = 6  # of the features that moved most
 Rows = Sequence[Mapping[str, Any]]
@@ -40,25 +41,22 @@ def render(
     absolute error on the champion's holdout in dollars.
     """
     diagnosis = told.diagnosis
-    title = f"{diagnosis.month}, judged by version {diagnosis.model_version}"
-    tone = "passed" if diagnosis.kind == NONE else "failed"
-    evidence = "".join(f"<li>{escaped(each)}</li>" for each in diagnosis.evidence)
-    sections = [
-        ("Evidence", f"<ul>{evidence}</ul>"),
-        ("What moved", figures(_histograms(told.drift, baseline, found))),
-        ("Live error", _live(told.live, usual)),
-        ("Features, all trips", _features(told.drift)),
-        ("Boroughs and weeks over a limit", _slices(told.drift)),
-    ]
-    if zone_map:
-        sections.insert(3, ("Zones", figures({"Mean absolute error by pickup zone": zone_map})))
-    body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escaped(title)}</title><style>{STYLE}</style></head>"
-        f'<body><h1>{escaped(title)}</h1><p>Class: <span class="{tone}">'
-        f"{escaped(diagnosis.kind)}</span>. {escaped(REMEDIES[diagnosis.kind])}.</p>"
-        f"{body}</body></html>"
+    kind = diagnosis.kind
+    lead = (
+        Text(f"Class: {kind}", tone="passed" if kind == NONE else "failed"),
+        Text(f"{REMEDIES[kind]}."),
+    )
+    zones = {"Mean absolute error by pickup zone": zone_map} if zone_map else {}
+    sections: dict[str, Blocks] = {
+        "Evidence": [Text(each) for each in diagnosis.evidence],
+        "What moved": [Figures(_histograms(told.drift, baseline, found))],
+        "Live error": _live(told.live, usual),
+        **({"Zones": [Figures(zones)]} if zones else {}),
+        "Features, all trips": [_features(told.drift)],
+        "Boroughs and weeks over a limit": [_slices(told.drift)],
+    }
+    return page.render(
+        f"{diagnosis.month}, judged by version {diagnosis.model_version}", sections, lead
     )
 
 
@@ -73,34 +71,30 @@ def _histograms(rows: Rows, baseline: Baseline, found: Mapping[str, Counted]) ->
     }
 
 
-def _live(rows: Rows, usual: float | None) -> str:
+def _live(rows: Rows, usual: float | None) -> Blocks:
     whole = [row for row in rows if row["day"] == ALL]
     if not whole:
-        return "<p>No fare is known of a trip that the version has not learned from.</p>"
-    drawn = figures({"Mean absolute error by day": plots.error_by_day(rows, usual)})
+        return [Text("No fare is known of a trip that the version has not learned from.")]
     names = ("slice", "predictions", "trips", "coverage", "mae", "rmse", "bias", "level")
-    return drawn + _table(names, whole)
+    drawn = Figures({"Mean absolute error by day": plots.error_by_day(rows, usual)})
+    return [drawn, _table(names, whole)]
 
 
-def _features(rows: Rows) -> str:
+def _features(rows: Rows) -> Table:
     names = ("feature", "wasserstein", PSI, "jensen_shannon", "missing", "level")
     return _table(names, sorted((r for r in rows if r["slice"] == ALL), key=_moved))
 
 
-def _slices(rows: Rows) -> str:
+def _slices(rows: Rows) -> Table | Text:
     names = ("slice", "feature", "trips", "wasserstein", PSI, "missing", "level")
     over = [row for row in rows if row["slice"] != ALL and row["level"] in ("warn", "error")]
     ranked = sorted(over, key=lambda row: (row["slice"], _moved(row)))
-    return _table(names, ranked) if ranked else "<p>None.</p>"
+    return _table(names, ranked) if ranked else Text("None.")
 
 
 def _moved(row: Mapping[str, Any]) -> float:
     return -float(row["wasserstein"] or row["missing"])
 
 
-def _table(names: Sequence[str], rows: Rows) -> str:
-    return table(names, [[_cell(row[name]) for name in names] for row in rows])
-
-
-def _cell(value: Any) -> Any:
-    return "" if value is None else value
+def _table(names: Sequence[str], rows: Rows) -> Table:
+    return Table(names, [["" if row[n] is None else row[n] for n in names] for row in rows])

@@ -166,7 +166,7 @@ def test_the_champion_keeps_its_bounds_whatever_its_rides_meet(
         assert found["mae"] <= mae, name
 
 
-def test_the_passport_tells_the_error_by_age(trained: Trained) -> None:
+def test_the_model_card_tells_the_error_by_age(trained: Trained) -> None:
     settings = trained.home.settings
     version = registry.numbered(settings, "1")
     verdicts = {v.check: v for v in registry.verdicts(settings, version)}
@@ -259,7 +259,7 @@ def test_a_version_reproduces_itself(trained: Trained) -> None:
     assert {"rmse", "mae", "r2", "p90_absolute_error"} <= set(found["metrics"])
 
 
-def test_the_passport_tells_the_version_and_needs_no_network(trained: Trained) -> None:
+def test_the_model_card_tells_the_version_and_needs_no_network(trained: Trained) -> None:
     settings = trained.home.settings
     path = registry.artifact(settings, registry.numbered(settings, "1"), "passport.html")
     page = Path(path).read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ As the contract of the tables, this runs in a pytest process of its own; see `de
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import subprocess
@@ -24,7 +25,7 @@ from databricks_steps.platforms.databricks.platform import DatabricksPlatform
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import DATABRICKS, Settings
 from databricks_steps.steps import STEPS
-from databricks_steps.training import deployment_log, registry
+from databricks_steps.training import deployment_log, model_card, registry
 from databricks_steps.training.lineage import Recipe
 from databricks_steps.trips.demo import demo_trips
 from taxi_assets_tests.databricks_steps.platforms import delta_spark
@@ -133,17 +134,13 @@ def on_databricks_the_champion_is_a_model_with_its_lookups_and_a_row_of_the_ledg
     assert champion.tags["git_commit"] == COMMIT
 
 
-def on_databricks_a_version_is_made_again_as_its_passport_says(
+def on_databricks_a_version_is_made_again_as_its_model_card_says(
     both: Both, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = both.databricks.settings
     version = registry.numbered(settings, "1")
-    passport = ElementTree.fromstring(
-        registry.read_text(settings, version, "passport.html").partition("<h2>Make it again</h2>")[
-            2
-        ][: -len("</section></body></html>\n")]
-    )
-    cell = passport.text or ""
+    card = registry.read_text(settings, version, model_card.FILE)
+    cell = html.unescape(card.partition("<h2>Make it again</h2><pre>")[2].partition("</pre>")[0])
     # The workspace's own MLflow is a file here.
     there = f"Settings(\n    tracking={settings.tracking!r},"
     exec(cell.replace("Settings(", there), {})
