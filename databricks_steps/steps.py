@@ -9,7 +9,7 @@ from datetime import timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps import distributions, fingerprint, schemas
+from databricks_steps import distributions, fingerprint, incremental, schemas
 from databricks_steps.check_cache import CheckCache
 from databricks_steps.errors import TableError
 from databricks_steps.features import (
@@ -156,10 +156,10 @@ def batch_predictions(
     champion = registry.require(settings, registry.CHAMPION)
     by = (champion.number, fingerprint.code(batch))
     inputs = (*by, *_lookup_inputs(platform, chosen))
-    digest = {m: fingerprint.digest(tables.contents("trips", [m]), *inputs) for m in chosen}
-    stale = [m for m in chosen if force or tables.made_from("batch_predictions", m) != digest[m]]
+    digests = {m: fingerprint.digest(tables.contents("trips", [m]), *inputs) for m in chosen}
+    plan = incremental.plan(tables, ["batch_predictions"], digests, force)
     commit = None
-    if stale:
+    if stale := plan.stale:
         scored = batch.with_predicted_fares(
             request_features.with_request_features(_as_served(platform, stale)),
             registry.folder(settings, champion.number),
@@ -173,7 +173,7 @@ def batch_predictions(
             "batch_predictions",
             batch.predictions(scored, champion.number).unionByName(by_others),
             stale,
-            {m: digest[m] for m in stale},
+            plan.made_from,
         )
 
     def measure(months: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -193,11 +193,7 @@ def batch_predictions(
         batch.rows_conserved(tables.rows("trips", chosen), predicted),
         batch.no_null_predictions(text for each in measured.values() for text in each["bad"]),
     )
-    figures = {
-        "months": chosen,
-        "model_version": champion.number,
-        "skipped_months": [m for m in chosen if m not in stale],
-    }
+    figures = {**plan.figures, "model_version": champion.number}
     return (Outcome("batch_predictions", predicted, figures, commit, verdicts),)
 
 
@@ -273,18 +269,17 @@ def _features(
         read = with_months_before([month], windows.REACH)
         return fingerprint.digest(tables.contents("trips", read), source)
 
-    stale = [m for m in chosen if force or tables.made_from(table.name, m) != digest(m)]
+    plan = incremental.plan(tables, [table.name], {m: digest(m) for m in chosen}, force)
     commit = None
-    if stale:
+    if stale := plan.stale:
         read = tables.read("trips", with_months_before(stale, windows.REACH))
-        rows = getattr(module, table.name)(read, stale)
-        commit = tables.merge(table.name, rows, stale, {m: digest(m) for m in stale})
+        computed = getattr(module, table.name)(read, stale)
+        commit = tables.merge(table.name, computed, stale, plan.made_from)
     before = {shift(month, -1) for month in chosen}.intersection(held)
-    old = [m for m in before if tables.made_from(table.name, m) != digest(m)]
+    old = incremental.plan(tables, [table.name], {m: digest(m) for m in before}).stale
     verdicts = _features_judged(platform, table, chosen, old, force)
-    skipped = [m for m in chosen if m not in stale]
-    figures = {"months": chosen, "skipped_months": skipped}
-    return (Outcome(table.name, tables.rows(table.name, chosen), figures, commit, verdicts),)
+    rows = tables.rows(table.name, chosen)
+    return (Outcome(table.name, rows, plan.figures, commit, verdicts),)
 
 
 def _features_judged(

@@ -163,7 +163,7 @@ def _months(settings: Settings, options: Options) -> tuple[tuple[str, ...], bool
         if found.refused and not found.files:
             ingest.recorded(platform.tables, found)  # no step will
         raise
-    return found.months, bool(ingest.stale_months(platform.tables, found))
+    return found.months, bool(ingest.planned(platform.tables, found).stale)
 
 
 def _materialize(target: Target, options: Options, months: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from databricks_steps import fingerprint
+from databricks_steps import fingerprint, incremental
 from databricks_steps.check_cache import CheckCache
 from databricks_steps.inference import request as contract
 from databricks_steps.interfaces import Commit, Outcome, Platform, Verdict
@@ -99,16 +99,16 @@ def _merged(
         requests = requests.where(requests["request_month"].isin(list(months)))
     versions = inference_table.entity_versions(platform)
     found = _contents(requests, versions)
-    stale = [m for m in found if force or tables.made_from(NAME, m) != found[m].digest]
+    plan = incremental.plan(tables, [NAME], {m: found[m].digest for m in found}, force)
     commit = None
-    if stale:
+    if stale := plan.stale:
         delivered = requests.where(requests["request_month"].isin(stale))
         new = delivered if force else _unread(platform, delivered, versions, stale)
         if any(found[month].repeated for month in stale):
             new = _once(new)
         rows = inference_table.with_versions(new, versions).mapInArrow(_reader(), _schema())
-        made_from = {month: found[month].digest for month in stale}
-        commit = tables.merge(NAME, rows.select(*ENDPOINT_PAYLOADS.names), made_from=made_from)
+        rows = rows.select(*ENDPOINT_PAYLOADS.names)
+        commit = tables.merge(NAME, rows, made_from=plan.made_from)
     counts = {month: each.requests for month, each in found.items()}
     return {"requests": counts, "entities": len(versions)}, stale, commit
 

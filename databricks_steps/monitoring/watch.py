@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps import distributions, fingerprint, histograms, schemas
+from databricks_steps import distributions, fingerprint, histograms, incremental, schemas
 from databricks_steps.check_cache import CheckCache
 from databricks_steps.distributions import Baseline, Counted
 from databricks_steps.errors import ModelError
@@ -93,25 +93,19 @@ def drift_report(
             version.number, code, *inputs, *contents, tables.contents(PAYLOADS)
         )
 
-    now = {month: digest(month) for month in months}
-    stale = [
-        month
-        for month in months
-        if force
-        or any(tables.made_from(name, month) != now[month] for name in (DRIFT, LIVE))
-        or not page(platform, month).exists()  # a run was killed before it was written
-    ]
+    # Without its page: a run was killed before it was written.
+    forced = [m for m in months if force or not page(platform, m).exists()]
+    plan = incremental.plan(tables, (DRIFT, LIVE), {m: digest(m) for m in months}, forced)
     commits: dict[str, Commit] = {}
     found: Mapping[str, Mapping[str, Counted]] = {}
-    if stale:
+    if stale := plan.stale:
         scored = _scored(platform, version, stale)
         found = histograms.counted(
             scored, champion.baseline.bins, stale, tables.rows("trips", stale)
         )
-        made_from = {month: now[month] for month in stale}
         for name, rows in _measured(platform, champion, scored, found).items():
             frame = platform.spark.createDataFrame(rows, schemas.TABLES[name].spark())
-            commits[name] = tables.replace(name, frame, stale, made_from)
+            commits[name] = tables.replace(name, frame, stale, plan.made_from)
     outcomes, told = _told(platform, champion, months, commits)
     for month, slices in found.items():
         zones = platform.settings.zones

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps import fingerprint, schemas
+from databricks_steps import fingerprint, incremental, schemas
 from databricks_steps.check_cache import CheckCache
 from databricks_steps.errors import SourceError, TableError
+from databricks_steps.incremental import Plan
 from databricks_steps.interfaces import Commit, Outcome, Platform, Tables, Verdict
 from databricks_steps.trips import (
     arrivals,
@@ -53,13 +54,12 @@ def raw_trips(
     tables = platform.tables
     found = sources.looked_at(text, months, platform.settings, lambda: platform.spark)
     emptied: list[str] = []
-    commit = None
+    skipped, commit = list(found.months), None
     try:
         sources.require_months(found, months)
-        stale = stale_months(tables, found, force)
-        if stale:
+        if planned(tables, found, force).stale:
             emptied = _emptied_demo_months(platform, found)
-            found, stale, commit = _replaced(platform, found, emptied, force)
+            found, skipped, commit = _replaced(platform, found, emptied, force)
     finally:
         ledger = recorded(tables, found)
     figures = {
@@ -67,7 +67,7 @@ def raw_trips(
         "rows_by_month": {month: tables.rows(RAW, [month]) for month in found.months},
         "files": [file.name for file in found.chosen],
         "refused_files": {file.name: file.problem for file in found.refused},
-        "skipped_months": [month for month in found.months if month not in stale],
+        "skipped_months": skipped,
         "emptied_demo_months": emptied,
     }
     rows = tables.rows(RAW, found.months)
@@ -91,7 +91,7 @@ def raw_trips(
 def recorded(tables: Tables, found: sources.Source) -> Commit | None:
     """Write the ledger of a source; None where it says so already."""
     every = replace(found, months=tuple(sorted({m for file in found.files for m in file.months})))
-    return arrivals.record(tables, found, stale_months(tables, every))
+    return arrivals.record(tables, found, planned(tables, every).stale)
 
 
 def trips(
@@ -105,30 +105,20 @@ def trips(
     tables = platform.tables
     chosen = _ingested(tables, months)
     code = fingerprint.code(validation_rules, limits)
-    digest = {m: fingerprint.digest(tables.contents(RAW, [m]), code) for m in chosen}
-    stale = [
-        month
-        for month in chosen
-        if force or any(tables.made_from(t, month) != digest[month] for t in (VALID, QUARANTINED))
-    ]
+    digests = {m: fingerprint.digest(tables.contents(RAW, [m]), code) for m in chosen}
+    plan = incremental.plan(tables, (VALID, QUARANTINED), digests, force)
     commits = {name: _unchanged(tables, name) for name in (VALID, QUARANTINED)}
-    if stale:
-        made_from = {month: digest[month] for month in stale}
+    if stale := plan.stale:
         checked = validation_rules.with_broken_rules(tables.read(RAW, stale))
         quarantined = validation_rules.quarantined_trips(checked)
-        commits[QUARANTINED] = tables.replace(QUARANTINED, quarantined, stale, made_from)
-        commits[VALID] = tables.replace(
-            VALID, validation_rules.valid_trips(checked), stale, made_from
-        )
-    skipped = [month for month in chosen if month not in stale]
+        commits[QUARANTINED] = tables.replace(QUARANTINED, quarantined, stale, plan.made_from)
+        valid = validation_rules.valid_trips(checked)
+        commits[VALID] = tables.replace(VALID, valid, stale, plan.made_from)
     outcomes = {
         name: Outcome(
             name,
             tables.rows(name, chosen),
-            {
-                "rows_by_month": {month: tables.rows(name, [month]) for month in chosen},
-                "skipped_months": skipped,
-            },
+            {"rows_by_month": {m: tables.rows(name, [m]) for m in chosen}} | plan.figures,
             commits[name],
         )
         for name in (VALID, QUARANTINED)
@@ -272,38 +262,32 @@ def _ingested(tables: Tables, months: Sequence[str] | None) -> list[str]:
     return held
 
 
-def _digests(found: sources.Source) -> dict[str, int]:
-    """Month → digest of what it is made from: its files, and the code that reads them."""
+def planned(tables: Tables, found: sources.Source, force: bool = False) -> Plan:
+    """The months of the source; stale where their files, or the code that reads them, changed."""
     code = fingerprint.code(*file_index.READERS)
-    return {
+    digests = {
         month: fingerprint.digest(code, *sorted((f.name, f.hash) for f in found.of(month)))
         for month in found.months
     }
-
-
-def stale_months(tables: Tables, found: sources.Source, force: bool = False) -> list[str]:
-    """Months of the source whose files, or the code that reads them, are not those at hand."""
-    digest = _digests(found)
-    return [m for m in found.months if force or tables.made_from(RAW, m) != digest[m]]
+    return incremental.plan(tables, [RAW], digests, force)
 
 
 def _replaced(
     platform: Platform, found: sources.Source, emptied: Sequence[str], force: bool
 ) -> tuple[sources.Source, list[str], Commit | None]:
-    """Write the stale months and empty those of demo trips, in one commit.
+    """Write the stale months and empty those of demo trips, in one commit; what was skipped.
 
     A file that turns out to be damaged while its rows are read is refused, and the rest written.
     """
-    stale = stale_months(platform.tables, found, force)
-    months = sorted({*stale, *emptied})
-    if not months:
-        return found, stale, None
-    digest = _digests(found)
-    made_from: Mapping[str, int] = {m: digest.get(m, _EMPTIED) for m in months}
+    plan = planned(platform.tables, found, force)
+    skipped, stale = plan.figures["skipped_months"], plan.stale
+    made_from = dict.fromkeys(sorted({*stale, *emptied}), _EMPTIED) | plan.made_from
+    if not made_from:
+        return found, skipped, None
     read = [file for file in found.files if set(file.months) & set(stale)]
     try:
         frame = normalize.raw_trips(platform.spark, read, stale)
-        commit = platform.tables.replace(RAW, frame, months, made_from)
+        commit = platform.tables.replace(RAW, frame, list(made_from), made_from)
     except reading.failures():
         problems = {file: normalize.problem(file) for file in read}
         damaged = [
@@ -312,7 +296,7 @@ def _replaced(
         if not damaged:
             raise
         return _replaced(platform, found.without(damaged), emptied, force)
-    return found, stale, commit
+    return found, skipped, commit
 
 
 def _emptied_demo_months(platform: Platform, found: sources.Source) -> list[str]:
