@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -32,6 +33,12 @@ SHARED = {
     "the first run": re.compile(r"\bfirst_run\b"),
     "a JVM": re.compile(r"\b(jvm|engine|running): "),
 }
+
+
+def pytest_configure() -> None:
+    """Tests send SIGINT, which a shell ignores for what it starts in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
@@ -63,15 +70,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """One line: the seconds of each folder of tests, their fixtures included."""
-    seconds: Counter[str] = Counter()
+    """The seconds, fixtures included, of each folder of tests and of the dearest files."""
+    folders, files = Counter[str](), Counter[str]()
     for reports in terminalreporter.stats.values():
         for report in reports:
             if hasattr(report, "duration"):
-                folder = Path(report.nodeid.partition("::")[0]).parent
-                seconds["/".join(folder.parts[1:]) or "."] += report.duration
-    shares = (f"{folder} {taken:.0f}" for folder, taken in seconds.most_common())
-    terminalreporter.write_line(f"seconds: {', '.join(shares)}")
+                file = Path(report.nodeid.partition("::")[0])
+                folders["/".join(file.parent.parts[1:]) or "."] += report.duration
+                files[file.stem] += report.duration
+    for title, seconds in (("seconds", folders), ("of the dearest files", files)):
+        shares = (f"{name} {taken:.0f}" for name, taken in seconds.most_common(20))
+        terminalreporter.write_line(f"{title}: {', '.join(shares)}")
 
 
 @pytest.fixture(scope="session")

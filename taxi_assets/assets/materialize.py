@@ -82,7 +82,7 @@ def step_assets(
                 group_name=group,
                 kinds={*kinds},
                 owners=OWNERS,
-                description=description or described(name),
+                description=description or schemas.TABLES[name].comment,
                 metadata=table_metadata(columns_of or name)
                 if columns_of or name in tables
                 else None,
@@ -91,10 +91,10 @@ def step_assets(
             for name in made.writes
         ],
         check_specs=[
-            dg.AssetCheckSpec(check, asset=asset, description=text, blocking=stops)
+            spec
             for stops, checks in ((True, blocking), (False, telling))
             for asset, texts in checks.items()
-            for check, text in texts.items()
+            for spec in check_specs(asset, texts, blocking=stops)
         ],
         backfill_policy=ONE_RUN if months else None,
         required_resource_keys=LAUNCHED,
@@ -160,17 +160,14 @@ def check_result(verdict: Verdict, asset: str) -> dg.AssetCheckResult:
     )
 
 
-def blocking(asset: str, checks: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
-    """Check name → description, as blocking checks evaluated in the asset's own step."""
+def check_specs(
+    asset: str, texts: Mapping[str, str], *, blocking: bool = False
+) -> list[dg.AssetCheckSpec]:
+    """Check → description, as checks evaluated in the asset's own step."""
     return [
-        dg.AssetCheckSpec(name, asset=asset, description=text, blocking=True)
-        for name, text in checks.items()
+        dg.AssetCheckSpec(name, asset=asset, description=text, blocking=blocking)
+        for name, text in texts.items()
     ]
-
-
-def telling(asset: str, checks: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
-    """The same as checks that tell people and stop nothing."""
-    return [dg.AssetCheckSpec(n, asset=asset, description=text) for n, text in checks.items()]
 
 
 def table_metadata(name: str) -> dict[str, Any]:
@@ -188,7 +185,3 @@ def table_metadata(name: str) -> dict[str, Any]:
         for c in table.columns
     ]
     return {"dagster/column_schema": dg.TableSchema(columns=columns)}
-
-
-def described(name: str) -> str:
-    return schemas.TABLES[name].comment

@@ -5,16 +5,16 @@ from typing import Any
 
 import dagster as dg
 
+from databricks_steps import schemas
 from databricks_steps.trips import arrivals
 from taxi_assets.assets.materialize import (
     LAUNCHED,
     OWNERS,
     StepConfig,
-    blocking,
-    described,
+    check_specs,
     materialized,
+    step_assets,
     table_metadata,
-    telling,
 )
 from taxi_assets.partitions import MONTHS, ONE_RUN
 
@@ -50,14 +50,14 @@ class SourceConfig(StepConfig):
             group_name=group,
             kinds=KINDS,
             owners=OWNERS,
-            description=described(name),
+            description=schemas.TABLES[name].comment,
             metadata=table_metadata(name),
             partitions_def=MONTHS,
         )
         for name, group in (("raw_trips", GROUP), (arrivals.NAME, arrivals.NAME))
     ],
     name="raw_trips",
-    check_specs=telling("raw_trips", RAW_CHECKS),
+    check_specs=check_specs("raw_trips", RAW_CHECKS),
     backfill_policy=ONE_RUN,
     required_resource_keys=LAUNCHED,
 )
@@ -67,26 +67,6 @@ def raw_trips(
     yield from materialized(context, "raw_trips", config.force, config.source)
 
 
-@dg.multi_asset(
-    specs=[
-        dg.AssetSpec(
-            name,
-            deps=["raw_trips"],
-            group_name=GROUP,
-            kinds=KINDS,
-            owners=OWNERS,
-            description=described(name),
-            metadata=table_metadata(name),
-            partitions_def=MONTHS,
-        )
-        for name in ("trips", "quarantined_trips")
-    ],
-    name="trips",
-    check_specs=[*blocking("trips", TRIPS_CHECKS), *telling("trips", TRIPS_HEALTH)],
-    backfill_policy=ONE_RUN,
-    required_resource_keys=LAUNCHED,
+trips = step_assets(
+    "trips", GROUP, blocking={"trips": TRIPS_CHECKS}, telling={"trips": TRIPS_HEALTH}
 )
-def trips(
-    context: dg.AssetExecutionContext, config: StepConfig
-) -> Iterator[dg.MaterializeResult[Any]]:
-    yield from materialized(context, "trips", config.force)

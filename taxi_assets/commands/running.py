@@ -100,7 +100,7 @@ def dev(port: int) -> None:
     where = ["-w", str(workspace)] if workspace.exists() else ["-m", "taxi_assets.definitions"]
     # Dagster would rather have people use `dg dev`, which starts the same and is one more package.
     quietly = ["-W", "ignore:Function `dev_command` is superseded"]
-    dagster = [sys.executable, *quietly, "-m", "dagster"]
+    dagster = [sys.executable, *quietly, "-m", "taxi_assets.webserver"]
     command = [*dagster, "dev", *where, "-h", LOOPBACK, "-p", str(port)]
     os.chdir(root())
     become(command)

@@ -130,6 +130,9 @@ def test_a_month_launched_in_the_ui_is_served(
     repository = api.wait_until_loaded(server)
     assert "fare_pipeline" in {job["name"] for job in repository["jobs"]}
     assert len(repository["assetNodes"]) == 16
+    foreign = urllib.request.Request(api.address, b"{}", {"Origin": "http://evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):  # taxi_assets/webserver.py
+        urllib.request.urlopen(foreign, timeout=60)
     launched = api.ask(
         LAUNCH,
         params={

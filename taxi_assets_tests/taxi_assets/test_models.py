@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from databricks_steps.features import lookups
 from databricks_steps.features.request import with_request_features
 from databricks_steps.inference.scorer import Scorer
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
+from databricks_steps.settings import Settings
+from databricks_steps.steps import STEPS
 from databricks_steps.training import dataset, evaluation, model_card, registry
 from taxi_assets.deployment import endpoint
 from taxi_assets.deployment.online_store import workspace_client
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.long  # three trainings on real months
 
+JFK = 132
 SINGLE = json.loads(endpoint.SINGLE_FILE.read_text(encoding="utf-8"))
 
 
@@ -135,13 +139,12 @@ def test_the_champion_of_two_months_keeps_its_bounds_on_the_third(trained: Train
     assert mae <= 1.62
 
 
-def march(trained: Trained, spark: SparkSession) -> pd.DataFrame:
-    """March 2022 with fresh features and the trip type told, as inputs with the fare."""
-    platform = EmbeddedPlatform(trained.home.settings, lambda: spark)
-    trips = platform.tables.read("trips", ["2022-03"])
-    looked_up = platform.features.look_up(trips, lookups.LOOKUPS, ["2022-03"])
+def looked_up(platform: EmbeddedPlatform, month: str, delay: timedelta) -> pd.DataFrame:
+    """A month with features of that age and the trip type told, as inputs with the fare."""
+    trips = platform.tables.read("trips", [month])
+    known = platform.features.look_up(trips, lookups.delayed(delay), [month])
     names = [*dataset.INPUTS, schemas.LABEL]
-    found: Any = with_request_features(looked_up).select(*names).toPandas()
+    found: Any = with_request_features(known).select(*names).toPandas()
     frame: pd.DataFrame = found
     return frame
 
@@ -149,7 +152,8 @@ def march(trained: Trained, spark: SparkSession) -> pd.DataFrame:
 def test_the_champion_keeps_its_bounds_whatever_its_rides_meet(
     trained: Trained, spark: SparkSession
 ) -> None:
-    typed = march(trained, spark)
+    platform = EmbeddedPlatform(trained.home.settings, lambda: spark)
+    typed = looked_up(platform, "2022-03", timedelta(0))
     fresh = typed.assign(trip_type=0)
     fares = typed[schemas.LABEL].to_numpy()
     line = evaluation.MeteredFare.fit(typed["trip_distance"].to_numpy(), fares)
@@ -214,7 +218,8 @@ def test_the_interval_covers_what_it_promises_on_a_month_never_seen(
 ) -> None:
     """Between 77 and 83 of 100 fares of March 2022 lie inside the 80 % interval of version 1."""
     settings = trained.home.settings
-    typed = march(trained, spark)
+    platform = EmbeddedPlatform(trained.home.settings, lambda: spark)
+    typed = looked_up(platform, "2022-03", timedelta(0))
     fares = typed[schemas.LABEL].to_numpy()
     scorer = Scorer.load(registry.folder(settings, "1"))
     asked = typed.assign(trip_type=0)
@@ -246,6 +251,63 @@ def test_the_endpoint_gives_the_interval_when_asked(trained: Trained) -> None:
     assert 0 <= found["low"] < fare < found["high"]
     assert 0.7 < asked["interval"]["coverage"] < 0.9
     assert set(plain) == {"predictions"}
+
+
+def test_a_ride_of_now_is_answered_from_what_its_zones_are(trained: Trained) -> None:
+    """At the endpoint nothing is known of the last days: zones are, and JFK is an airport."""
+    now = datetime.now(timezone.utc).replace(tzinfo=None)
+    asked = {"dropoff_location_id": 230, "trip_distance": 17.0, "pickup_datetime": f"{now:%F %T}"}
+    records = [{"pickup_location_id": zone, **asked} for zone in (JFK, 74)]
+    params = {"interval": True, "features": True}
+    body = {"dataframe_records": records, "params": params}
+    found = endpoint.answer(trained.client, trained.home.settings, body)
+    assert found["features"]["pickup_is_airport"] == [1.0, 0.0]
+    assert set(found["feature_age_seconds"]) == {"pickup_features", "dropoff_features"}
+    assert all(ages == [None, None] for ages in found["feature_age_seconds"].values())
+    airport, other = found["predictions"]
+    assert 45 < airport["fare"] < 65  # the flat fare to Manhattan was 52 dollars
+    assert airport["fare"] != pytest.approx(other["fare"], abs=1.0)
+
+
+@pytest.mark.parametrize(("learned", "month"), [("2021-01", "2021-02"), ("2023-12", "2024-01")])
+@pytest.mark.parametrize("delay", [60, 0])
+def test_a_champion_beats_the_line_at_every_age_on_every_pair_of_months(
+    spark: SparkSession, real_data: Path, tmp_path: Path, learned: str, month: str, delay: int
+) -> None:
+    """And no range gets narrower where features are missing."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in (learned, month):
+        shutil.copy(real_data / "tlc" / "history" / f"green_tripdata_{name}.parquet", source)
+    settings = Settings(home=tmp_path / "home", source=str(source), feature_delay_days=delay)
+    platform = EmbeddedPlatform(settings, lambda: spark)
+    for step in ("raw_trips", "trips", "pickup_features", "dropoff_features"):
+        STEPS[step].run(platform, [learned, month], False)
+    for step in ("training_set", "fare_model"):
+        STEPS[step].run(platform, [learned], False)
+    scorer = Scorer.load(registry.folder(settings, "1"))
+    known = {
+        "fresh": looked_up(platform, month, timedelta(0)),
+        "a day": looked_up(platform, month, timedelta(days=1)),
+    }
+    known["none"] = dataset.without(known["fresh"])
+    train = platform.tables.read("trips", [learned]).select("trip_distance", schemas.LABEL)
+    line = evaluation.MeteredFare.fit(*np.array(train.toPandas()).T)
+    wide = {}
+    for age, frame in known.items():
+        fares = frame[schemas.LABEL].to_numpy()
+        beat = evaluation.measures(fares, line.predict(frame["trip_distance"].to_numpy()))
+        asked = dataset.matrix(frame.assign(trip_type=0))
+        error = evaluation.measures(fares, scorer.predict(asked))
+        ranges = scorer.predict_interval(asked)
+        jfk = frame["pickup_location_id"].to_numpy() == JFK
+        wide[age] = (
+            float(np.mean(ranges.high - ranges.low)),
+            float(np.mean((ranges.high - ranges.low)[jfk])),
+        )
+        print(month, delay, age, {k: round(error[k], 3) for k in ("rmse", "mae")}, wide[age])
+        assert error["rmse"] < beat["rmse"], age
+        assert error["mae"] < beat["mae"], age
 
 
 def test_a_version_reproduces_itself(trained: Trained) -> None:
