@@ -193,7 +193,11 @@ def batch_predictions(
         batch.rows_conserved(tables.rows("trips", chosen), predicted),
         batch.no_null_predictions(text for each in measured.values() for text in each["bad"]),
     )
-    figures = {**plan.figures, "model_version": champion.number}
+    figures = {
+        **plan.figures,
+        "rows_by_month": {month: each["rows"] for month, each in measured.items()},
+        "model_version": champion.number,
+    }
     return (Outcome("batch_predictions", predicted, figures, commit, verdicts),)
 
 

@@ -18,7 +18,7 @@ from databricks_steps.check_cache import CheckCache, Figures
 from databricks_steps.interfaces import Platform, Verdict
 from databricks_steps.settings import DATABRICKS, EMBEDDED
 from databricks_steps.training import registry
-from taxi_assets.assets.materialize import LAUNCHED, check_result
+from taxi_assets.assets.materialize import LAUNCHED, check_result, shown
 from taxi_assets.assets.serving import (
     dropoff_features_online,
     pickup_features_online,
@@ -182,7 +182,7 @@ def _requests(workspace: Workspace, check: str, file: Path) -> Result:
     return Result(
         passed=sound(found),
         description=f"{asked} rows asked, fares {', '.join(f'{fare:.2f}' for fare in fares)}",
-        metadata={"predictions": dg.MetadataValue.json(fares)},
+        metadata={"predictions": shown(fares)},
     )
 
 
@@ -250,8 +250,8 @@ def train_serve_parity(platform: Platform, workspace: Workspace) -> Result:
         description="; ".join([told, *found["skewed"][:3]]),
         metadata={
             "trips": found["trips"],
-            "largest_difference_dollars": found["largest"],
-            "skewed_inputs": dg.MetadataValue.json(list(found["skewed"])),
+            "largest_difference_dollars": shown(found["largest"]),
+            "skewed_inputs": shown(found["skewed"]),
         },
     )
 
@@ -280,7 +280,7 @@ def latency(platform: Platform, workspace: Workspace) -> Result:
         passed=sound(found),
         severity=dg.AssetCheckSeverity.WARN,
         description=f"median {found['median_ms']:.1f} ms over {LATENCY_REQUESTS} requests",
-        metadata=found,
+        metadata={name: shown(value) for name, value in found.items()},
     )
 
 

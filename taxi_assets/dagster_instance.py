@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import dagster as dg
+from dagster._core.definitions.job_base import IJob
+from dagster._core.definitions.reconstruct import ReconstructableJob
+from dagster._core.execution.api import create_execution_plan
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.snap import snapshot_from_execution_plan
 
 from databricks_steps import atomic_write
 from databricks_steps.errors import SettingsError
@@ -18,6 +27,8 @@ from databricks_steps.training import registry
 from taxi_assets.resources.targets import POSTGRES
 
 OURS = ("databricks_steps.", "taxi_assets.")  # modules whose errors are written for people
+# The code location and its repository, as workspace.yaml and `dagster dev -m` name them.
+LOCATION, REPOSITORY = "taxi_assets.definitions", "__repository__"
 PID_TAG = "taxi_assets/pid"
 DAGSTER_RUN = "dagster_run_id"  # tag of an MLflow run, as dagster-mlflow calls it
 _OPEN = [
@@ -145,6 +156,44 @@ def only_run(settings: Settings) -> Iterator[None]:
             yield
         finally:
             del _HELD[path]
+
+
+def create_run(
+    found: dg.DagsterInstance,
+    job: IJob,
+    assets: frozenset[dg.AssetKey],
+    checks: frozenset[dg.AssetCheckKey],
+    tags: Mapping[str, str],
+    run_config: Mapping[str, Any],
+) -> dg.DagsterRun:
+    """Record a run of this process as one of the code location's job.
+
+    So the location's timeline shows it, and people can execute it again from there.
+    """
+    whole = job.get_definition()
+    chosen = whole.get_subset(asset_selection=assets, asset_check_selection=checks)
+    plan = create_execution_plan(chosen, run_config, instance_ref=found.get_ref(), tags=tags)
+    location = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), REPOSITORY)
+    return found.create_run(
+        job_name=whole.name,
+        run_id=None,
+        run_config=run_config,
+        status=None,
+        tags={**tags, PID_TAG: str(os.getpid())},
+        root_run_id=None,
+        parent_run_id=None,
+        step_keys_to_execute=plan.step_keys_to_execute,
+        execution_plan_snapshot=snapshot_from_execution_plan(plan, chosen.get_job_snapshot_id()),
+        job_snapshot=chosen.get_job_snapshot(),
+        parent_job_snapshot=chosen.get_parent_job_snapshot(),
+        asset_selection=assets,
+        asset_check_selection=checks,
+        resolved_op_selection=None,
+        op_selection=None,
+        remote_job_origin=RemoteJobOrigin(location, whole.name),
+        job_code_origin=job.get_python_origin() if isinstance(job, ReconstructableJob) else None,
+        asset_graph=chosen.asset_layer.asset_graph,
+    )
 
 
 def hold(settings: Settings, run: dg.DagsterRun, found: dg.DagsterInstance | None) -> None:

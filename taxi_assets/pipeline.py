@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from dagster._core.definitions.job_base import IJob, InMemoryJob
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.execution.api import execute_run
 
 from databricks_steps import check_cache
 from databricks_steps.errors import (
@@ -221,12 +223,10 @@ def _is_leftover(run: BaseRun, found: dg.DagsterInstance) -> bool:
     return False
 
 
-def _job(target: Target) -> dg.JobDefinition | dg.ReconstructableJob:
+def _job(target: Target) -> IJob:
     """The whole pipeline; by reference where its steps are launched: others make it anew."""
     if target.cluster is None:
-        return build_defs(target).resolve_job_def(fare_pipeline.name)
-    from dagster._core.definitions.reconstruct import ReconstructableRepository
-
+        return InMemoryJob(build_defs(target).resolve_job_def(fare_pipeline.name))
     export(target.settings.to_environment() | {"TAXI_TARGET": target.name})
     step_launcher.LISTENERS[:] = [progress.record]
     repository = ReconstructableRepository.for_module("taxi_assets.definitions", "from_environment")
@@ -234,47 +234,36 @@ def _job(target: Target) -> dg.JobDefinition | dg.ReconstructableJob:
 
 
 def _execute(
-    job: dg.JobDefinition | Any,
+    job: IJob,
     found: dg.DagsterInstance,
     assets: Sequence[str],
     months: Sequence[str],
     config: Mapping[str, Any],
 ) -> None:
-    selected = _subset(job, assets)
     tags = {RANGE_TAGS[0]: months[0], RANGE_TAGS[1]: months[-1]}
-    given: dict[str, Any] = {
-        "instance": found,
-        "tags": {**tags, dagster_instance.PID_TAG: str(os.getpid())},
-        "run_config": {
-            "loggers": {"stages": {}},
-            "ops": {name: each for name, each in config.items() if name in assets},
-        },
-        "raise_on_error": False,
+    run_config = {
+        "loggers": {"stages": {}},
+        "ops": {name: each for name, each in config.items() if name in assets},
     }
-    if isinstance(selected, dg.JobDefinition):
-        result = selected.execute_in_process(**given)
-        if not result.success:
-            raise _failure(result)
-        return
-    with dg.execute_job(selected, **given) as launched:
-        if not launched.success:
-            raise _failure(launched)
+    keys = frozenset(dg.AssetKey(name) for name in assets)
+    checks = _checks(job.get_definition(), keys)
+    run = dagster_instance.create_run(found, job, keys, checks, tags, run_config)
+    result = execute_run(job, run, found)
+    if not result.success:
+        raise _failure(result)
 
 
-def _subset(job: dg.JobDefinition | Any, assets: Sequence[str]) -> dg.JobDefinition | Any:
-    """The assets with their checks, but for those that wait for a report: they go with it."""
-    definition = job if isinstance(job, dg.JobDefinition) else job.get_definition()
-    keys = {dg.AssetKey(name) for name in assets}
-    told = set(REPORTED) if "drift_report" in assets else set()
-    checks = {
-        key
-        for key in definition.asset_layer.asset_graph.asset_check_keys
-        if key in told or (key.asset_key in keys and key not in REPORTED)
-    }
-    return job.get_subset(asset_selection=keys, asset_check_selection=checks)
+def _checks(job: dg.JobDefinition, keys: Set[dg.AssetKey]) -> frozenset[dg.AssetCheckKey]:
+    """The checks of the assets, but for those that wait for a report: they go with it."""
+    reported = REPORTED if dg.AssetKey("drift_report") in keys else ()
+    return frozenset(
+        check
+        for check in job.asset_layer.asset_graph.asset_check_keys
+        if check in reported or (check.asset_key in keys and check not in REPORTED)
+    )
 
 
-def _failure(result: dg.ExecuteInProcessResult | dg.JobExecutionResult) -> TaxiError:
+def _failure(result: dg.JobExecutionResult) -> TaxiError:
     """The one message of a failed run: the failed check, or what the failed step said."""
     if progress.failures:
         return PipelineError(

@@ -29,19 +29,21 @@ class Progress:
     rows: dict[str, int] = field(default_factory=dict)  # asset → rows of the months it was made for
     _started: dict[str, float] = field(default_factory=dict)
     _notes: dict[str, dict[str, str]] = field(default_factory=dict)
+    _rows: dict[tuple[str, str], int] = field(default_factory=dict)  # of a step's asset so far
 
     def reset(self, say: Callable[[str], None]) -> None:
         """Forget the last run; `say` takes each line from now on."""
         self.say = say
         self.stages, self.failures, self.refused, self.rows = [], [], {}, {}
         self.checks = {"passed": 0, "warned": 0, "failed": 0}
-        self._started, self._notes = {}, {}
+        self._started, self._notes, self._rows = {}, {}, {}
 
     def record(self, event: dg.DagsterEvent) -> None:
         """One event of Dagster's log."""
         kind, step = event.event_type, event.step_key or ""
         if kind == dg.DagsterEventType.STEP_START:
             self._started[step] = time.monotonic()
+            self._rows = {each: n for each, n in self._rows.items() if each[0] != step}
         elif kind == dg.DagsterEventType.ASSET_MATERIALIZATION:
             self._materialized(event)
         elif kind == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
@@ -53,9 +55,14 @@ class Progress:
         metadata = event.step_materialization_data.materialization.metadata
         found: dict[str, Any] = {key: value.value for key, value in metadata.items()}
         asset = event.step_materialization_data.materialization.asset_key.to_user_string()
-        self._notes.setdefault(event.step_key or "", {})[asset] = _note(found)
+        step = event.step_key or ""
         if "dagster/row_count" in found:
-            self.rows[asset] = self.rows.get(asset, 0) + int(found["dagster/row_count"])
+            rows = int(found["dagster/row_count"])
+            self.rows[asset] = self.rows.get(asset, 0) + rows
+            # A step of several months tells each month's rows in an event of its own.
+            rows += self._rows.get((step, asset), 0)
+            found["dagster/row_count"] = self._rows[step, asset] = rows
+        self._notes.setdefault(step, {})[asset] = _note(found)
         new = {k: v for k, v in found.get("refused_files", {}).items() if k not in self.refused}
         self.refused |= new
         for name, problem in list(new.items())[:SHOWN]:

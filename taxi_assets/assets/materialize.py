@@ -14,6 +14,7 @@ from databricks_steps.interfaces import Outcome, Platform, Verdict
 from databricks_steps.steps import STEPS
 from taxi_assets.partitions import MONTHS, ONE_RUN, run_months
 
+DIGITS = 6  # significant ones of a figure in Dagster's UI
 OWNERS = ["team:taxi-ml"]
 # Steps that compute on Spark run where the step launcher says; `local` has none.
 LAUNCHED = {"platform", "step_launcher"}
@@ -36,17 +37,19 @@ def materialized(
     platform: Platform = context.resources.platform
     if source:
         platform = platform.with_settings(replace(platform.settings, source=source))
-    months = context.partition_keys if context.has_partition_key_range else None
-    if months is None:
-        months = run_months(dict(context.run.tags))
+    partitions = context.partition_keys if context.has_partition_key_range else []
+    months = partitions or run_months(dict(context.run.tags))
     cost = Cost()
     with platform.at_work():
         outcomes = STEPS[step].run(platform, months, force)
     took = cost.figures()
     for outcome in outcomes:
+        for month, rows in rows_by_month(outcome, platform, partitions).items():
+            counted = {"dagster/row_count": rows}
+            context.add_asset_metadata(counted, outcome.name, partition_key=month)
         yield dg.MaterializeResult(
             asset_key=outcome.name,
-            metadata=metadata(outcome, platform) | took,
+            metadata=metadata(outcome, platform) | readable(took),
             check_results=[check_result(v, outcome.name) for v in outcome.verdicts],
             data_version=data_version(outcome, platform, months),
         )
@@ -136,14 +139,32 @@ def metadata(outcome: Outcome, platform: Platform) -> dict[str, Any]:
     return found | {k: shown(v) for k, v in outcome.figures.items()}
 
 
+def rows_by_month(outcome: Outcome, platform: Platform, months: Sequence[str]) -> Mapping[str, int]:
+    """Month → its own rows, for those of the months; nothing for a table without months."""
+    table = schemas.TABLES.get(outcome.name)
+    if table is None or not table.month:
+        return {}
+    told = outcome.figures.get("rows_by_month", {})
+    return {m: told[m] if m in told else platform.tables.rows(outcome.name, [m]) for m in months}
+
+
 def shown(value: Any) -> Any:
-    """A figure as metadata: mappings and lists as JSON, paths as such, all else as it is."""
-    if isinstance(value, Mapping):
-        return dg.MetadataValue.json({str(k): v for k, v in value.items()})
-    if isinstance(value, (list, tuple)):
-        return dg.MetadataValue.json(list(value))
+    """A figure as metadata: mappings and lists as JSON, paths as such, floats as people read."""
+    if isinstance(value, (Mapping, list, tuple)):
+        return dg.MetadataValue.json(readable(value))
     if isinstance(value, Path):
         return dg.MetadataValue.path(str(value))
+    return readable(value)
+
+
+def readable(value: Any) -> Any:
+    """The value with its floats to `DIGITS` significant digits, within mappings and lists, too."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {str(name): readable(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [readable(each) for each in value]
     return value
 
 

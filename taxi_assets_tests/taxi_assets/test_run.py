@@ -7,8 +7,9 @@ import re
 import socket
 import subprocess
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from conftest_run import MONTHS, ROWS, Home
@@ -16,9 +17,6 @@ from conftest_run import MONTHS, ROWS, Home
 from databricks_steps import schemas
 from databricks_steps.settings import JVM
 from taxi_assets.deployment import endpoint
-
-if TYPE_CHECKING:
-    pass
 
 pytestmark = pytest.mark.slow  # looks at a whole run
 
@@ -60,7 +58,22 @@ def home_rows(home: Home, table: str, month: str) -> int:
     dataset = DeltaTable(str(home.settings.table_path(table))).to_pyarrow_dataset()
     import pyarrow.compute as pc
 
-    return int(dataset.count_rows(filter=pc.field("trip_month") == month))
+    column = schemas.TABLES[table].month
+    assert column is not None
+    return int(dataset.count_rows(filter=pc.field(column) == month))
+
+
+def metadata(record: Any) -> dict[str, Any]:
+    return {k: each.value for k, each in record.asset_materialization.metadata.items()}
+
+
+def floats(value: Any) -> Iterator[float]:
+    """Every float within the value."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from floats(each)
 
 
 def test_files_that_cannot_be_read_are_refused_by_name_and_the_rest_loads(
@@ -142,8 +155,13 @@ def test_the_run_shows_in_dagster(first_run: FirstRun) -> None:
     home, _ = first_run
     with dg.DagsterInstance.from_config(str(home.path / "dagster")) as found:
         assert [run.status.value for run in found.get_runs()] == ["SUCCESS", "SUCCESS"]
-        for name in ("raw_trips", "pickup_features"):
-            assert found.get_materialized_partitions(dg.AssetKey(name)) == set(MONTHS)
+        for name in ("raw_trips", "trips", "pickup_features"):
+            records = found.fetch_materializations(dg.AssetKey(name), limit=10).records
+            rows = {r.partition_key: metadata(r)["dagster/row_count"] for r in records}
+            assert rows == {month: home_rows(home, name, month) for month in MONTHS}
+        for key in found.all_asset_keys():
+            for record in found.fetch_materializations(key, limit=10).records:
+                assert [v for v in floats(metadata(record)) if float(f"{v:.6g}") != v] == []
         model = found.get_latest_materialization_event(dg.AssetKey("fare_model"))
         assert model is not None
         assert model.asset_materialization is not None
