@@ -14,6 +14,7 @@ import dagster as dg
 from taxi_assets.resources.targets import target
 
 LOGGER = "taxi_assets.progress"
+_NO_CHECKS = {"passed": 0, "warned": 0, "failed": 0}
 SHOWN = 10  # refused files that are named
 
 
@@ -23,7 +24,7 @@ class Progress:
 
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
     stages: list[dict[str, Any]] = field(default_factory=list)
-    checks: dict[str, int] = field(default_factory=dict)
+    checks: dict[str, int] = field(default_factory=lambda: dict(_NO_CHECKS))
     failures: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)  # asset → rows of the months it was made for
@@ -35,7 +36,7 @@ class Progress:
         """Forget the last run; `say` takes each line from now on."""
         self.say = say
         self.stages, self.failures, self.refused, self.rows = [], [], {}, {}
-        self.checks = {"passed": 0, "warned": 0, "failed": 0}
+        self.checks = dict(_NO_CHECKS)
         self._started, self._notes, self._rows = {}, {}, {}
 
     def record(self, event: dg.DagsterEvent) -> None:

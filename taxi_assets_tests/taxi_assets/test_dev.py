@@ -36,6 +36,15 @@ query Run($id: ID!) {
     assetMaterializations { assetKey { path } partition }
   } }
 }"""
+RUNS = """{ runsOrError { ... on Runs { results { id repositoryOrigin {
+  repositoryLocationName } } } } }"""
+AGAIN = """
+mutation Again($params: ReexecutionParams!) {
+  launchRunReexecution(reexecutionParams: $params) {
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+  }
+}"""
 CHECKS = """
 query Checks($key: AssetKeyInput!) {
   assetNodeOrError(assetKey: $key) { ... on AssetNode {
@@ -79,6 +88,15 @@ class Ui:
                 pass
             time.sleep(1)
         raise AssertionError("dagster dev did not load the definitions")
+
+    def wait_until_ended(self, run_id: str) -> Any:
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline:
+            run = self.ask(RUN, id=run_id)["runOrError"]
+            if run["status"] in ("SUCCESS", "FAILURE", "CANCELED"):
+                break
+            time.sleep(2)
+        return run
 
 
 @pytest.fixture
@@ -147,12 +165,7 @@ def test_a_month_launched_in_the_ui_is_served(
     )["launchRun"]
     assert launched["__typename"] == "LaunchRunSuccess", launched
 
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        run = api.ask(RUN, id=launched["run"]["runId"])["runOrError"]
-        if run["status"] in ("SUCCESS", "FAILURE", "CANCELED"):
-            break
-        time.sleep(2)
+    run = api.wait_until_ended(launched["run"]["runId"])
     assert run["status"] == "SUCCESS", (home.path / "dev.log").read_text()[-3000:]
     made = {(m["assetKey"]["path"][0], m["partition"]) for m in run["assetMaterializations"]}
     assert {("trips", "2022-01"), ("batch_predictions", "2022-01"), ("fare_model", None)} <= made
@@ -171,6 +184,17 @@ def test_a_month_launched_in_the_ui_is_served(
     for table in ("pickup_features", "dropoff_features"):
         honest = figures(checks_of(api, table), "no_future_knowledge")
         assert (honest["trips_compared"], honest["values_that_differ"]) == (200, 0)
+    # A run of the command line is one of the same job, and can be executed again from here.
+    done = home.call("run", "--months", "2022-01", "--skip-training")
+    assert done.returncode == 0, done.stderr
+    newest = api.ask(RUNS)["runsOrError"]["results"][0]
+    location = repository["location"]["name"]
+    assert newest["repositoryOrigin"] == {"repositoryLocationName": location}
+    again = api.ask(AGAIN, params={"parentRunId": newest["id"], "strategy": "ALL_STEPS"})
+    run = api.wait_until_ended(again["launchRunReexecution"]["run"]["runId"])
+    assert run["status"] == "SUCCESS", (home.path / "dev.log").read_text()[-3000:]
+    assert ["batch_predictions"] in [m["assetKey"]["path"] for m in run["assetMaterializations"]]
+
     assert table_rows(home, "batch_predictions")
     assert "READY" in home.call("status").stdout
     assert warnings_of(home) == []
