@@ -89,7 +89,7 @@ _ALWAYS = {
         "may change that",
         "slices": "The champion stays. Look at the slices that became worse in the candidate's "
         "report",
-        "onnx_parity": "The champion stays. Compare the versions of skl2onnx and onnxruntime with "
+        "onnx_parity": "The champion stays. Compare the versions of onnx and onnxruntime with "
         "the lock",
     },
     "pickup_features_online": _ONLINE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +49,18 @@ def errors(
     """
     settings = platform.settings
     lookback = timedelta(days=settings.lookback_days)
-    known = {settings.lookup_delay: holdout, timedelta.max: dataset.without(holdout)}
+    missing = timedelta.max
+    known = {settings.lookup_delay: holdout, missing: dataset.without(holdout)}
+    measured: dict[timedelta, AgeError] = {}
     found = []
     for age, delay in AGES.items():
-        at = delay if delay < lookback else timedelta.max
+        # A model that has learned no feature answers the same whatever they are.
+        at = delay if delay < lookback and settings.features_are_served else missing
         if at not in known:
             known[at] = _looked_up(platform, training_set, holdout, at)
-        found.append(_error(age, graph, known[at]))
+        if at not in measured:
+            measured[at] = _error(graph, known[at], has_features=at != missing)
+        found.append(replace(measured[at], age=age))
     return tuple(found)
 
 
@@ -76,7 +81,7 @@ def _looked_up(
     return found
 
 
-def _error(age: str, graph: bytes, trips: pd.DataFrame) -> AgeError:
+def _error(graph: bytes, trips: pd.DataFrame, *, has_features: bool) -> AgeError:
     def measured(frame: pd.DataFrame) -> dict[str, float]:
         fares, _ = onnx_predict(graph, frame)
         return evaluation.measures(frame[schemas.LABEL].to_numpy(), fares)
@@ -84,6 +89,9 @@ def _error(age: str, graph: bytes, trips: pd.DataFrame) -> AgeError:
     asked = trips.assign(**{TRIP_TYPE: NOT_TOLD})
     whole = measured(asked)
     without = {
-        x.table.name: measured(dataset.without(asked, tables=[x]))["rmse"] for x in lookups.LOOKUPS
+        x.table.name: measured(dataset.without(asked, tables=[x]))["rmse"]
+        if has_features
+        else whole["rmse"]
+        for x in lookups.LOOKUPS
     }
-    return AgeError(age, whole["rmse"], whole["mae"], whole["bias"], without)
+    return AgeError("", whole["rmse"], whole["mae"], whole["bias"], without)

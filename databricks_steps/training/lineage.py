@@ -19,7 +19,7 @@ from databricks_steps.settings import REPOSITORY, Forest, Settings
 
 FILE = "recipe.json"
 UNKNOWN = "unknown"
-PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pyspark", "scikit-learn", "skl2onnx")
+PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pyspark", "scikit-learn")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ LIBRARIES = (
     "mlflow==3.17.2",
     "onnx==1.23.2",
     "onnxruntime==1.32.0",
-    "skl2onnx==1.20.0",
     "skops==0.16.0",
 )
 IDLE_MINUTES = 20  # after which a run's cluster that nobody ended ends itself

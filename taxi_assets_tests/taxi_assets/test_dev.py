@@ -142,7 +142,7 @@ def figures(checks: list[Any], name: str) -> dict[str, float]:
 
 @pytest.mark.long
 def test_a_month_launched_in_the_ui_is_served(
-    ui: tuple[Home, Ui, subprocess.Popen[bytes]],
+    ui: tuple[Home, Ui, subprocess.Popen[bytes]], small_source: Path
 ) -> None:
     home, api, server = ui
     repository = api.wait_until_loaded(server)
@@ -185,7 +185,8 @@ def test_a_month_launched_in_the_ui_is_served(
         honest = figures(checks_of(api, table), "no_future_knowledge")
         assert (honest["trips_compared"], honest["values_that_differ"]) == (200, 0)
     # A run of the command line is one of the same job, and can be executed again from here.
-    done = home.call("run", "--months", "2022-01", "--skip-training")
+    source = ("--source", str(small_source))
+    done = home.call("run", *source, "--months", "2022-01", "--skip-training")
     assert done.returncode == 0, done.stderr
     newest = api.ask(RUNS)["runsOrError"]["results"][0]
     location = repository["location"]["name"]

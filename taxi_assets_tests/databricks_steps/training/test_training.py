@@ -15,7 +15,7 @@ from databricks_steps.errors import ModelError
 from databricks_steps.inference.feature_spec import middle
 from databricks_steps.settings import METRICS, Forest, Gate, Settings
 from databricks_steps.training import dataset, evaluation, leakage_checks
-from databricks_steps.training.fit import fit, onnx_predict, to_onnx
+from databricks_steps.training.fit import ONNX_IR, ONNX_OPSET, fit, onnx_predict, to_onnx, tree_node
 from databricks_steps.trips import zones
 
 if TYPE_CHECKING:
@@ -164,6 +164,43 @@ def test_zones_zip_codes_and_no_zones_are_told_alike_by_pipeline_and_graph() -> 
     assert fare(trip_type=1) > fare(trip_type=1, pickup_location_id=138) + 10
     # What is no place is no place, by whichever number: without an error.
     assert fare(pickup_location_id=0) == fare(pickup_location_id=99_999)
+
+
+def test_a_tree_s_node_is_what_scikit_learn_s_converter_makes_and_parts_as_the_tree() -> None:
+    """Also at the thresholds, and a float32 beside them."""
+    import onnxruntime
+    from onnx import TensorProto, helper
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import FloatTensorType
+    from sklearn.tree import DecisionTreeRegressor
+
+    chance = np.random.default_rng(5)
+    known = (chance.integers(0, 40, (5_000, 3)) / 10).astype("float32")
+    known[:, 0] = chance.normal(size=len(known))
+    tree = DecisionTreeRegressor(min_samples_leaf=2).fit(known, known @ [3, 1, 0] + known[:, 0])
+    parts = np.flatnonzero(tree.tree_.feature >= 0)[:1_000]
+    at = tree.tree_.threshold[parts].astype("float32")
+    asked = [known]
+    for values in (at, np.nextafter(at, np.float32(-9)), np.nextafter(at, np.float32(9))):
+        rows = known[chance.integers(0, len(known), len(parts))]
+        rows[np.arange(len(parts)), tree.tree_.feature[parts]] = values
+        asked.append(rows)
+    inputs, fares = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width])
+        for name, width in (("inputs", 3), ("fares", 1))
+    )
+    graph = helper.make_graph([tree_node(tree, "inputs", "fares")], "tree", [inputs], [fares])
+    versions = [helper.make_opsetid(name, version) for name, version in ONNX_OPSET.items()]
+    ours = helper.make_model(graph, opset_imports=versions, ir_version=ONNX_IR)
+    shape = [("inputs", FloatTensorType([None, 3]))]
+    theirs = convert_sklearn(tree, initial_types=shape, target_opset={"": 18, "ai.onnx.ml": 3})
+    rows = np.vstack(asked)
+    found = [
+        onnxruntime.InferenceSession(each.SerializeToString()).run(None, {"inputs": rows})[0]
+        for each in (ours, theirs)
+    ]
+    assert (found[0] == found[1]).all()
+    assert (found[0].reshape(-1) == tree.predict(rows).astype("float32")).all()
 
 
 def test_centroids_of_zones_and_what_lies_between_them() -> None:
