@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sqlite3
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime, timezone
@@ -187,7 +189,7 @@ def summary(report: Mapping[str, Any]) -> str:
     names = ("raw_trips", "trips", "quarantined_trips")
     raw, valid, quarantined = (report["tables"].get(name, 0) for name in names)
     scored = report["batch_predictions"]["rows"]
-    single = "databricks_steps/serving/config/test_single_prediction.json"
+    ours = _program()
     about_model = ["model        not told by the registry"]
     if model:
         about_model = [
@@ -206,9 +208,20 @@ def summary(report: Mapping[str, Any]) -> str:
             f"predictions  {scored:,} rows for {report['months'][-1]}",
             f"checks       {', '.join(f'{count} {name}' for name, count in checks.items())}",
             *_refused_lines(report["refused_files"]),
-            f"next         taxi-assets query {single}; taxi-assets dev; taxi-assets stop",
+            f"next         {ours} query --now 74 42 1.8  # a fare between zones, with its range",
+            f"             {ours} dev  # assets, runs and checks in the browser",
+            f"             {ours} stop  # until then the endpoint serves",
         )
     )
+
+
+def _program() -> str:
+    """The program as a shell in this folder finds it, so that lines work when pasted."""
+    ours = Path(sys.executable).with_name("taxi-assets")
+    found = shutil.which("taxi-assets")
+    if found is not None and Path(found).resolve() == ours.resolve():
+        return "taxi-assets"
+    return str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)
 
 
 def _refused_lines(refused: Mapping[str, str]) -> list[str]:

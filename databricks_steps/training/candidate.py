@@ -15,7 +15,7 @@ from databricks_steps.features.request import NOT_TOLD
 from databricks_steps.inference.feature_spec import FareInterval
 from databricks_steps.inference.scorer import GROUPED_BY, Scorer, groups
 from databricks_steps.interfaces import Platform, Verdict
-from databricks_steps.settings import DATABRICKS, Interval, Settings
+from databricks_steps.settings import DATABRICKS, Settings
 from databricks_steps.training import (
     dataset,
     evaluation,
@@ -87,7 +87,7 @@ def fitted(settings: Settings, training_set: DataFrame) -> Fitted:
     predicted = pipeline.predict(holdout[list(INPUTS)])
     served, trees = onnx_predict(graph, holdout)
     parity = float(abs(served - predicted).max())
-    interval = _interval(graph, holdout, looked_up, settings.interval)
+    interval = _interval(settings, graph, holdout, looked_up)
     covered = intervals.covered(holdout, served, trees, interval)
     return Fitted(
         *(pipeline, graph, train, holdout, looked_up, predicted, trees, parity),
@@ -96,20 +96,26 @@ def fitted(settings: Settings, training_set: DataFrame) -> Fitted:
 
 
 def _interval(
-    graph: bytes, holdout: pd.DataFrame, looked_up: pd.DataFrame, wanted: Interval
+    settings: Settings, graph: bytes, holdout: pd.DataFrame, looked_up: pd.DataFrame
 ) -> FareInterval:
-    """Calibrated on the holdout's rides as served, and once more on those that told their type."""
+    """Calibrated on the holdout's rides as served, and once more on those that told their type.
+
+    Where features are served all count once more without, for any ride may find none.
+    """
     import numpy as np
     import pandas as pd
 
     told = np.flatnonzero(looked_up["trip_type"] > NOT_TOLD)
     typed = holdout.assign(trip_type=looked_up["trip_type"]).iloc[told]
-    asked = pd.concat([holdout, typed], ignore_index=True)
-    trips = np.concatenate([np.arange(len(holdout)), told])  # whose both rows are in one half
+    rides, trips = [holdout, typed], [np.arange(len(holdout)), told]
+    if settings.features_are_served:
+        rides, trips = [*rides, *map(dataset.without, rides)], [*trips, *trips]
+    asked = pd.concat(rides, ignore_index=True)
     fares, trees = onnx_predict(graph, asked)
     group = groups(*(asked[name].to_numpy() for name in GROUPED_BY))
     paid = asked[schemas.LABEL].to_numpy()
-    return intervals.calibrated(paid, fares, trees, wanted, group, trips)
+    whose = np.concatenate(trips)  # all rows of a trip are in one half
+    return intervals.calibrated(paid, fares, trees, settings.interval, group, whose)
 
 
 def train(

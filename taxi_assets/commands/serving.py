@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import click
 
 from databricks_steps.errors import SettingsError
 from taxi_assets.commands.common import TARGET, answering, embedded, one_line_errors
+
+NEW_YORK = "America/New_York"  # by whose wall clock rides are asked for
 
 
 @click.command()
@@ -33,20 +38,50 @@ def stop() -> None:
 
 
 @click.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument(
+    "file", required=False, type=click.Path(dir_okay=False, allow_dash=True, path_type=Path)
+)
+@click.option(
+    "--now",
+    nargs=3,
+    type=(int, int, float),
+    metavar="PICKUP DROPOFF MILES",
+    help="Ask for a ride of now between two zones.",
+)
 @one_line_errors
-def query(file: Path) -> None:
-    """Send a request, a JSON file, to the endpoint and print the fares."""
+def query(file: Path | None, now: tuple[int, int, float] | None) -> None:
+    """Send a request to the endpoint and print the fares.
+
+    FILE is a request as JSON; - reads standard input. --now prints the fare with its range.
+    """
     from taxi_assets.resources.workspace import Workspace
 
+    if (file is None) == (now is None):
+        raise SettingsError("query takes FILE or --now", "neither or both are given", "Give one")
+    payload = _read(file) if file is not None else _ride(*(now or ()))
+    click.echo(json.dumps(Workspace(answering().settings).answer(payload)))
+
+
+def _read(file: Path) -> Any:
+    """A request of a file, or of standard input."""
     try:
-        payload = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_json)
+        with click.open_file(str(file), encoding="utf-8") as stream:
+            return json.loads(stream.read(), parse_constant=_no_json)
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(
             "A request must be a JSON file", f"{file}: {error}", "Correct it"
-        ) from (error)
-    settings = answering().settings
-    click.echo(json.dumps(Workspace(settings).answer(payload)))
+        ) from error
+
+
+def _ride(pickup: int, dropoff: int, miles: float) -> dict[str, Any]:
+    """A request for a ride that begins now, New York wall clock."""
+    ride = {
+        "pickup_location_id": pickup,
+        "dropoff_location_id": dropoff,
+        "trip_distance": miles,
+        "pickup_datetime": f"{datetime.now(ZoneInfo(NEW_YORK)):%Y-%m-%d %H:%M:%S}",
+    }
+    return {"dataframe_records": [ride], "params": {"interval": True}}
 
 
 def _no_json(name: str) -> None:

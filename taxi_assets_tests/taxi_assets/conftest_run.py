@@ -54,13 +54,16 @@ class Home:
             out, err = process.communicate(timeout=600)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
-    def invoke(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def invoke(
+        self, *arguments: str, stdin: str | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """The same in this process, which has imported what most of a command's time goes for."""
         from click.testing import CliRunner
 
         from taxi_assets.cli import main
 
-        done = CliRunner().invoke(main, arguments, env={**self.environment, **environment})
+        env = {**self.environment, **environment}
+        done = CliRunner().invoke(main, arguments, input=stdin, env=env)
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
         return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)

@@ -26,7 +26,7 @@ HERE = {
     "taxi-assets doctor": r"(?s)ok +engine.*ok +endpoint",
     "taxi-assets doctor --deep": r"(?s)ok +data files.*ok +databases.*ok +records agree",
     "taxi-assets report": r"report\.html",
-    "taxi-assets query databricks_steps/serving/config/test_single_prediction.json": r"predictions",
+    "taxi-assets query --now 74 42 1.8": r"predictions",
     "taxi-assets query FILE": r"predictions",
     "taxi-assets replay --hours 24:0 --version 3": r"0 differences of more than",
     "taxi-assets alerts": r"^0 open$",

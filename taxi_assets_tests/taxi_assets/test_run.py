@@ -87,12 +87,17 @@ def test_files_that_cannot_be_read_are_refused_by_name_and_the_rest_loads(
 
 
 def test_a_terminal_reads_stages_a_summary_and_nothing_else(first_run: FirstRun) -> None:
-    _, done = first_run
+    home, done = first_run
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert any(line.startswith("  raw_trips ") and " s  " in line for line in lines)
     assert any(line.startswith("status: success in ") for line in lines)
     assert not [line for line in lines if "WARN" in line or "Warning" in line]
+    (pasted,) = [line.removeprefix("next ").strip() for line in lines if line.startswith("next ")]
+    asked = subprocess.run(
+        pasted, shell=True, env=home.environment, capture_output=True, text=True, check=True
+    )
+    assert set(json.loads(asked.stdout)["predictions"][0]) == {"fare", "low", "high"}
 
 
 def test_any_delta_reader_opens_every_table(first_run: FirstRun) -> None:

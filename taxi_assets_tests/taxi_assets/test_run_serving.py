@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from conftest_run import Home
 from databricks_steps import schemas
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.training import registry
+from taxi_assets.deployment import endpoint
 from taxi_assets.deployment.online_store import workspace_client
 from taxi_assets.deployment.verification import parity
 from taxi_assets.emulator import auth
@@ -53,6 +55,23 @@ def test_a_shifted_feature_is_caught_and_named(first_run: FirstRun, spark: Spark
         )
         assert "'pickup_location_id': " in skewed
     assert parity(client, platform, model, 2_000) == before
+
+
+def test_a_request_comes_from_a_file_from_standard_input_or_is_a_ride_of_now(
+    first_run: FirstRun,
+) -> None:
+    home, _ = first_run
+    text = endpoint.SINGLE_FILE.read_text(encoding="utf-8")
+    by_file = home.invoke("query", str(endpoint.SINGLE_FILE))
+    assert by_file.stdout == home.invoke("query", "-", stdin=text).stdout
+    (ride,) = json.loads(home.invoke("query", "--now", "74", "42", "1.8").stdout)["predictions"]
+    assert 0 < ride["low"] < ride["fare"] < ride["high"] < 40
+    for wrong in ((), ("-", "--now", "74", "42", "1.8"), ("--now", "74", "42", "-1")):
+        refused = home.invoke("query", *wrong, stdin=text)
+        assert (refused.returncode, refused.stdout) == (1, ""), wrong
+        assert refused.stderr.count("\n") == 1
+    for broken in ("", "{", '{"dataframe_records": [NaN]}'):
+        assert "error: A request must be a JSON" in home.invoke("query", "-", stdin=broken).stderr
 
 
 @contextmanager
