@@ -56,7 +56,7 @@ install_by_uv() (
     return 1
   fi
   "$python" -m pip install --disable-pip-version-check --no-warn-script-location -q \
-    "$(grep '^uv==' "$ROOT/requirements.lock")" || return 1
+    "$(grep -oE '^uv==[^ ]+' "$ROOT/requirements.lock")" || return 1
   [ -n "$index" ] || index="${PIP_INDEX_URL:-}"
   [ -n "$index" ] || index="$(pip_setting index-url)"
   [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from databricks_steps.platforms.embedded import sail
@@ -16,6 +17,9 @@ from databricks_steps.platforms.embedded.session import OLDEST_JAVA, require_jav
 from databricks_steps.settings import LOOPBACK, REPOSITORY, SAIL, Settings, inherited
 from taxi_assets.doctor.findings import Check, FaultError
 from taxi_assets.emulator import process
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 GIB = 2**30
 BESIDE_SPARK_GIB = 2.0  # for Python's workers, the endpoint and Dagster
@@ -112,14 +116,16 @@ def packages() -> str:
     return "as requirements.lock pins them"
 
 
-def _differing() -> Iterator[str]:
+def locked() -> list[Requirement]:
+    """What requirements.lock pins, on all platforms; its hashes aside."""
     from packaging.requirements import Requirement
 
-    for line in LOCK.read_text(encoding="utf-8").splitlines():
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        wanted = Requirement(text)
+    lines = (line.partition("#")[0].strip(" \\") for line in LOCK.read_text("utf-8").splitlines())
+    return [Requirement(line) for line in lines if line and not line.startswith("--hash=")]
+
+
+def _differing() -> Iterator[str]:
+    for wanted in locked():
         if wanted.marker is not None and not wanted.marker.evaluate():
             continue
         try:

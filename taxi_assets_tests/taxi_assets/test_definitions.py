@@ -23,6 +23,7 @@ from databricks_steps.settings import REPOSITORY
 from databricks_steps.steps import STEPS
 from taxi_assets import graph
 from taxi_assets.definitions import defs
+from taxi_assets.doctor import machine
 from taxi_assets.emulator.runtime.cluster_packages import THERE_ALONE
 from taxi_assets.partitions import MONTHS, RANGE_TAGS, run_months
 from taxi_assets.resources import clusters
@@ -198,13 +199,11 @@ def test_every_module_opens_with_its_charter() -> None:
 
 
 def test_a_clusters_libraries_are_those_of_the_lock_for_its_python() -> None:
-    lines = (REPOSITORY / "requirements.lock").read_text().splitlines()
-    locked = {}
-    for line in lines:
-        if line and not line.lstrip().startswith("#"):
-            wanted = Requirement(line)
-            if wanted.marker is None or wanted.marker.evaluate(CLUSTER):
-                locked[wanted.name] = str(wanted.specifier)
+    locked = {
+        wanted.name: str(wanted.specifier)
+        for wanted in machine.locked()
+        if wanted.marker is None or wanted.marker.evaluate(CLUSTER)
+    }
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     for library in map(Requirement, clusters.LIBRARIES):
         assert re.fullmatch(r"==[0-9.]+", str(library.specifier))

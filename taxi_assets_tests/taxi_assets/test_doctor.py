@@ -275,7 +275,8 @@ def test_packages_that_differ_from_the_lock(
 ) -> None:
     lock = tmp_path / "requirements.lock"
     lock.write_text(
-        "# a comment\nnumpy==0.1\nno-such-package==1.0\npytest>=1 # fine\n"
+        "# a comment\nnumpy==0.1 \\\n    --hash=sha256:0 \\\n    --hash=sha256:1\n    # via us\n"
+        "no-such-package==1.0\npytest>=1 # fine\n"
         "never==1 ; python_version < '3'\n"
     )
     monkeypatch.setattr(machine, "LOCK", lock)
