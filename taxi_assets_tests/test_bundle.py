@@ -308,7 +308,7 @@ def test_a_workflow_has_few_rights_official_actions_and_no_secret(file: Path) ->
         more = set(job.get("permissions", {})) - {"contents"}
         assert more == ({"id-token"} if name in ("staging", "prod") else set())
         for step in job["steps"]:
-            assert "run" in step or re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"])
+            assert "run" in step or re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
     assert "secrets." not in file.read_text()
 
 
