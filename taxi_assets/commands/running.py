@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import socket
 import sys
 from dataclasses import replace
 from typing import Any
@@ -95,6 +96,8 @@ def dev(port: int) -> None:
 
     settings = target().settings
     export({"DAGSTER_HOME": str(dagster_instance.dagster_home(settings))})
+    _require_free(port)
+    dagster_instance.only_dev(settings)
     export({UI: inherited().get(UI) or f"http://{LOOPBACK}:{port}"})
     workspace = REPOSITORY / "workspace.yaml"
     where = ["-w", str(workspace)] if workspace.exists() else ["-m", "taxi_assets.definitions"]
@@ -104,6 +107,17 @@ def dev(port: int) -> None:
     command = [*dagster, "dev", *where, "-h", LOOPBACK, "-p", str(port)]
     os.chdir(root())
     become(command)
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except (OSError, OverflowError) as error:
+            raise SettingsError(
+                "--port must be a free port of this machine", f"{port}: {error}", "Name another"
+            ) from error
 
 
 @click.command()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +241,31 @@ def test_a_server_that_a_script_starts_ends_by_sigterm(ignored: bool) -> None:
         check=True,
     )
     assert done.stdout.strip() == "False"
+
+
+def test_dev_on_a_busy_port_or_a_second_one_in_a_home_is_refused(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert f"--port must be a free port of this machine: {port}: " in refused(
+            called(str(home), "dev", "--port", str(port))
+        )
+    assert "free port" in refused(called(str(home), "dev", "--port", "70000"))
+    # The first is another program by now, which knows of no lock.
+    holds = "from taxi_assets.dagster_instance import only_dev; import os, sys\n"
+    holds += "from databricks_steps.settings import Settings; from pathlib import Path\n"
+    holds += "only_dev(Settings(home=Path(sys.argv[1]))); os.execvp('sleep', ['sleep', '60'])"
+    first = subprocess.Popen([sys.executable, "-c", holds, str(home)])
+    try:
+        while not (home / "dev.lock").exists() or not (home / "dev.lock").read_text():
+            assert first.poll() is None
+            time.sleep(0.05)
+        told = refused(called(str(home), "dev", "--port", str(port)))
+        assert (
+            f"Only one taxi-assets dev at a time may use a TAXI_HOME: process {first.pid}" in told
+        )
+    finally:
+        first.kill()
+        first.wait()
