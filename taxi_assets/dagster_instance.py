@@ -63,6 +63,15 @@ run_retries:
   max_retries: 0
   retry_on_asset_or_op_failure: false
 """
+_RETENTION = """\
+# A tick that found nothing to do is a row every ten seconds.
+retention:
+  sensor:
+    purge_after_days:
+      skipped: 1
+      success: 30
+      failure: 30
+"""
 _STORAGE = f"""\
 storage:
   postgres:
@@ -70,10 +79,15 @@ storage:
       env: {POSTGRES}
 """
 _SQLITE_HEAD = _HEAD.format(storage=" (SQLite)")
-IN_SQLITE = _SQLITE_HEAD + _QUEUE + _WATCHED
-IN_POSTGRES = _HEAD.format(storage="") + _STORAGE + _QUEUE + _WATCHED
+_POSTGRES_HEAD = _HEAD.format(storage="") + _STORAGE
+IN_SQLITE, IN_POSTGRES = (
+    head + _QUEUE + _WATCHED + _RETENTION for head in (_SQLITE_HEAD, _POSTGRES_HEAD)
+)
 # As this project writes it, or did before: replaced, unless a person changed it.
-OWN = (_SQLITE_HEAD, _SQLITE_HEAD + _QUEUE, IN_SQLITE, IN_POSTGRES)
+OWN = (
+    *(_SQLITE_HEAD, _SQLITE_HEAD + _QUEUE, _SQLITE_HEAD + _QUEUE + _WATCHED, IN_SQLITE),
+    *(_POSTGRES_HEAD + _QUEUE + _WATCHED, IN_POSTGRES),
+)
 
 
 def dagster_home(settings: Settings) -> Path:

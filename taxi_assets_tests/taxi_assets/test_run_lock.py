@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.run_request import InstigatorType
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import Settings
@@ -159,3 +160,10 @@ def test_a_home_made_before_gets_the_limit_and_a_persons_own_file_stays(
     config.write_text("telemetry:\n  enabled: false\n")
     dagster_instance.dagster_home(settings)
     assert config.read_text() == "telemetry:\n  enabled: false\n"
+
+
+def test_ticks_that_found_nothing_are_kept_for_a_day(tmp_path: Path) -> None:
+    with dagster_instance.instance(Settings(home=tmp_path)) as found:
+        kept = found.get_tick_retention_settings(InstigatorType.SENSOR)
+    days = {status.value: kept[status] for status in kept if kept[status] > 0}
+    assert days == {"SKIPPED": 1, "SUCCESS": 30, "FAILURE": 30}
