@@ -194,6 +194,18 @@ class Endpoints:
             return
         self._finish(endpoint, {"failure": None, "config": pending})
         endpoint.log(f"update {pending['config_version']} serves: {_named(pending)}")
+        (entity,) = pending["served_entities"]
+        self._registry.prune(entity["entity_name"], self._wanted)
+
+    def _wanted(self, model: str) -> set[str]:
+        """The versions of a model that an endpoint serves, or is about to."""
+        return {
+            entity["entity_version"]
+            for endpoint in list(self._endpoints.values())
+            for config in (endpoint.document["config"], endpoint.document.get("pending_config"))
+            for entity in (config or {}).get("served_entities", ())
+            if entity["entity_name"] == model
+        }
 
     def _finish(self, endpoint: Endpoint, changes: Document) -> None:
         with endpoint.lock:

@@ -9,14 +9,14 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from databricks_steps import schemas
 from databricks_steps.errors import ModelError
-from databricks_steps.inference.feature_spec import FeatureSpec
+from databricks_steps.inference.feature_spec import FOLDER, FeatureSpec
 from databricks_steps.inference.scorer import Scorer
 from databricks_steps.settings import Settings
 from databricks_steps.training.mlflow_database import MlflowDatabase
@@ -106,6 +106,14 @@ class Registry:
             ) from error
         return target
 
+    def prune(self, name: str, wanted: Callable[[str], Collection[str]]) -> None:
+        """Remove the copies of a model's versions but the `wanted`; the registry has them all."""
+        with self._copying:  # whoever wants one says so before it is fetched
+            kept = wanted(name)
+            for copy in folder(self._settings, name, "").glob("[!.]*"):
+                if copy.name not in kept:
+                    shutil.rmtree(copy, ignore_errors=True)
+
 
 def _copied(source: Path, target: Path, recorded: str) -> None:
     copied_from = target / SOURCE_FILE
@@ -114,7 +122,8 @@ def _copied(source: Path, target: Path, recorded: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as scratch:
         model = Path(scratch) / "model"
-        shutil.copytree(source, model)
+        # Of the rest, the pipeline for Python, nothing serves.
+        shutil.copytree(source / FOLDER, model / FOLDER)
         (model / SOURCE_FILE).write_text(recorded)
         if target.exists():  # the registry was made anew and counts from 1 again
             target.rename(Path(scratch) / "old")

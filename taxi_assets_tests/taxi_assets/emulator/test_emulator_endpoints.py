@@ -29,7 +29,7 @@ from databricks_steps import schemas
 from databricks_steps.errors import ServingError
 from taxi_assets.deployment import endpoint, online_store
 from taxi_assets.emulator import process
-from taxi_assets.emulator.runtime import online_tables, state
+from taxi_assets.emulator.runtime import online_tables, served_model, state
 from taxi_assets.emulator.runtime.online_tables import OnlineTables
 from taxi_assets.emulator.runtime.state import State
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
@@ -235,6 +235,19 @@ def test_a_start_without_the_models_copy_makes_it_anew(start: Callable[[], Works
     process.ensure_running(workspace.settings)
     endpoint.ensure_endpoint(workspace.client, workspace.settings, "1", timeout=60)
     assert fare(workspace, name) == answer
+
+
+def test_of_the_copies_those_stay_that_serve(start: Callable[[], Workspace]) -> None:
+    workspace = start()
+    serve(workspace)
+    settings = workspace.settings
+    copies = served_model.folder(settings, settings.registered_model, "")
+    answer = fare(workspace, settings.endpoint)
+    for version in ("2", "1"):
+        endpoint.ensure_endpoint(workspace.client, settings, version, timeout=60)
+        until(lambda: {copy.name for copy in copies.iterdir()} == {version})  # noqa: B023
+        assert not list(copies.rglob("*.skops"))
+    assert fare(workspace, settings.endpoint) == answer
 
 
 def test_an_endpoint_deleted_while_it_loads_stays_away(served: Workspace) -> None:
