@@ -1,4 +1,4 @@
-"""Histograms of model inputs and fares, binned once by the training rows; `counting` fills them.
+"""Histograms of model inputs and fares, binned once by the training rows; `histograms` fills them.
 
 Each feature is cut into even bins between its 0.1 and 99.9 percentiles among the training rows, so
 that the bin of a value costs one multiplication; what lies outside, and what is missing, has bins
@@ -8,7 +8,7 @@ of its own. The counts of a baseline are kept with the model, as `FILE`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -176,78 +176,35 @@ def baseline(train: pd.DataFrame, inputs: Sequence[str], predicted: pd.DataFrame
 def _by_borough(frame: pd.DataFrame, bins: Mapping[str, Bins]) -> dict[str, Counted]:
     import numpy as np
 
-    tally = Tally(tuple(bins), months=1)
-    zones = [frame[name].fillna(-1).to_numpy("int64") for name in LOCATIONS]
-    first = np.zeros(len(frame), dtype="int64")
-    lost = [(ids < 1) | (ids > ZONES) for ids in zones]
-    found_places = (each.places(frame[name].to_numpy("float64")) for name, each in bins.items())
-    tally.add(tally.cell(first, zones[0], first), lost, found_places)
-    found = tally.slices(0)
-    return {name: each for name, each in found.items() if not name.startswith("week")}
+    ids = [frame[name].fillna(-1).to_numpy("int64") for name in LOCATIONS]
+    lost = [((each < 1) | (each > ZONES)).astype(np.intp) for each in ids]
+    found = no_counts(len(bins))
+    values = (each.places(frame[name].to_numpy("float64")) for name, each in bins.items())
+    for feature, own in enumerate((*lost, *values)):
+        np.add.at(found[feature, :, 0], (places(ids[0]), own), 1)
+    slices = by_slice(tuple(bins), found)
+    return {name: each for name, each in slices.items() if not name.startswith("week")}
 
 
-class Tally:
-    """Counts by cell (month, borough, week) and feature, added up batch by batch."""
+def no_counts(features: int) -> Array:
+    """Zeros: `LOCATIONS` (place 1: unknown) and features, by borough, week and place."""
+    import numpy as np
 
-    def __init__(self, names: Sequence[str], months: int) -> None:
-        import numpy as np
+    return np.zeros((len(LOCATIONS) + features, len(BOROUGHS), WEEKS, PLACES), dtype=np.int64)
 
-        self.names = tuple(names)
-        self.shape = (months, len(BOROUGHS), WEEKS)
-        self.cells = months * len(BOROUGHS) * WEEKS
-        self.counts = np.zeros((len(self.names), self.cells, PLACES), dtype=np.int64)
-        self.trips = np.zeros(self.cells, dtype=np.int64)
-        self.unknown = np.zeros((len(LOCATIONS), self.cells), dtype=np.int64)
 
-    def cell(self, months: Array, zones: Array, weeks: Array) -> Array:
-        """The cell of each row (rows,), by pickup location id; all but the ids count from 0."""
-        found: Array = (months * self.shape[1] + places(zones)) * WEEKS + weeks
-        return found
-
-    def add(self, cell: Array, lost: Sequence[Array], found: Iterable[Array]) -> None:
-        """One batch: the cell of each row; for `LOCATIONS` whether it is unknown; feature by
-        feature the place of its value.
-        """
-        import numpy as np
-
-        self.trips += np.bincount(cell, minlength=self.cells)
-        for location, which in enumerate(lost):
-            if which.any():
-                self.unknown[location] += np.bincount(cell[which], minlength=self.cells)
-        start = cell * PLACES
-        for feature, own in enumerate(found):
-            counted = np.bincount(start + own, minlength=self.cells * PLACES)
-            self.counts[feature] += counted.reshape(self.cells, PLACES)
-
-    def times(self, rows: int) -> None:
-        """Let every row that was counted stand for so many."""
-        self.counts *= rows
-        self.trips *= rows
-        self.unknown *= rows
-
-    def slices(self, month: int) -> dict[str, Counted]:
-        """Slice → what was counted in a month; slices without a trip are left out."""
-        import numpy as np
-
-        shape = self.shape
-        counts = self.counts.reshape(len(self.names), *shape, PLACES)[:, month]
-        trips = self.trips.reshape(shape)[month]
-        unknown = self.unknown.reshape(len(LOCATIONS), *shape)[:, month]
-        chosen: dict[str, tuple[Any, Any]] = {ALL: (slice(None), slice(None))}
-        chosen |= {f"borough {n}": (i, slice(None)) for i, n in enumerate(BOROUGHS)}
-        chosen |= {f"week {w + 1}": (slice(None), w) for w in range(WEEKS)}
-        found = {}
-        for name, (borough, week) in chosen.items():
-            rows = int(trips[borough, week].sum())
-            if not rows:
-                continue
-            part = np.atleast_2d(
-                counts[:, borough, week].reshape(len(self.names), -1, PLACES).sum(1)
-            )
-            lost = unknown[:, borough, week].reshape(len(LOCATIONS), -1).sum(1)
-            found[name] = Counted(
-                rows,
-                dict(zip(self.names, part, strict=True)),
-                {name: int(n) for name, n in zip(LOCATIONS, lost, strict=True)},
-            )
-        return found
+def by_slice(names: Sequence[str], counts: Array) -> dict[str, Counted]:
+    """Slice → its counts, of those filled in as `no_counts` has them; none without a trip."""
+    chosen: dict[str, Any] = {ALL: counts.sum(axis=(1, 2))}
+    chosen |= {f"borough {name}": counts[:, n].sum(axis=1) for n, name in enumerate(BOROUGHS)}
+    chosen |= {f"week {n + 1}": counts[:, :, n].sum(axis=1) for n in range(WEEKS)}
+    first = len(LOCATIONS)
+    return {
+        name: Counted(
+            int(part[0].sum()),
+            dict(zip(names, part[first:], strict=True)),
+            {location: int(part[n][1]) for n, location in enumerate(LOCATIONS)},
+        )
+        for name, part in chosen.items()
+        if part[0].any()
+    }

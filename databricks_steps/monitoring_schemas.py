@@ -74,6 +74,7 @@ LIVE_PERFORMANCE = Table(
         Column("rmse", "double", "Root of the mean squared error", "dollars"),
         Column("mae", "double", "Mean absolute error", "dollars"),
         Column("bias", "double", "Mean of predicted less paid", "dollars"),
+        Column("expected", "double", "Mean absolute error expected of such trips", "dollars"),
         Column("in_range", "double", "Share of fares inside the fare range; months alone", "share"),
         *_JUDGED,
     ),

@@ -29,6 +29,7 @@ from databricks_steps.months import shift, start, trailing, with_months_before
 from databricks_steps.training import (
     candidate,
     dataset,
+    expected_error,
     feature_ages,
     fit,
     intervals,
@@ -103,8 +104,8 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
         settings.interval,
         settings.feature_delay_days,
         fingerprint.code(
-            *(candidate, distributions, fit, _FOREST, dataset, promotion_gate, intervals),
-            *(feature_ages, zones, scorer),
+            *(candidate, distributions, expected_error, fit, _FOREST, dataset, promotion_gate),
+            *(intervals, feature_ages, zones, scorer),
         ),
         *registry.requirements(),
     )

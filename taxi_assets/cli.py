@@ -23,7 +23,7 @@ for command in (
     *(serving.serve, serving.stop, serving.query, serving.deploy),
     *(models.rollback, models.approve, models.reproduce, models.replay),
     home.certify,
-    *(monitoring.scenario, monitoring.alerts),
+    *(monitoring.scenario, monitoring.alerts, monitoring.backtest),
 ):
     main.add_command(command)
 

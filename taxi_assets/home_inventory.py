@@ -25,6 +25,7 @@ BACKED_UP = (
 # Made anew by whoever needs them, or of this machine alone.
 LEFT_OUT = (
     "token",
+    "backtest",
     "check_cache",
     "downloads",
     "file_sums.json",

@@ -32,6 +32,7 @@ TOLD_BY_TRIAGE = frozenset(
         ("pickup_features", "drift"),
         ("dropoff_features", "drift"),
         ("batch_predictions", "prediction_drift"),
+        ("drift_report", "tariff"),
         ("live_performance", "live_error"),
     }
 )
@@ -65,6 +66,7 @@ _BY_MONTH = {
     "drift_report": {
         "triage": "Read the page of the month; a retrain is asked for where it helps: "
         "docs/monitoring.md",
+        "tariff": "Metered trips cost another fare: drift_retrain_sensor retrains by itself",
     },
     "live_performance": {
         "live_error": "Fares differ from what was learned; drift_retrain_sensor retrains by itself",

@@ -279,7 +279,19 @@ def last_ticks(rows: Rows) -> dict[str, dict[str, Any]]:
             "status": tick["status"]["__enum__"].rpartition(".")[2].lower(),
             "why": tick.get("skip_reason") or "",
         }
+        if (months := _months(tick.get("cursor"))) is not None:
+            ticks[tick["job_name"]]["months"] = months
     return dict(sorted(ticks.items()))
+
+
+def _months(cursor: str | None) -> dict[str, str] | None:
+    """Month → what became of it, as a sensor's cursor has it; None of other sensors."""
+    try:
+        found = json.loads(cursor or "{}")
+    except ValueError:
+        return None
+    months = found.get("months") if isinstance(found, dict) else None
+    return months if isinstance(months, dict) else None
 
 
 def _of_sqlite(home: Path) -> Rows:
@@ -333,10 +345,16 @@ def watched_lines(found: Mapping[str, Any]) -> list[str]:
         for name, tick in found["sensors"].items()
     ]
     problems = found["problems"]
+    months = [
+        f"  {month}  {outcome}"
+        for tick in found["sensors"].values()
+        for month, outcome in tick.get("months", {}).items()
+    ]
     return [
         f"failing   {len(failing)} checks" if failing else "failing   no check",
         *failing,
         "sensors" if ticks else "sensors   never ticked: taxi-assets dev starts them",
         *ticks,
+        *(["months", *months] if months else []),
         f"problems  {len(problems)} open{': taxi-assets alerts' if problems else ''}",
     ]

@@ -136,18 +136,25 @@ def _over(value: float, pair: tuple[float, float]) -> str:
     return ERROR if value > error else WARN if value > warn else OK
 
 
-def verdicts(rows: Sequence[Row]) -> dict[str, Verdict]:
-    """Asset → the verdict of its check, from rows of `schemas.DRIFT_REPORT`."""
-    return {asset: _verdict(rows, asset) for asset in FEATURES}
+def verdicts(rows: Sequence[Row], limits: DriftLimits = LIMITS) -> dict[str, Verdict]:
+    """Asset → the verdict of its check, from rows of `schemas.DRIFT_REPORT`.
+
+    One in error needs several features that are, of any asset: of so many watched ones single ones
+    move with the season.
+    """
+    moved = {r["feature"] for r in rows if r["slice"] == ALL and r["level"] == ERROR}
+    several = len(moved - {*LOCATIONS}) >= limits.features
+    return {asset: _verdict(rows, asset, several) for asset in FEATURES}
 
 
-def _verdict(rows: Sequence[Row], asset: str) -> Verdict:
+def _verdict(rows: Sequence[Row], asset: str, several: bool) -> Verdict:
     own = [row for row in rows if row["feature"] in FEATURES[asset]]
     whole = [row for row in own if row["slice"] == ALL]
     over = [row for row in whole if row["level"] in (WARN, ERROR)]
     worst = max(over or whole, key=_rank, default=None)
-    severity: Severity = "error" if any(row["level"] == ERROR for row in over) else "warn"
-    figures = {"windows": windows(own), "over": [_told(row) for row in over]}
+    in_error = several and any(row["level"] == ERROR for row in over)
+    severity: Severity = "error" if in_error else "warn"
+    figures = {"over": [_told(row) for row in over]}
     if worst is None:
         return Verdict(CHECKS[asset], True, "no trip to compare", figures, severity)
     if all(row["level"] == FEW for row in whole):
@@ -175,16 +182,6 @@ def missing_values(rows: Sequence[Row], limits: DriftLimits = LIMITS) -> Verdict
     told = [f"{row['feature']} {row['missing']:.1%}" for row in lost]
     reason = "missing or unknown: " + ", ".join(told) if told else "values and zones are there"
     return Verdict("missing_values", not lost, reason, {}, "error" if bad else "warn")
-
-
-def windows(rows: Sequence[Row]) -> list[list[Any]]:
-    """`[month week, whether a feature is in error]`, the oldest first; weeks too small left out."""
-    found: dict[str, bool] = {}
-    for row in rows:
-        if row["slice"].startswith("week") and row["level"] != FEW:
-            label = f"{row['trip_month']} {row['slice']}"
-            found[label] = found.get(label, False) or row["level"] == ERROR
-    return [[label, found[label]] for label in sorted(found)]
 
 
 def _rank(row: Mapping[str, Any]) -> tuple[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps.features.windows import instant
@@ -11,7 +12,7 @@ from databricks_steps.interfaces import Platform, Verdict
 from databricks_steps.monitoring.performance import ALL, BATCH, Row, unseen_from
 from databricks_steps.monitoring.thresholds import RangeLimits
 from databricks_steps.schemas import LABEL
-from databricks_steps.training import dataset, registry
+from databricks_steps.training import dataset
 from databricks_steps.training.registry import Version
 
 if TYPE_CHECKING:
@@ -22,14 +23,16 @@ SAMPLE = 20_000  # trips of a month: the share is then right to 0.3 percent (one
 
 
 def with_coverage(
-    platform: Platform, version: Version, scored: DataFrame, rows: Sequence[Row]
+    platform: Platform, version: Version, model: Path, scored: DataFrame, rows: Sequence[Row]
 ) -> list[Row]:
     """The rows of `schemas.LIVE_PERFORMANCE`, `in_range` filled in for whole months of batch.
 
-    `scored` are trips with the model's inputs; those the version has learned from are left out.
+    `scored` are trips with the inputs of the model in the folder `model`; those the version has
+    learned from are left out.
     """
+    scorer = Scorer.load(model)
     months = {row["trip_month"] for row in rows if _is_month(row)}
-    shares = {month: _share(platform, version, scored, month) for month in sorted(months)}
+    shares = {month: _share(platform, version, scorer, scored, month) for month in sorted(months)}
     return [
         row | {"in_range": shares[row["trip_month"]]} if _is_month(row) else row for row in rows
     ]
@@ -39,11 +42,12 @@ def _is_month(row: Row) -> bool:
     return bool(row["day"] == row["slice"] == ALL and row["predictions"] == BATCH)
 
 
-def _share(platform: Platform, version: Version, scored: DataFrame, month: str) -> float | None:
+def _share(
+    platform: Platform, version: Version, scorer: Scorer, scored: DataFrame, month: str
+) -> float | None:
     """The share of a month's fares inside their range; None for too few, or without a range."""
     from pyspark.sql import functions as F
 
-    scorer = Scorer.load(registry.folder(platform.settings, version.number))
     inputs = list(scorer.spec.inputs)
     if scorer.spec.interval is None or not {*inputs} <= {*scored.columns}:
         return None

@@ -1,26 +1,25 @@
 """`live_performance`: predictions against the fares that came in later, by day and slice.
 
 Only trips that the version has not learned from count: those picked up after its holdout began.
-What is usual is the version's own error on that holdout, slice by slice.
+What is usual is what the version should err on the same mix of trips: see `expected_error`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps.errors import ModelError
 from databricks_steps.features.windows import instant
 from databricks_steps.interfaces import Severity, Verdict
 from databricks_steps.monitoring import ground_truth
 from databricks_steps.monitoring.thresholds import ErrorLimits
 from databricks_steps.months import end
 from databricks_steps.schemas import LABEL
-from databricks_steps.settings import Gate, Settings, Slicing
-from databricks_steps.training import registry
+from databricks_steps.settings import Gate, Slicing
+from databricks_steps.training.expected_error import KEY, ExpectedError
 from databricks_steps.training.registry import HOLDOUT_FROM, Version
 from databricks_steps.training.slices import column_of, name_in
 
@@ -30,36 +29,9 @@ if TYPE_CHECKING:
 ALL, BATCH, ENDPOINT = "all", "batch", "endpoint"
 OK, WARN, ERROR, FEW = "ok", "warn", "error", "few"
 LIMITS = ErrorLimits()
+VENDOR = Slicing("vendor", "vendor_id", 0.0)  # no slice of the gate: a model is not judged by it
+SLICINGS = (*Gate().slicings, VENDOR)
 Row = dict[str, Any]  # of schemas.LIVE_PERFORMANCE
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What a version's errors are compared with: slice → (MAE in dollars, rows) on its holdout."""
-
-    slices: Mapping[str, tuple[float, int]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, settings: Settings, version: Version) -> Reference:
-        """As the version's run and its checks recorded them."""
-        found: dict[str, tuple[float, int]] = {}
-        if "mae" in version.metrics:
-            rows = int(version.metrics.get("holdout_rows", LIMITS.least))
-            found[ALL] = (version.metrics["mae"], rows)
-        try:
-            told = {
-                verdict.check: verdict.figures for verdict in registry.verdicts(settings, version)
-            }
-        except ModelError:  # one that was registered by other means
-            return cls(found)
-        for name, figures in told.get("slices", {}).items():
-            found[name] = (figures["mae"], figures["rows"])
-        return cls(found)
-
-    def mae(self, name: str, least: int) -> float | None:
-        """The error of a slice; None where the holdout held too few of it."""
-        mae, rows = self.slices.get(name, (0.0, 0))
-        return mae if mae > 0 and rows >= least else None
 
 
 @dataclass
@@ -71,6 +43,7 @@ class _Sums:
     error: float = 0.0
     absolute: float = 0.0
     squared: float = 0.0
+    expected: float = 0.0  # of the absolute ones
 
     def add(self, other: _Sums) -> None:
         self.predictions += other.predictions
@@ -78,6 +51,7 @@ class _Sums:
         self.error += other.error
         self.absolute += other.absolute
         self.squared += other.squared
+        self.expected += other.expected
 
 
 def unseen_from(version: Version) -> datetime | None:
@@ -98,8 +72,8 @@ def measured(
     version: Version,
     seen_until: datetime | None,
     *,
-    reference: Reference,
-    slicings: Sequence[Slicing] = Gate().slicings,
+    expected: ExpectedError,
+    slicings: Sequence[Slicing] = SLICINGS,
     limits: ErrorLimits = LIMITS,
 ) -> list[Row]:
     """Rows of `schemas.LIVE_PERFORMANCE` for the months of `trips`, ordered by their key.
@@ -116,7 +90,11 @@ def measured(
     now = datetime.now(timezone.utc)
     rows: list[Row] = []
     for source, predictions in sources.items():
-        for (month, day, name), sums in _sums(predictions, seen_until, slicings).items():
+        found = _sums(predictions, seen_until, slicings, expected)
+        for (month, day, name), sums in found.items():
+            factor = 1.0 if name == ALL else expected.factor(name, limits.least)
+            sums.expected *= factor or 1.0
+            judged = factor is not None and expected.trips >= limits.least
             rows.append(
                 {
                     "trip_month": month,
@@ -125,7 +103,7 @@ def measured(
                     "predictions": source,
                     "model_version": version.number,
                     **_figures(sums),
-                    "level": _level(sums, name, reference, limits),
+                    "level": _level(sums, name, limits) if judged else FEW,
                     "computed_at": now,
                 }
             )
@@ -133,7 +111,10 @@ def measured(
 
 
 def _sums(
-    predictions: DataFrame, seen_until: datetime | None, slicings: Sequence[Slicing]
+    predictions: DataFrame,
+    seen_until: datetime | None,
+    slicings: Sequence[Slicing],
+    expected: ExpectedError,
 ) -> dict[tuple[str, str, str], _Sums]:
     """(month, day, slice) → sums, in one pass: cells of all slicings at once, added up here."""
     from pyspark.sql import functions as F
@@ -153,10 +134,14 @@ def _sums(
         F.sum(F.abs(error)).alias("absolute"),
         F.sum(error * error).alias("squared"),
     )
+    places = {s.name: f"_slice_{place}" for place, s in enumerate(cut)}
     found: dict[tuple[str, str, str], _Sums] = {}
     for cell in cells.collect():
         counts = (cell["predictions"], cell["trips"])
         sums = _Sums(*counts, *(cell[name] or 0.0 for name in ("error", "absolute", "squared")))
+        if expected.trips:
+            key = [cell[places[name]] if name in places else None for name in KEY]
+            sums.expected = sums.trips * expected.of(key)[0]
         for name in (ALL, *(cell[key] for key in names)):
             for day in (ALL, cell["_day"]) if name is not None else ():
                 found.setdefault((cell["trip_month"], day, name), _Sums()).add(sums)
@@ -172,14 +157,15 @@ def _figures(sums: _Sums) -> dict[str, Any]:
         "rmse": round(sqrt(sums.squared / trips), 6) if trips else None,
         "mae": round(sums.absolute / trips, 6) if trips else None,
         "bias": round(sums.error / trips, 6) if trips else None,
+        "expected": round(sums.expected / trips, 6) if trips and sums.expected else None,
         "in_range": None,  # measured apart, of whole months: see fare_range
     }
 
 
-def _level(sums: _Sums, name: str, reference: Reference, limits: ErrorLimits) -> str:
-    usual = reference.mae(name, limits.least)
-    if usual is None or sums.trips < limits.least:
+def _level(sums: _Sums, name: str, limits: ErrorLimits) -> str:
+    if sums.trips < limits.least or not sums.expected:
         return FEW
+    usual = sums.expected / sums.trips
     mae = sums.absolute / sums.trips
     spread = max(sums.squared / sums.trips - mae**2, 0.0)  # rounding may leave it below 0
     surely = mae - limits.sure * sqrt(spread / sums.trips)
@@ -187,18 +173,11 @@ def _level(sums: _Sums, name: str, reference: Reference, limits: ErrorLimits) ->
     return ERROR if surely > error * usual else WARN if surely > warn * usual else OK
 
 
-def verdict(
-    rows: Sequence[Row],
-    version: Version,
-    *,
-    reference: Reference,
-    limits: ErrorLimits = LIMITS,
-) -> Verdict:
-    """Whether the version errs as it did on its holdout: `live_error`.
+def verdict(rows: Sequence[Row], version: Version, *, limits: ErrorLimits = LIMITS) -> Verdict:
+    """Whether the version errs as it should on these trips: `live_error`.
 
     In error when a month's batch predictions are. What only the endpoint shows, or one slice, is a
-    warning: the features it was given may be at fault, or few trips, not what was learned. The
-    figure `windows` holds the days of the months, and whether each was over its limit.
+    warning: the features it was given may be at fault, or few trips, not what was learned.
     """
     judged = [row for row in rows if row["day"] == ALL and row["level"] != FEW]
     months = [row for row in judged if row["slice"] == ALL]
@@ -209,60 +188,99 @@ def verdict(
     slices = [row for row in judged if row["slice"] != ALL and row["predictions"] == source]
     loud = [row for row in slices if row["level"] == ERROR]
     apart = [row for row in months if row["predictions"] != source and row["level"] != OK]
-    usual = reference.slices[ALL][0]
     told = (
         f"{worst['trip_month']}, version {version.number}, {source}: mean absolute error "
-        f"{_compared(worst, reference)}, over {worst['trips']:,} trips it has not learned from; "
+        f"{_compared(worst)}, over {worst['trips']:,} trips it has not learned from; "
         f"allowed {limits.ratio[0] - 1:+.0%}, error from {limits.ratio[1] - 1:+.0%}"
     )
-    for row in sorted(loud or slices, key=lambda row: -_ratio(row, reference))[:1]:
-        name = f"{row['slice']}, {row['trip_month']}"
-        told += f"; the worst slice is {name}: {_compared(row, reference)}"
+    for row in sorted(loud or slices, key=lambda row: -ratio(row))[:1]:
+        told += f"; the worst slice is {row['slice']}, {row['trip_month']}: {_compared(row)}"
     for row in apart:
-        told += f"; {row['predictions']}, {row['trip_month']}: {_compared(row, reference)}"
+        told += f"; {row['predictions']}, {row['trip_month']}: {_compared(row)}"
     figures = {
         "month": worst["trip_month"],
         "model_version": version.number,
         "predictions": source,
         "mae": worst["mae"],
-        "holdout_mae": usual,
-        "ratio": worst["mae"] / usual,
+        "expected_mae": worst["expected"],
+        "ratio": ratio(worst),
         "warn": limits.ratio[0],
         "error": limits.ratio[1],
         "coverage": worst["coverage"],
-        "windows": [[row["day"], row["level"] == ERROR] for row in _days(rows, source)],
     }
     severity: Severity = "error" if worst["level"] == ERROR else "warn"
     passed = worst["level"] == OK and not loud and not apart
     return Verdict("live_error", passed, told, figures, severity)
 
 
+def ratio(row: Row) -> float:
+    """The mean absolute error over the expected one."""
+    return float(row["mae"] / row["expected"])
+
+
+def whole(rows: Sequence[Row], month: str, name: str = ALL) -> Row | None:
+    """The row of a whole month's batch predictions, or of one slice of it; None where none is."""
+    for row in rows:
+        key = (row["trip_month"], row["day"], row["slice"], row["predictions"])
+        if key == (month, ALL, name, BATCH) and row["trips"] and row["expected"]:
+            return row
+    return None
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A slice that carries more of the growth of the error than its share of the trips.
+
+    `growth` is its share of what the error is more than expected, `squared` of the squared error;
+    `rest` what the error of all other trips is over the expected one.
+    """
+
+    name: str
+    trips: float
+    squared: float
+    growth: float
+    ratio: float
+    rest: float
+
+
+def carriers(rows: Sequence[Row], month: str, limits: ErrorLimits = LIMITS) -> list[Carrier]:
+    """The slices of a month that carry the growth of its error, the one with most first."""
+    total = whole(rows, month)
+    if total is None or total["mae"] <= total["expected"]:
+        return []
+    count, mae, usual = total["trips"], total["mae"], total["expected"]
+    found = []
+    for name in {row["slice"] for row in rows} - {ALL}:
+        row = whole(rows, month, name)
+        if row is None or row["trips"] >= count:
+            continue
+        share = row["trips"] / count
+        left = count * usual - row["trips"] * row["expected"]
+        one = Carrier(
+            name,
+            share,
+            share * (row["rmse"] / total["rmse"]) ** 2,
+            share * (row["mae"] - row["expected"]) / (mae - usual),
+            ratio(row),
+            (count * mae - row["trips"] * row["mae"]) / left,
+        )
+        if one.growth >= limits.carried and one.growth >= limits.more_than_its_trips * share:
+            found.append(one)
+    return sorted(found, key=lambda one: (-one.growth, one.name))
+
+
 def _untold(version: Version) -> Verdict:
     reason = (
         f"too few trips with a fare that version {version.number} has not learned from, "
-        "in the months or on its holdout"
+        "in the months or when it was trained"
     )
-    figures = {"model_version": version.number, "windows": []}
+    figures = {"model_version": version.number}
     return Verdict("live_error", True, reason, figures, "warn")
-
-
-def _days(rows: Sequence[Row], source: str) -> list[Row]:
-    """The days that are judged, oldest first."""
-    days = [row for row in rows if row["slice"] == ALL and row["predictions"] == source]
-    judged = [row for row in days if row["day"] != ALL and row["level"] != FEW]
-    return sorted(judged, key=lambda row: str(row["day"]))
 
 
 def _gravity(row: Row) -> tuple[int, float, str]:
     return (OK, WARN, ERROR).index(row["level"]), row["mae"], row["trip_month"]
 
 
-def _ratio(row: Row, reference: Reference) -> float:
-    return float(row["mae"] / reference.slices[row["slice"]][0])
-
-
-def _compared(row: Row, reference: Reference) -> str:
-    usual = reference.slices[row["slice"]][0]
-    return (
-        f"{row['mae']:.2f} dollars after {usual:.2f} on the holdout, {row['mae'] / usual - 1:+.0%}"
-    )
+def _compared(row: Row) -> str:
+    return f"{row['mae']:.2f} dollars, expected {row['expected']:.2f}, {ratio(row) - 1:+.0%}"

@@ -32,20 +32,20 @@ def histogram(feature: str, bins: Bins, before: Counted, now: Counted) -> str:
     return svg(figure)
 
 
-def error_by_day(rows: Sequence[Mapping[str, Any]], usual: float | None) -> str:
-    """Mean absolute error by day, against that of the holdout."""
+def error_by_day(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Mean absolute error by day, against the one expected of the day's trips."""
     figure, axes = axes_of("day", "mean absolute error, dollars")
     for source, color in (("batch", BLUE), ("endpoint", GREY)):
         days = sorted(
-            (int(row["day"][-2:]), row["mae"])
+            (int(row["day"][-2:]), row["mae"], row["expected"])
             for row in rows
             if row["predictions"] == source and row["slice"] == "all" and row["day"] != "all"
-            if row["mae"] is not None
+            if row["mae"] is not None and row["expected"] is not None
         )
         if days:
-            axes.plot(*zip(*days, strict=True), "o-", color=color, markersize=3, label=source)
-    if usual is not None:
-        axes.axhline(usual, color=GREY, linewidth=1, linestyle="--", label="on the holdout")
+            day, error, expected = zip(*days, strict=True)
+            axes.plot(day, error, "o-", color=color, markersize=3, label=source)
+            axes.plot(day, expected, "--", color=color, linewidth=1, label=f"{source}, expected")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
     return svg(figure)

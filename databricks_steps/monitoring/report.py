@@ -9,8 +9,10 @@ from typing import Any
 from databricks_steps import page
 from databricks_steps.distributions import ALL, Baseline, Counted
 from databricks_steps.interfaces import Verdict
-from databricks_steps.monitoring import plots
+from databricks_steps.monitoring import plots, tariff
 from databricks_steps.monitoring.drift import PSI
+from databricks_steps.monitoring.performance import Carrier
+from databricks_steps.monitoring.tariff import Audit
 from databricks_steps.monitoring.triage import NONE, REMEDIES, Diagnosis
 from databricks_steps.page import Blocks, Figures, Table, Text
 
@@ -20,12 +22,15 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Told:
-    """What the page of a month tells: its class, the verdict, and its rows of both tables."""
+    """What is told of a month: its classes, the verdict, its rows of both tables, and causes."""
 
     diagnosis: Diagnosis
     verdict: Verdict
     drift: Rows
     live: Rows
+    audit: Audit
+    carriers: Sequence[Carrier]
+    alarms: tuple[str, ...]  # names of the checks in error
 
 
 def render(
@@ -33,24 +38,26 @@ def render(
     baseline: Baseline,
     found: Mapping[str, Counted],
     zone_map: str = "",
-    usual: float | None = None,
 ) -> str:
     """The page as one HTML text: styles and pictures inside, no script, no link outward.
 
-    `found` is slice → counts of the month, `zone_map` an SVG text or nothing, `usual` the mean
-    absolute error on the champion's holdout in dollars.
+    `found` is slice → counts of the month, `zone_map` an SVG text or nothing.
     """
     diagnosis = told.diagnosis
     kind = diagnosis.kind
     lead = (
-        Text(f"Class: {kind}", tone="passed" if kind == NONE else "failed"),
+        Text(
+            f"Class: {' and '.join(diagnosis.kinds)}", tone="passed" if kind == NONE else "failed"
+        ),
         Text(f"{REMEDIES[kind]}."),
     )
     zones = {"Mean absolute error by pickup zone": zone_map} if zone_map else {}
     sections: dict[str, Blocks] = {
         "Evidence": [Text(each) for each in diagnosis.evidence],
         "What moved": [Figures(_histograms(told.drift, baseline, found))],
-        "Live error": _live(told.live, usual),
+        "Live error": _live(told.live),
+        "Where the error grew": [_carriers(told.carriers)],
+        "Tariff": [Text(tariff.sentence(told.audit)), *_tariffs(told.audit)],
         **({"Zones": [Figures(zones)]} if zones else {}),
         "Features, all trips": [_features(told.drift)],
         "Boroughs and weeks over a limit": [_slices(told.drift)],
@@ -71,12 +78,38 @@ def _histograms(rows: Rows, baseline: Baseline, found: Mapping[str, Counted]) ->
     }
 
 
-def _live(rows: Rows, usual: float | None) -> Blocks:
+def _carriers(found: Sequence[Carrier]) -> Table | Text:
+    if not found:
+        return Text("No slice carries more of it than its share of the trips.")
+    names = ("slice", "share of trips", "of squared error", "of growth", "times the expected")
+    rows = [(e.name, e.trips, e.squared, e.growth, e.ratio) for e in found]
+    return Table(names, rows)
+
+
+def _tariffs(audit: Audit) -> Blocks:
+    """The fit of both months, dollars, and the share of fares that are whole ticks."""
+    names = ("base", "per_mile", "per_minute", "error", "tick", "tick_share", "trips")
+    fits = ((audit.before_month, audit.before), (audit.month, audit.now))
+    rows = [[month, *(getattr(fit, name) for name in names)] for month, fit in fits if fit]
+    return [Table(("month", *names), rows)] if rows else []
+
+
+def _live(rows: Rows) -> Blocks:
     whole = [row for row in rows if row["day"] == ALL]
     if not whole:
         return [Text("No fare is known of a trip that the version has not learned from.")]
-    names = ("slice", "predictions", "trips", "coverage", "mae", "rmse", "bias", "level")
-    drawn = Figures({"Mean absolute error by day": plots.error_by_day(rows, usual)})
+    names = (
+        "slice",
+        "predictions",
+        "trips",
+        "coverage",
+        "mae",
+        "expected",
+        "rmse",
+        "bias",
+        "level",
+    )
+    drawn = Figures({"Mean absolute error by day": plots.error_by_day(rows)})
     return [drawn, _table(names, whole)]
 
 

@@ -7,12 +7,19 @@ whatever a model says of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from databricks_steps.inference.scorer import BANDS
+from databricks_steps.interfaces import Verdict
+from databricks_steps.schemas import LABEL
+from databricks_steps.trips.kinds import METERED, kind
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
+    from pyspark.sql import DataFrame
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -20,6 +27,8 @@ LEVEL = 0.03  # share of the fare; months of one tariff differ by at most 0.006,
 LEAST = 100  # metered trips of a month; fewer tell nothing
 LEAST_OF_DAY = 20
 TICK_SHARE = 0.9  # of the fares of one tariff that are whole ticks; 0.96 to 1.00 by month
+MOST = 60_000  # metered trips of a month that are looked at
+LEAST_OF_CELL = 20  # trips of a distance and hour, in both months; fewer tell nothing of traffic
 _TICKS = range(100, 4, -5)  # cents, the largest first: what is whole in fifties is so in fives
 _STEPS = 50
 _NEAREST = 1e-3  # dollars: a residual below weighs no more, else its weight were infinite
@@ -106,3 +115,153 @@ def began(
         changed = abs(before.level(miles[own], minutes[own], fares[own])) > LEVEL
         found = (found or day) if changed else None
     return found
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The tariff of a month beside that of the newest month a champion has learned from.
+
+    `level` is how much dearer the median trip is, as a share; `since` the day from which on it is.
+    `slower` is how much longer trips of the same distance and hour take, as a share. `error` is
+    the champion's mean absolute error on metered trips it has not learned from, `in_traffic` what
+    it were if trips took as long as they did in the other month; dollars.
+    """
+
+    month: str
+    before_month: str
+    now: Tariff | None = None
+    before: Tariff | None = None
+    level: float = 0.0
+    since: str = ""
+    slower: float = 0.0
+    error: float | None = None
+    in_traffic: float | None = None
+
+    @property
+    def changed(self) -> bool:
+        return abs(self.level) > LEVEL
+
+    @property
+    def explained(self) -> float | None:
+        """The share of the champion's error on metered trips that is the other traffic's."""
+        if not self.error or self.in_traffic is None:
+            return None
+        return 1 - self.in_traffic / self.error
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Audit:
+        tariffs = {n: Tariff(**raw[n]) if raw[n] else None for n in ("now", "before")}
+        return cls(**{**raw, **tariffs})
+
+
+def metered(trips: DataFrame, month: str) -> pd.DataFrame:
+    """Metered trips of a month, at most about `MOST`, the same ones every time.
+
+    Columns: `day` (YYYY-MM-DD), `hour`, `miles`, `minutes`, `fare`, and `predicted` where the
+    trips have a `predicted_fare`.
+    """
+    from pyspark.sql import functions as F
+
+    rows = trips.where((F.col("trip_month") == month) & (kind() == METERED))
+    one_in = max(rows.count() // MOST, 1)
+    begun, over = (F.unix_micros(f"{name}_datetime") for name in ("pickup", "dropoff"))
+    columns = {
+        "day": F.date_format("pickup_datetime", "yyyy-MM-dd"),
+        "hour": F.hour("pickup_datetime"),
+        "miles": F.col("trip_distance"),
+        "minutes": (over - begun) / 60e6,
+        "fare": F.col(LABEL),
+    }
+    if "predicted_fare" in trips.columns:
+        columns["predicted"] = F.col("predicted_fare")
+    drawn = rows.where(F.pmod(F.xxhash64("trip_id"), F.lit(one_in)) == 0)
+    found: Any = drawn.select(*(value.alias(name) for name, value in columns.items())).toPandas()
+    result: pd.DataFrame = found.dropna(subset=["miles", "minutes", "fare"])
+    return result
+
+
+def audited(
+    month: str,
+    before_month: str,
+    trips: pd.DataFrame,
+    trips_before: pd.DataFrame,
+    unseen_from: str = "",
+) -> Audit:
+    """The audit of metered trips (see `metered`) of both months.
+
+    The champion's error is that on trips from the day `unseen_from` on.
+    """
+    import numpy as np
+
+    now, before = (
+        fitted(*(rows[name].to_numpy("float64") for name in ("miles", "minutes", "fare")))
+        for rows in (trips, trips_before)
+    )
+    if now is None or before is None:
+        return Audit(month, before_month, now, before)
+    miles, minutes, fares = (trips[n].to_numpy("float64") for n in ("miles", "minutes", "fare"))
+    level = before.level(miles, minutes, fares)
+    since = began(before, trips["day"].tolist(), miles, minutes, fares) or ""
+    as_before = minutes / _slower(trips, trips_before)
+    slower = float(minutes.sum() / as_before.sum()) - 1
+    found = Audit(month, before_month, now, before, level, since, slower)
+    if "predicted" not in trips:
+        return found
+    predicted = trips["predicted"].to_numpy("float64")
+    unseen = np.isfinite(predicted) & (trips["day"] >= unseen_from).to_numpy()
+    if unseen.sum() < LEAST:
+        return found
+    missed = fares - predicted
+    less = now.per_minute * (minutes - as_before)
+    errors = (float(np.abs(each[unseen]).mean()) for each in (missed, missed - less))
+    return Audit(month, before_month, now, before, level, since, slower, *errors)
+
+
+def _slower(trips: pd.DataFrame, before: pd.DataFrame) -> Array:
+    """For each trip how many times as long trips of its distance and hour take as before."""
+    import numpy as np
+
+    cells = [
+        np.digitize(rows["miles"], BANDS) * 24 + rows["hour"].to_numpy("int64")
+        for rows in (trips, before)
+    ]
+    count = 24 * (len(BANDS) + 1)
+    sums = [
+        (np.bincount(cell, rows["minutes"], count), np.bincount(cell, minlength=count))
+        for cell, rows in zip(cells, (trips, before), strict=True)
+    ]
+    known = np.minimum(sums[0][1], sums[1][1]) >= LEAST_OF_CELL
+    means = [np.where(known, total / np.maximum(rows, 1), 1.0) for total, rows in sums]
+    found: Array = (means[0] / means[1])[cells[0]]
+    return found
+
+
+def verdict(audits: Sequence[Audit]) -> Verdict:
+    """Whether metered trips cost what they cost when the champion learned: `tariff`."""
+    changed = [audit for audit in audits if audit.changed]
+    told = "; ".join(sentence(audit) for audit in changed or audits)
+    reason = told or "no month to compare with"
+    figures = {audit.month: audit.to_json() for audit in audits}
+    return Verdict("tariff", not changed, reason, figures)
+
+
+def sentence(audit: Audit) -> str:
+    """What the audit says, in one sentence."""
+    if audit.now is None or audit.before is None:
+        return f"too few metered trips in {audit.month} or {audit.before_month} to tell the tariff"
+    since = f" since {audit.since}" if audit.changed and audit.since else ""
+    return (
+        f"the median metered trip of {audit.month} costs {audit.level:+.1%}{since} of the tariff "
+        f"of {audit.before_month}: {_formula(audit.now)}, then {_formula(audit.before)}"
+    )
+
+
+def _formula(tariff: Tariff) -> str:
+    ticks = f", {tariff.tick_share:.1%} whole ticks of {tariff.tick:.2f}" if tariff.tick else ""
+    return (
+        f"{tariff.base:.2f} + {tariff.per_mile:.3f} a mile + {tariff.per_minute:.3f} a minute"
+        f" (to {tariff.error:.2f} dollars{ticks})"
+    )

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from databricks_steps.interfaces import Severity, Verdict
+from databricks_steps.trips.kinds import BLOCK
 
 NONE = "none"
 DATA = "data problem"
 SCHEMA = "upstream schema change"
 COVARIATE = "covariate drift"
 CONCEPT = "concept drift"
-KINDS = (DATA, CONCEPT, COVARIATE, SCHEMA, NONE)  # as they are asked: the first that holds wins
+KINDS = (DATA, CONCEPT, COVARIATE, SCHEMA, NONE)  # the worst first: it decides the action
 RETRAIN = frozenset({COVARIATE, CONCEPT})
 
 REMEDIES = {
@@ -27,16 +28,17 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The class of a month, and the sentences that speak for it.
+    """The classes of a month, the worst first, and the sentences that speak for them."""
 
-    `windows`: (day or week, whether it was over its limit), oldest first.
-    """
-
-    kind: str
+    kinds: tuple[str, ...]
     evidence: tuple[str, ...]
     month: str
     model_version: str
-    windows: tuple[tuple[str, bool], ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The worst class: the one that decides."""
+        return self.kinds[0]
 
     @property
     def retrain(self) -> bool:
@@ -45,57 +47,77 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """The diagnosis as plain values, for Dagster's metadata."""
-        return asdict(self) | {"windows": [list(window) for window in self.windows]}
+        return {"kind": self.kind} | asdict(self)
 
 
-def diagnosed(
-    month: str,
-    model_version: str,
-    trips: Sequence[Verdict],
-    schema: Verdict,
-    drift: Mapping[str, Verdict],
-    error: Verdict,
-) -> Diagnosis:
-    """The class of a month, from its checks.
+@dataclass(frozen=True)
+class Checks:
+    """The verdicts on a month that its classes follow from.
 
-    `trips` are the verdicts on the trips themselves (quarantined share, missing values and
-    zones), `drift` those on inputs and predictions by asset, `error` the one on the live error.
+    `trips`: on the trips themselves (quarantined share, by vendor, missing values and zones);
+    `drift`: asset → inputs and predictions; `mix`: what the mix of trips alone costs; `error`: the
+    live error; `carrier`: it fails where one vendor or block carries the error; `metered`: it
+    fails where the error of metered trips rose by more than slower traffic explains.
+    """
+
+    trips: Sequence[Verdict]
+    schema: Verdict
+    drift: Mapping[str, Verdict]
+    mix: Verdict
+    error: Verdict
+    carrier: Verdict
+    tariff: Verdict
+    metered: Verdict
+
+    @property
+    def all(self) -> tuple[Verdict, ...]:
+        return (
+            *(*self.trips, self.schema, *self.drift.values(), self.mix),
+            *(self.error, self.carrier, self.tariff, self.metered),
+        )
+
+
+def diagnosed(month: str, model_version: str, checks: Checks) -> Diagnosis:
+    """The classes of a month, from its checks.
+
     Only what is in error makes a class, but for `schema`, which has no worse than a warning;
-    what merely warns is evidence.
+    what merely warns is evidence. An error that one vendor or block carries is a fault of the
+    data, one that is neither that nor another fare is the trips'.
     """
-    failed = [v for v in (*trips, schema, *drift.values(), error) if not v.passed]
-    kind = NONE
-    if any(_is_error(v) for v in trips):
-        kind = DATA
-    elif _is_error(error):
-        kind = CONCEPT
-    elif any(_is_error(v) for v in drift.values()):
-        kind = COVARIATE
-    elif not schema.passed:
-        kind = SCHEMA
-    told = tuple(f"{v.check}: {v.reason}" for v in failed)
-    speaking = [error] if kind == CONCEPT else list(drift.values()) if kind == COVARIATE else []
-    windows: tuple[tuple[str, bool], ...] = ()
-    for verdict in speaking:
-        if _is_error(verdict):
-            judged = verdict.figures.get("windows", ())
-            windows = tuple((label, bool(over)) for label, over in judged)
-            break
-    return Diagnosis(kind, told or ("all checks passed",), month, model_version, windows)
+    moved = any(map(is_error, (*checks.drift.values(), checks.mix)))
+    # Rows without columns are a fault of the data where they err and all else is as it was; where
+    # trips are others anyway, so are these.
+    one = checks.carrier.figures.get("alone", "")
+    alone = is_error(checks.error) and bool(one) and not (moved and one == f"kind {BLOCK}")
+    rises = is_error(checks.error) and not alone
+    metered = rises and not checks.metered.passed
+    holds = {
+        DATA: alone or any(map(is_error, checks.trips)),
+        CONCEPT: is_error(checks.tariff) or metered,
+        COVARIATE: moved or (rises and not metered and checks.tariff.passed),
+        SCHEMA: not checks.schema.passed,
+    }
+    kinds = tuple(kind for kind in KINDS if holds.get(kind)) or (NONE,)
+    told = tuple(f"{v.check}: {v.reason}" for v in checks.all if not v.passed)
+    return Diagnosis(kinds, told or ("all checks passed",), month, model_version)
 
 
-def verdict(diagnosis: Diagnosis, told: Sequence[Verdict]) -> Verdict:
-    """One sentence for the month: its class and evidence. It fails where one of `told` does.
+def verdict(diagnosis: Diagnosis, checks: Checks) -> Verdict:
+    """One sentence for the month: its classes and evidence. It fails where a check of drift,
+    error, tariff or missing values does.
 
-    People are told this one, not each of `told`, for those have one cause.
+    People are told this one, not each of the checks, for those have one cause.
     """
-    failed = [each for each in told if not each.passed]
-    what = "something is over a limit" if diagnosis.kind == NONE else diagnosis.kind
+    apart = {checks.schema.check, "quarantine_rate"}  # which people are told by themselves
+    told = [v for v in checks.all if not v.passed and (v.check not in apart or is_error(v))]
+    what = " and ".join(kind for kind in diagnosis.kinds if kind != NONE)
     sentence = f"{diagnosis.month}, version {diagnosis.model_version}: "
-    sentence += f"{what}. {'; '.join(diagnosis.evidence)}" if failed else "nothing of note"
-    severity: Severity = "error" if any(_is_error(each) for each in failed) else "warn"
-    return Verdict("triage", not failed, sentence, {"class": diagnosis.kind}, severity)
+    what = what or "something is over a limit"
+    sentence += f"{what}. {'; '.join(diagnosis.evidence)}" if told else "nothing of note"
+    severity: Severity = "error" if any(map(is_error, told)) else "warn"
+    figures = {"class": diagnosis.kind, "classes": list(diagnosis.kinds)}
+    return Verdict("triage", not told, sentence, figures, severity)
 
 
-def _is_error(verdict: Verdict) -> bool:
+def is_error(verdict: Verdict) -> bool:
     return not verdict.passed and verdict.severity == "error"

@@ -11,7 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps import distributions, fingerprint, histograms, incremental, schemas
+from databricks_steps import (
+    atomic_write,
+    distributions,
+    fingerprint,
+    histograms,
+    incremental,
+    schemas,
+)
 from databricks_steps.check_cache import CheckCache
 from databricks_steps.distributions import Baseline, Counted
 from databricks_steps.errors import ModelError
@@ -21,19 +28,22 @@ from databricks_steps.inference import scorer
 from databricks_steps.interfaces import Commit, Outcome, Platform, Tables, Verdict
 from databricks_steps.monitoring import (
     drift,
+    error_source,
     fare_range,
     ground_truth,
     performance,
     plots,
     profiled,
     report,
+    tariff,
     thresholds,
     triage,
 )
-from databricks_steps.monitoring.performance import Reference
 from databricks_steps.monitoring.report import Told
-from databricks_steps.monitoring.triage import Diagnosis
-from databricks_steps.training import dataset, registry
+from databricks_steps.monitoring.tariff import Audit
+from databricks_steps.monitoring.triage import Checks, Diagnosis
+from databricks_steps.training import dataset, expected_error, registry
+from databricks_steps.training.expected_error import ExpectedError
 from databricks_steps.training.registry import Version
 from databricks_steps.trips import kinds, quality_checks
 
@@ -45,31 +55,45 @@ PAYLOADS = schemas.ENDPOINT_PAYLOADS.name
 Rows = list[dict[str, Any]]
 # What the figures of a month are made by: one that changes has them measured again.
 _MEASURE = (
-    *(dataset, distributions, drift, fare_range, ground_truth, histograms, kinds, performance),
-    *(scorer, thresholds),
+    *(dataset, distributions, drift, expected_error, fare_range, ground_truth, histograms, kinds),
+    *(performance, scorer, tariff, thresholds),
 )
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The champion, what its training rows looked like, and how it erred on its holdout."""
+    """A champion: its files, what its training rows looked like, and what it should err."""
 
     version: Version
+    model: Path
     baseline: Baseline
-    reference: Reference
+    expected: ExpectedError
+
+    @property
+    def newest_month(self) -> str:
+        """The newest month it has learned from; empty where that is not known."""
+        return max(self.version.tags.get("months", "").split(","))
 
 
 def judged(platform: Platform) -> Judged | None:
     """The champion with its baseline; None without a champion, or where it kept no baseline."""
-    champion = registry.version(platform.settings, registry.CHAMPION)
+    settings = platform.settings
+    champion = registry.version(settings, registry.CHAMPION)
     if champion is None:
         return None
     try:
-        text = registry.read_text(platform.settings, champion, distributions.FILE)
-    except ModelError:  # registered before baselines were kept, or by other means
+        baseline, expected = (
+            registry.read_text(settings, champion, file)
+            for file in (distributions.FILE, expected_error.FILE)
+        )
+    except ModelError:  # registered before they were kept, or by other means
         return None
-    reference = Reference.of(platform.settings, champion)
-    return Judged(champion, Baseline.from_json(text), reference)
+    return Judged(
+        champion,
+        registry.folder(settings, champion.number),
+        Baseline.from_json(baseline),
+        ExpectedError.from_json(expected),
+    )
 
 
 def drift_report(
@@ -89,6 +113,7 @@ def drift_report(
     def digest(month: str) -> int:
         read = ("trips", "batch_predictions")
         contents = [tables.contents(name, [month]) for name in read]
+        contents.append(tables.contents("trips", [champion.newest_month]))
         return fingerprint.digest(
             version.number, code, *inputs, *contents, tables.contents(PAYLOADS)
         )
@@ -100,70 +125,98 @@ def drift_report(
     found: Mapping[str, Mapping[str, Counted]] = {}
     if stale := plan.stale:
         scored = _scored(platform, version, stale)
-        found = histograms.counted(
-            scored, champion.baseline.bins, stale, tables.rows("trips", stale)
-        )
-        for name, rows in _measured(platform, champion, scored, found).items():
-            frame = platform.spark.createDataFrame(rows, schemas.TABLES[name].spark())
+        found = histograms.counted(scored, champion.baseline.bins, stale)
+        for name, rows in measured(platform, champion, scored, found).items():
+            values = [[row.get(column) for column in schemas.TABLES[name].names] for row in rows]
+            frame = platform.spark.createDataFrame(values, schemas.TABLES[name].spark())
             commits[name] = tables.replace(name, frame, stale, plan.made_from)
-    outcomes, told = _told(platform, champion, months, commits)
+
+    def audit(month: str) -> dict[str, Any]:
+        return audited(platform, champion, _scored(platform, version, [month]), month).to_json()
+
+    cache = CheckCache(platform.settings, DRIFT, force)
+    audits = cache.measured("tariff", plan.digests, lambda months: {m: audit(m) for m in months})
+    outcomes, told = _told(
+        platform, champion, {m: Audit.from_json(raw) for m, raw in audits.items()}, commits
+    )
     for month, slices in found.items():
         zones = platform.settings.zones
         picture = plots.zone_map(scored, month, Path(zones)) if zones else ""
-        usual = version.metrics.get("mae")
-        text = report.render(told[month], champion.baseline, slices, picture, usual)
-        _write(platform, month, text)
+        text = report.render(told[month], champion.baseline, slices, picture)
+        atomic_write.write(page(platform, month), text)
     return outcomes
 
 
-def _measured(
+def measured(
     platform: Platform,
     champion: Judged,
     scored: DataFrame,
     found: Mapping[str, Mapping[str, Counted]],
-) -> dict[str, list[tuple[Any, ...]]]:
+) -> dict[str, Rows]:
+    """Rows of both tables for the months of `found` (month → slice → counts).
+
+    `scored` are trips with the model's inputs and `predicted_fare`.
+    """
     tables, version = platform.tables, champion.version
     trips = tables.read("trips", list(found))
     payloads = tables.read(PAYLOADS) if tables.exists(PAYLOADS) else None
     seen_until = performance.unseen_from(version)
     live = performance.measured(
-        scored, payloads, trips, version, seen_until, reference=champion.reference
+        scored, payloads, trips, version, seen_until, expected=champion.expected
     )
-    rows = {
-        DRIFT: drift.measured(found, version.number, champion.baseline),
-        LIVE: fare_range.with_coverage(platform, version, scored, live),
-    }
     return {
-        name: [tuple(row.get(column) for column in schemas.TABLES[name].names) for row in each]
-        for name, each in rows.items()
+        DRIFT: drift.measured(found, version.number, champion.baseline),
+        LIVE: fare_range.with_coverage(platform, version, champion.model, scored, live),
     }
+
+
+def audited(platform: Platform, champion: Judged, scored: DataFrame, month: str) -> Audit:
+    """The month's tariff beside that of the newest month that the champion has learned from."""
+    before = champion.newest_month
+    trips = platform.tables.read("trips", [before])
+    unseen = performance.unseen_from(champion.version)
+    return tariff.audited(
+        month,
+        before,
+        tariff.metered(scored, month),
+        tariff.metered(trips, before),
+        f"{unseen:%Y-%m-%d}" if unseen else "",
+    )
+
+
+def asked(platform: Platform, months: Sequence[str]) -> DataFrame:
+    """Trips of the months with what a ride is asked with, and their kind."""
+    trips = platform.tables.read("trips", months).drop(TRIP_TYPE)
+    looked_up = platform.features.look_up(
+        trips, lookups.delayed(platform.settings.lookup_delay), months
+    )
+    return with_request_features(looked_up).withColumn("kind", kinds.kind())
 
 
 def _scored(platform: Platform, version: Version, months: Sequence[str]) -> DataFrame:
     """Trips of the months with inputs, and the fares that were predicted; null where none was."""
-    trips = platform.tables.read("trips", months).drop(TRIP_TYPE)
     predicted = platform.tables.read("batch_predictions", months).where(
         f"model_version = '{version.number}'"
     )
-    looked_up = platform.features.look_up(
-        trips, lookups.delayed(platform.settings.lookup_delay), months
-    )
     fares = predicted.select("trip_id", "predicted_fare")
-    asked = with_request_features(looked_up).withColumn("kind", kinds.kind())
-    return asked.join(fares, "trip_id", "left")
+    return asked(platform, months).join(fares, "trip_id", "left")
 
 
 def _told(
-    platform: Platform, champion: Judged, months: Sequence[str], commits: Mapping[str, Commit]
+    platform: Platform,
+    champion: Judged,
+    audits: Mapping[str, Audit],
+    commits: Mapping[str, Commit],
 ) -> tuple[tuple[Outcome, Outcome], dict[str, Told]]:
     """Both outcomes, and month → what its page tells."""
-    tables, version = platform.tables, champion.version
+    tables, version, months = platform.tables, champion.version, list(audits)
     rows = {name: _rows(tables, name, months) for name in (DRIFT, LIVE)}
-    error = performance.verdict(rows[LIVE], version, reference=champion.reference)
+    error = performance.verdict(rows[LIVE], version)
+    error = error_source.in_traffic(error, rows[LIVE], list(audits.values()))
     ranged = fare_range.verdict(rows[LIVE], version)
-    told = {month: _month(platform, month, champion, rows) for month in months}
+    told = {month: told_of(platform, champion, rows, audit) for month, audit in audits.items()}
     last = told[max(months)]
-    shared = {"months": list(months), "model_version": version.number}
+    shared = {"months": months, "model_version": version.number}
     figures = {
         **shared,
         "triage": last.diagnosis.to_json(),
@@ -172,47 +225,44 @@ def _told(
     }
     if (by_databricks := profiled.newest(tables)) is not None:
         figures["databricks_monitor"] = by_databricks
+    verdicts = (last.verdict, tariff.verdict(list(audits.values())))
     outcomes = (
-        Outcome(DRIFT, len(rows[DRIFT]), figures, commits.get(DRIFT), (last.verdict,)),
+        Outcome(DRIFT, len(rows[DRIFT]), figures, commits.get(DRIFT), verdicts),
         Outcome(LIVE, len(rows[LIVE]), shared, commits.get(LIVE), (error, ranged)),
     )
     return outcomes, told
 
 
-def _month(platform: Platform, month: str, champion: Judged, rows: Mapping[str, Rows]) -> Told:
-    """A month alone: its rows, and what it suffers from."""
-    version = champion.version
+def told_of(platform: Platform, champion: Judged, rows: Mapping[str, Rows], audit: Audit) -> Told:
+    """A month alone: its rows of both tables, and what it suffers from."""
+    month, version = audit.month, champion.version
     own, live = (
         [row for row in rows[name] if row["trip_month"] == month] for name in (DRIFT, LIVE)
     )
-    missing, by_asset = drift.missing_values(own), drift.verdicts(own)
-    error = performance.verdict(live, version, reference=champion.reference)
-    diagnosis = triage.diagnosed(
-        month,
-        version.number,
-        (quality_checks.quarantine_rate(platform.tables, [month]), missing),
-        quality_checks.source_schema(
-            platform.tables, [month], CheckCache(platform.settings, schemas.RAW_TRIPS.name)
+    cache = CheckCache(platform.settings, schemas.RAW_TRIPS.name)
+    checks = Checks(
+        trips=(
+            quality_checks.quarantine_rate(platform.tables, [month]),
+            quality_checks.vendors(platform.tables, [month], cache),
+            drift.missing_values(own),
         ),
-        by_asset,
-        error,
+        schema=quality_checks.source_schema(platform.tables, [month], cache),
+        drift=drift.verdicts(own),
+        mix=error_source.mix(live, month, champion.expected),
+        error=error_source.in_traffic(performance.verdict(live, version), live, [audit]),
+        carrier=error_source.carrier(live, month),
+        tariff=tariff.verdict([audit]),
+        metered=error_source.metered(live, audit),
     )
-    verdict = triage.verdict(diagnosis, (error, *by_asset.values(), missing))
-    return Told(diagnosis, verdict, own, live)
+    diagnosis = triage.diagnosed(month, version.number, checks)
+    carriers = performance.carriers(live, month)
+    alarms = tuple(dict.fromkeys(v.check for v in checks.all if triage.is_error(v)))
+    return Told(diagnosis, triage.verdict(diagnosis, checks), own, live, audit, carriers, alarms)
 
 
 def page(platform: Platform, month: str) -> Path:
     """Where the page of a month is."""
     return platform.settings.home / "reports" / f"{DRIFT}_{month}.html"
-
-
-def _write(platform: Platform, month: str, text: str) -> None:
-    """The page of a month, whole or not at all."""
-    path = page(platform, month)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _rows(tables: Tables, name: str, months: Sequence[str]) -> Rows:
@@ -223,11 +273,16 @@ def _rows(tables: Tables, name: str, months: Sequence[str]) -> Rows:
 
 def _nothing(months: Sequence[str]) -> tuple[Outcome, Outcome]:
     reason = "there is no champion with a baseline to compare with: train one"
-    diagnosis = Diagnosis(triage.NONE, (reason,), max(months), "")
+    diagnosis = Diagnosis((triage.NONE,), (reason,), max(months), "")
     passed = {asset: asdict(Verdict(check, True, reason)) for asset, check in drift.CHECKS.items()}
     figures = {"months": list(months), "triage": diagnosis.to_json(), "verdicts": passed}
     return (
-        Outcome(DRIFT, 0, figures, verdicts=(Verdict("triage", True, reason),)),
+        Outcome(
+            DRIFT,
+            0,
+            figures,
+            verdicts=tuple(Verdict(n, True, reason) for n in ("triage", "tariff")),
+        ),
         Outcome(
             LIVE,
             0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from databricks_steps.settings import DATABRICKS, Settings
 from databricks_steps.training import (
     dataset,
     evaluation,
+    expected_error,
     feature_ages,
     intervals,
     lineage,
@@ -28,6 +30,7 @@ from databricks_steps.training import (
     slices,
 )
 from databricks_steps.training.dataset import INPUTS
+from databricks_steps.training.expected_error import ExpectedError
 from databricks_steps.training.fit import fit, onnx_predict, to_onnx
 from databricks_steps.training.lineage import Recipe
 from databricks_steps.training.registry import CHAMPION, Version
@@ -38,6 +41,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+NEWEST = timedelta(days=31)
+MOST_UNSEEN = 60_000  # training rows whose error by the trees that have not seen them is measured
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,14 @@ class Fitted:
     def fares(self) -> Array:
         found: Array = self.holdout[schemas.LABEL].to_numpy()
         return found
+
+    @property
+    def newest(self) -> Any:
+        """Places of the training rows that were picked up within a month of the last trip."""
+        import numpy as np
+
+        since = self.holdout["pickup_datetime"].max() - NEWEST
+        return np.flatnonzero(self.train["pickup_datetime"] >= since)
 
 
 def fitted(settings: Settings, training_set: DataFrame) -> Fitted:
@@ -251,12 +266,30 @@ def _figures(
 
 
 def baseline(model: Fitted) -> Baseline:
-    """What later months are compared with: inputs as learned, fares as predicted on the holdout."""
+    """What later months are compared with: inputs of the last month it knows, its holdout among
+    them, so that what was before a change is no part of it; fares as predicted on the holdout."""
+    import pandas as pd
+
     fares = model.holdout[["pickup_location_id", "dropoff_location_id"]].assign(
         predicted_fare=model.predicted
     )
     watched = tuple(column.name for column in schemas.WATCHED_INPUTS)
-    return distributions.baseline(model.train, watched, fares)
+    known = pd.concat([model.train.iloc[model.newest], model.looked_up], ignore_index=True)
+    return distributions.baseline(known, watched, fares)
+
+
+def expected(model: Fitted, settings: Settings) -> ExpectedError:
+    """The error by cell over the last month it knows, each trip by trees that have not seen it."""
+    import numpy as np
+    import pandas as pd
+
+    rows = model.newest[:: len(model.newest) // MOST_UNSEEN + 1]
+    asked = dataset.as_served(model.train, settings)
+    fares = model.pipeline[-1].predict_unseen(dataset.matrix(asked), rows)
+    trips = pd.concat([asked.iloc[rows], model.holdout], ignore_index=True)
+    error = np.concatenate([fares, model.predicted]) - trips[schemas.LABEL].to_numpy()
+    known = np.isfinite(error)
+    return expected_error.measured(trips[known].reset_index(drop=True), error[known], settings.gate)
 
 
 def _log(
@@ -279,6 +312,7 @@ def _log(
     registry.log_text(json.dumps({"verdicts": stored}), registry.VERDICTS)
     registry.log_text(ingredients.to_json(), lineage.FILE)
     registry.log_text(baseline(model).to_json(), distributions.FILE)
+    registry.log_text(expected(model, settings).to_json(), expected_error.FILE)
     tags = {
         **_judgement(verdicts),
         "months": ",".join(ingredients.months),

@@ -13,7 +13,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression
 
 from databricks_steps.features.request import NOT_TOLD
-from databricks_steps.inference.feature_spec import middle
+from databricks_steps.inference.feature_spec import TRIM, middle
 from databricks_steps.trips import zones
 
 if TYPE_CHECKING:
@@ -98,6 +98,29 @@ class MeteredForest(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             told = X[:, [self.trip_type]] > NOT_TOLD
             rests = np.where(told, self._rests(self.typed_, self.with_facts(X, typed=True)), rests)
         fares: Matrix = self.meter_.predict(self._miles(X))[:, None] + rests
+        return fares
+
+    def predict_unseen(self, X: Matrix, rows: Matrix) -> Matrix:  # noqa: N803
+        """Fares of `rows` (n,) of the rows it was fitted to, no type told: dollars (n,).
+
+        Each is the trimmed mean of those trees alone that have not drawn the row (out of bag:
+        Breiman, 1996); NaN where every tree has.
+        """
+        import numpy as np
+
+        if not len(rows):
+            return np.empty(0)
+        trees = self._rests(self.forest_, self.with_facts(X[rows]))
+        for column, drawn in enumerate(self.forest_.estimators_samples_):
+            trees[np.isin(rows, drawn), column] = np.nan
+        trees.sort(axis=1)  # NaN comes last
+        count = np.isfinite(trees).sum(axis=1)
+        first = np.minimum((count * TRIM).astype(int), np.maximum(count - 1, 0) // 2)
+        place = np.arange(trees.shape[1])
+        taken = (place >= first[:, None]) & (place < (count - first)[:, None])
+        with np.errstate(invalid="ignore"):
+            rests = np.where(taken, trees, 0.0).sum(axis=1) / taken.sum(axis=1)
+        fares: Matrix = self.meter_.predict(self._miles(X[rows])) + rests
         return fares
 
     def _rests(self, forest: RandomForestRegressor, facts: Matrix) -> Matrix:

@@ -27,6 +27,8 @@ class TripLimits:
     """
 
     quarantined: tuple[float, float] = (0.12, 0.25)  # share of the rows as published
+    vendor: tuple[float, float] = (0.35, 0.50)  # the same, of one vendor; real ones reach 0.24
+    least_of_vendor: int = 100
     fewer: tuple[float, float] = (0.70, 0.45)  # trips a day, as a share of the months before
     more: tuple[float, float] = (1.5, 2.5)
     months_before: int = 3  # whose median is what a month is compared with
@@ -68,6 +70,50 @@ def quarantine_rate(
     figures = {"quarantined_share": shares, "warn": warn, "error": error}
     severity: Severity = "error" if share > error else "warn"
     return Verdict("quarantine_rate", share <= warn, reason, figures, severity)
+
+
+def vendors(
+    tables: Tables, months: Sequence[str], cache: CheckCache, limits: TripLimits = LIMITS
+) -> Verdict:
+    """No vendor publishes rows that mostly break a rule, however few they are: `vendors`.
+
+    `cache` is that of `raw_trips`.
+    """
+    fingerprints = {
+        month: fingerprint.digest(*(tables.contents(name, [month]) for name in (RAW, QUARANTINED)))
+        for month in months
+    }
+    counts = cache.measured("vendors", fingerprints, lambda stale: _by_vendor(tables, stale))
+    shares = {
+        f"vendor {vendor}, {month}": broken / rows
+        for month, each in counts.items()
+        for vendor, (rows, broken) in each.items()
+        if rows >= limits.least_of_vendor
+    }
+    warn, error = limits.vendor
+    over = {name: share for name, share in shares.items() if share > warn}
+    told = ", ".join(f"of {name} {share:.0%}" for name, share in (over or shares).items())
+    reason = f"rows that break a rule: {told or 'no vendor has enough'}; allowed are {warn:.0%}"
+    severity: Severity = "error" if any(share > error for share in over.values()) else "warn"
+    return Verdict("vendors", not over, reason, {"shares": shares}, severity)
+
+
+def _by_vendor(tables: Tables, months: Sequence[str]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Month → vendor → rows as published, and those of them that break a rule."""
+    counts = [
+        {
+            (row["trip_month"], str(row["vendor_id"])): row["count"]
+            for row in tables.read(name, months)
+            .groupBy("trip_month", "vendor_id")
+            .count()
+            .collect()
+        }
+        for name in (RAW, QUARANTINED)
+    ]
+    found: dict[str, dict[str, tuple[int, int]]] = {month: {} for month in months}
+    for (month, vendor), rows in counts[0].items():
+        found[month][vendor] = (rows, counts[1].get((month, vendor), 0))
+    return found
 
 
 def volume(tables: Tables, months: Sequence[str], limits: TripLimits = LIMITS) -> Verdict:

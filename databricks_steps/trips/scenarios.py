@@ -21,6 +21,8 @@ FARE_RISE = 1.35  # the rise of December 2022 was 5.02 to 6.64 dollars a mile
 CBD_FEE = 0.75  # dollars
 AIRPORTS = (1, 132, 138)  # Newark, JFK, LaGuardia
 FLAT_FARE = 90.0  # dollars
+WRONG_FARE, NEW_VENDOR = 2.90, 6  # as vendor 6 published from 2025-02 on, of every 20th trip here
+SLOWER = 1.25  # times as long as before, as in a December
 OUTAGE = 0.4  # share of the trips whose meter tells no distance
 
 
@@ -110,6 +112,32 @@ def _airport_flat_fare(trips: pa.Table) -> pa.Table:
     return _with_fares(trips, np.where(airport & (fares > 0), FLAT_FARE, fares))
 
 
+def _wrong_fare(trips: pa.Table) -> pa.Table:
+    """A vendor that is new publishes its least fare, whatever the total."""
+    import numpy as np
+
+    own = np.arange(len(trips)) % 20 == 0
+    vendors = np.where(own, NEW_VENDOR, _values(trips, "vendor_id"))
+    fares = np.where(own, WRONG_FARE, _values(trips, "fare_amount"))
+    return _with(_with(trips, "fare_amount", fares), "vendor_id", vendors)
+
+
+def _slow_december(trips: pa.Table) -> pa.Table:
+    """Trips take longer, and the meter counts the minutes as it did."""
+    import numpy as np
+
+    begun, over = (_values(trips, f"{name}_datetime") for name in ("pickup", "dropoff"))
+    minutes = (over - begun) / np.timedelta64(1, "m")
+    miles, fares = _values(trips, "trip_distance"), _values(trips, "fare_amount")
+    usual = (fares > 0) & (miles > 0) & (miles < 20) & (minutes > 0) & (minutes < 90)
+    usual &= np.asarray(_values(trips, "rate_code_id") == 1)
+    terms = np.column_stack([np.ones(len(fares)), miles, minutes])
+    a_minute = np.linalg.lstsq(terms[usual], fares[usual], rcond=None)[0][2]
+    more = np.where(usual, minutes * (SLOWER - 1), 0.0)
+    later = over + (more * 60e6).astype("timedelta64[us]")
+    return _with_fares(_with(trips, "dropoff_datetime", later), (fares + a_minute * more).round(2))
+
+
 def _meter_outage(trips: pa.Table) -> pa.Table:
     import numpy as np
 
@@ -158,7 +186,10 @@ SCENARIOS: dict[str, Scenario] = {
             "All fares rise by 35 percent",
             _fare_rise,
             "concept drift",
-            (*_BOTH, "live_performance.fare_range", "live_performance.live_error"),
+            (
+                *("drift_report.tariff", *_BOTH),
+                *("live_performance.fare_range", "live_performance.live_error"),
+            ),
         ),
         Scenario(
             "congestion-fee-column",
@@ -179,7 +210,7 @@ SCENARIOS: dict[str, Scenario] = {
             "Every trip from or to an airport costs 90 dollars",
             _airport_flat_fare,
             "concept drift",
-            ("drift_report.triage", "dropoff_features.drift", "live_performance.live_error"),
+            (*_BOTH, "live_performance.live_error"),
         ),
         Scenario(
             "meter-outage",
@@ -187,6 +218,19 @@ SCENARIOS: dict[str, Scenario] = {
             _meter_outage,
             "data problem",
             (*_BOTH, "trips.quarantine_rate"),
+        ),
+        Scenario(
+            "vendor-wrong-fare",
+            "A new vendor publishes a fare of 2.90 for each of its trips, one in twenty",
+            _wrong_fare,
+            "data problem",
+            ("drift_report.triage",),
+        ),
+        Scenario(
+            "slow-december",
+            "Trips take a quarter longer, by the same tariff",
+            _slow_december,
+            "none",
         ),
         Scenario(
             "schema-break",

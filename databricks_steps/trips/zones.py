@@ -73,9 +73,11 @@ def borough(location: Column) -> Column:
     """The same for Spark: a column of location ids → the names of their boroughs."""
     from pyspark.sql import functions as F
 
-    names = F.array(*(F.lit(name) for name in _BOROUGHS[1:]))
-    known = location.between(1, IDS)
-    return F.when(known, F.element_at(names, location.cast("int"))).otherwise(UNKNOWN)
+    found = F.lit(UNKNOWN)
+    for name in NAMES[:-1]:
+        ids = [number for number, row in _ZONES.items() if row["borough"] == name]
+        found = F.when(location.isin(ids), F.lit(name)).otherwise(found)
+    return found
 
 
 @cache

@@ -71,10 +71,11 @@ drift_report = step_assets(
     "monitoring",
     telling={
         "drift_report": {
-            "triage": "The class of the month: none of drift, live error, missing values"
+            "triage": "The class of the month: none of drift, live error, missing values",
+            "tariff": "Metered trips cost what they cost when the champion learned",
         },
         "live_performance": {
-            "live_error": "On trips it has not learned from, the champion errs as on its holdout",
+            "live_error": "The champion errs as expected on trips it has not learned from",
             "fare_range": "About 80 % of the fares paid lie inside the fare range",
         },
     },

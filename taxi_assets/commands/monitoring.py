@@ -1,14 +1,15 @@
-"""Commands of monitoring: `scenario | alerts`."""
+"""Commands of monitoring: `scenario | alerts | backtest`."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
 
 import click
 
-from taxi_assets.commands.common import embedded, one_line_errors
+from taxi_assets.commands.common import absolute, embedded, one_line_errors
 from taxi_assets.resources.targets import target, watch
 
 
@@ -66,3 +67,45 @@ def test() -> None:
         click.echo(f"{address}: {reason or 'reached'}")
         failed |= bool(reason)
     sys.exit(failed)
+
+
+@click.command()
+@click.option(
+    "--months", metavar="A:B", required=True, help="The history, such as 2022-01:2023-03."
+)
+@click.option("--policy", metavar="P", help="never, monthly or drift; default: all.")
+@click.option("--source", metavar="S", help="Trips to bring in first, as of run.")
+@one_line_errors
+def backtest(months: str, policy: str | None, source: str | None) -> None:
+    """Walk a history by each retraining policy.
+
+    What was trained and judged is kept in TAXI_HOME/backtest: one that was ended goes on.
+    """
+    settings = embedded().settings
+    from databricks_steps import atomic_write
+    from databricks_steps import backtest as walks
+    from databricks_steps.months import parse
+    from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
+    from databricks_steps.steps import raw_trips
+    from taxi_assets.dagster_instance import only_run
+
+    asked, chosen = parse(months), walks.policies(policy)
+    platform = EmbeddedPlatform(replace(settings, source=absolute(source or settings.source)))
+    with only_run(settings), platform.at_work():
+        if source:
+            raw_trips(platform, asked)
+        held = walks.prepared(platform, asked)
+        if lost := [month for month in asked if month not in held]:
+            click.echo(f"passed over, no trips are held: {', '.join(lost)}")
+        history: dict[str, list[walks.Lived]] = {name: [] for name in chosen}
+        walk = walks.Backtest(platform, held)
+        for number, lived in enumerate(zip(*map(walk.walk, chosen), strict=True), 1):
+            for each in lived:
+                history[each.policy].append(each)
+                click.echo(f"{number}/{len(held)}  {each.line()}")
+    for name, (trained, promoted, error) in walks.totals(history).items():
+        served = "nothing served" if error is None else f"error served {error:.3f} dollars"
+        click.echo(f"{name:<8}{served}, {trained} trained, {promoted} promoted")
+    page = settings.home / "reports" / walks.PAGE
+    atomic_write.write(page, walks.render(history))
+    click.echo(page)

@@ -82,6 +82,20 @@ def report_of(
     return None
 
 
+def failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """The checks that failed in a run with severity error, with their reasons; empty of none."""
+    records = instance.get_records_for_run(
+        run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ).records
+    events = [record.event_log_entry.dagster_event for record in records]
+    found = [event.asset_check_evaluation_data for event in events if event is not None]
+    return "; ".join(
+        f"{check.check_name}: {check.description}"
+        for check in found
+        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+    )
+
+
 def triage(event: dg.AssetMaterialization | None) -> dict[str, Any] | None:
     """The triage of a materialization of `drift_report`; None for anything else."""
     if event is None or event.asset_key != dg.AssetKey("drift_report"):

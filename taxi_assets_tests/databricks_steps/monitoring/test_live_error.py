@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databricks_steps.monitoring import fare_range, performance
-from databricks_steps.monitoring.performance import Reference, measured, unseen_from, verdict
+from databricks_steps.monitoring.performance import measured, unseen_from, verdict
 from databricks_steps.monitoring.thresholds import ErrorLimits
 from databricks_steps.months import end, start
-from databricks_steps.settings import Settings
-from databricks_steps.training import registry
+from databricks_steps.training.expected_error import Errors, ExpectedError
 from databricks_steps.training.registry import Version
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 VERSION = Version("3", "run", {"mae": 1.5})
-HOLDOUT = Reference({"all": (1.5, 1_000)})
 COLUMNS = [
     "trip_id",
     "trip_month",
@@ -41,15 +39,13 @@ COLUMNS = [
 def row(mae: float, level: str, **key: Any) -> dict[str, Any]:
     given = {"trip_month": "2023-01", "day": "all", "slice": "all", "predictions": "batch"}
     figures = {"trips": 2_000, "coverage": 1.0, "rmse": 3.0, "mae": mae, "bias": 0.0}
-    return {**given, "model_version": "3", **figures, "level": level, **key}
+    return {**given, "model_version": "3", **figures, "expected": 1.5, "level": level, **key}
 
 
-USUAL = Reference({"all": (1.5, 1_000), "airport 1": (4.0, 300)})
 QUIET = [row(1.52, "ok"), row(1.9, "warn", day="2023-01-02"), row(1.5, "ok", day="2023-01-01")]
-AFTER, ON = "dollars after", "on the holdout"
 BASE = "2023-01, version 3, batch: mean absolute error "
 ALLOWED = ", over 2,000 trips it has not learned from; allowed +15%, error from +25%"
-QUIETLY = f"{BASE}1.52 dollars after 1.50 on the holdout, +1%{ALLOWED}"
+QUIETLY = f"{BASE}1.52 dollars, expected 1.50, +1%{ALLOWED}"
 
 
 @pytest.mark.parametrize(
@@ -67,14 +63,14 @@ QUIETLY = f"{BASE}1.52 dollars after 1.50 on the holdout, +1%{ALLOWED}"
             QUIETLY.replace("2023-01", "2022-12").replace("1.52", "2.50").replace("+1%", "+67%"),
         ),
         (
-            [row(7.0, "error", slice="airport 1", trip_month="2023-02")],
+            [row(7.0, "error", slice="airport 1", trip_month="2023-02", expected=4.0)],
             (False, "warn"),
-            f"{QUIETLY}; the worst slice is airport 1, 2023-02: 7.00 {AFTER} 4.00 {ON}, +75%",
+            f"{QUIETLY}; the worst slice is airport 1, 2023-02: 7.00 dollars, expected 4.00, +75%",
         ),
         (
             [row(2.4, "error", predictions="endpoint")],
             (False, "warn"),
-            f"{QUIETLY}; endpoint, 2023-01: 2.40 {AFTER} 1.50 {ON}, +60%",
+            f"{QUIETLY}; endpoint, 2023-01: 2.40 dollars, expected 1.50, +60%",
         ),
         ([row(9.0, "few", predictions="endpoint")], (True, "warn"), None),
     ],
@@ -82,27 +78,30 @@ QUIETLY = f"{BASE}1.52 dollars after 1.50 on the holdout, +1%{ALLOWED}"
 def test_the_verdict_names_what_is_wrong(
     more: list[dict[str, Any]], outcome: tuple[bool, str], said: str | None
 ) -> None:
-    told = verdict([*QUIET, *more], VERSION, reference=USUAL)
+    told = verdict([*QUIET, *more], VERSION)
     assert (told.check, told.passed, told.severity) == ("live_error", *outcome)
     assert told.reason == (said or told.reason)
-    assert told.figures["windows"] == [["2023-01-01", False], ["2023-01-02", False]]
 
 
-def test_the_endpoint_alone_may_be_in_error_and_its_days_are_the_windows() -> None:
+def test_the_endpoint_alone_may_be_in_error() -> None:
     key = {"predictions": "endpoint"}
     rows = [row(2.4, "error", **key), row(2.5, "error", day="2023-01-02", **key)]
     rows += [row(1.0, "ok", day="2023-01-01", **key), row(9.0, "few", day="2023-01-03", **key)]
-    told = verdict(rows, VERSION, reference=USUAL)
+    told = verdict(rows, VERSION)
     assert (told.passed, told.severity) == (False, "error")
-    assert told.figures["windows"] == [["2023-01-01", False], ["2023-01-02", True]]
     assert (told.figures["month"], told.figures["predictions"]) == ("2023-01", "endpoint")
 
 
 def level(errors: Sequence[float], limits: ErrorLimits = performance.LIMITS) -> str:
     sums = performance._Sums(
-        len(errors), len(errors), sum(errors), sum(map(abs, errors)), sum(e * e for e in errors)
+        len(errors),
+        len(errors),
+        sum(errors),
+        sum(map(abs, errors)),
+        sum(e * e for e in errors),
+        1.5 * len(errors),
     )
-    return performance._level(sums, "all", HOLDOUT, limits)
+    return performance._level(sums, "all", limits)
 
 
 def test_a_level_needs_enough_trips_on_both_sides_and_a_sure_difference() -> None:
@@ -113,10 +112,6 @@ def test_a_level_needs_enough_trips_on_both_sides_and_a_sure_difference() -> Non
     assert level([0.0, 4.0] * 50) == "ok"  # 2.0 with a standard error of 0.2
     assert level([0.0, 4.0] * 500) == "warn"  # of 0.06
     assert level([0.0, 4.0] * 5_000) == "error"  # of 0.02
-    small = Reference({"all": (1.5, 99)})
-    sums = performance._Sums(500, 500, 0.0, 5_000.0, 50_000.0)
-    assert performance._level(sums, "all", small, performance.LIMITS) == "few"
-    assert performance._level(sums, "airport 1", small, performance.LIMITS) == "few"
 
 
 @given(st.lists(st.floats(-50, 50), min_size=100, max_size=150), st.floats(1, 4))
@@ -134,19 +129,6 @@ def test_what_a_version_has_learned_is_known_by_its_tags() -> None:
     older = replace(VERSION, tags={"months": "2022-01,2022-02"})
     assert unseen_from(older) == datetime(2022, 3, 1)
     assert unseen_from(VERSION) is None
-
-
-def test_the_reference_is_what_the_run_recorded(settings: Settings) -> None:
-    client = registry.client(settings)
-    experiment = client.get_experiment_by_name(settings.experiment)
-    run = client.create_run(experiment.experiment_id).info.run_id
-    bare = Version("1", run, {"mae": 1.5, "holdout_rows": 200.0})
-    assert Reference.of(settings, bare) == Reference({"all": (1.5, 200)})
-    figures = '{"airport 1": {"mae": 4.0, "rows": 300, "rmse": 6.0}}'
-    stored = f'{{"check": "slices", "passed": true, "reason": "", "figures": {figures}}}'
-    client.log_text(run, f'{{"verdicts": [{stored}]}}', registry.VERDICTS)
-    assert Reference.of(settings, bare).slices == {"all": (1.5, 200), "airport 1": (4.0, 300)}
-    assert Reference.of(settings, Version("2", run)).slices == {"airport 1": (4.0, 300)}
 
 
 def real_month(folder: Any, month: str) -> pd.DataFrame:
@@ -182,11 +164,12 @@ def test_real_months_are_quiet_until_the_fares_rise(
     for rows in (before, after):
         rows["predicted_fare"] = drop + rate * rows["trip_distance"]
     missed = (before["predicted_fare"] - before["fare_amount"])[cut:].abs()
-    reference = Reference({"all": (float(missed.mean()), len(missed))})
+    usual = Errors(len(missed), float(missed.sum()), float((missed**2).sum()))
     trips = spark.createDataFrame(after[COLUMNS])
-    made = measured(trips, None, trips, VERSION, None, reference=reference)
-    told = verdict(made, VERSION, reference=reference)
-    over = [is_over for _, is_over in told.figures["windows"]]
+    made = measured(trips, None, trips, VERSION, None, expected=ExpectedError({(): usual}))
+    told = verdict(made, VERSION)
+    days = {r["day"]: r["level"] for r in made if r["slice"] == "all" and r["day"] != "all"}
+    over = [level == "error" for level in days.values()]
     assert (told.passed, told.severity) == (passed, "warn" if passed else "error"), told.reason
     assert over == [not passed] * (end(month) - start(month)).days
 

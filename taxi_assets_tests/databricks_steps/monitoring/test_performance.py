@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from databricks_steps import schemas
-from databricks_steps.monitoring.performance import Reference, measured, verdict
+from databricks_steps.monitoring.performance import measured, verdict
 from databricks_steps.settings import Gate
+from databricks_steps.training.expected_error import Errors, ExpectedError
 from databricks_steps.training.registry import Version
 from databricks_steps.training.slices import members
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 VERSION = Version("3", "run", {"mae": 1.5})
-HOLDOUT = Reference({"all": (1.5, 1_000)})
+USUAL = ExpectedError({(): Errors(1_000, 1_500.0, 9_000.0)})
 SCORED = (
     "trip_id string, trip_month string, pickup_datetime timestamp, pickup_location_id int, "
     "dropoff_location_id int, trip_distance double, pickup_hour int, pickup_is_airport int, "
@@ -91,7 +92,7 @@ def by_hand(rows: pd.DataFrame) -> dict[tuple[str, ...], tuple[Any, ...]]:
 
 def test_the_figures_are_those_of_a_count_by_hand(spark: SparkSession) -> None:
     rows = scored()
-    made = measured(frame(spark, rows), None, frame(spark, rows), VERSION, None, reference=HOLDOUT)
+    made = measured(frame(spark, rows), None, frame(spark, rows), VERSION, None, expected=USUAL)
     found = {tuple(row[k] for k in KEY): tuple(row[f] for f in FIGURES) for row in made}
     expected = by_hand(rows)
     assert found.keys() == expected.keys()
@@ -111,7 +112,7 @@ def test_a_trip_at_the_start_of_the_holdout_counts_and_one_before_does_not(
     rows["pickup_datetime"] = [MARCH - timedelta(seconds=1), MARCH, MARCH + timedelta(days=1)]
     rows["trip_month"], rows["fare_amount"] = "2022-03", 9.0
     trips = frame(spark, rows)
-    made = measured(trips, None, trips, VERSION, MARCH, reference=HOLDOUT)
+    made = measured(trips, None, trips, VERSION, MARCH, expected=USUAL)
     days = {row["day"]: row["trips"] for row in made if row["slice"] == "all"}
     assert days == {"all": 2, "2022-03-05": 1, "2022-03-06": 1}
 
@@ -121,7 +122,7 @@ def test_fares_are_taken_from_the_trips_where_they_are_not_at_hand(spark: SparkS
     rows["fare_amount"] = 9.0
     unpriced = frame(spark, rows).drop("fare_amount")
     known = frame(spark, rows.head(30), TRIPS)
-    made = measured(unpriced, None, known, VERSION, None, reference=HOLDOUT)
+    made = measured(unpriced, None, known, VERSION, None, expected=USUAL)
     whole = [row for row in made if row["day"] == row["slice"] == "all"]
     assert sum(row["trips"] for row in whole) == 30
     assert {round(row["coverage"], 2) for row in whole} == {0.75}
@@ -174,7 +175,7 @@ def test_predictions_of_the_endpoint_find_their_trips(spark: SparkSession) -> No
         ],
         TRIPS,
     )
-    made = measured(None, payloads(spark), trips, VERSION, None, reference=HOLDOUT)
+    made = measured(None, payloads(spark), trips, VERSION, None, expected=USUAL)
     whole = {row["slice"]: row for row in made if row["day"] == "all"}
     # t1 by its id, t2 by its fields (twice); known of six predictions of this version are three.
     assert whole["all"] | {"computed_at": None} == {
@@ -188,6 +189,7 @@ def test_predictions_of_the_endpoint_find_their_trips(spark: SparkSession) -> No
         "rmse": round(sqrt((1 + 4 + 6.25) / 3), 6),
         "mae": round(5.5 / 3, 6),
         "bias": round(5.5 / 3, 6),
+        "expected": 1.5,
         "in_range": None,
         "level": "few",
         "computed_at": None,
@@ -212,27 +214,54 @@ def test_own_requests_do_not_hide_the_wrong_fares_of_a_few_clients(spark: SparkS
         for n in numbers
     ]
     made = measured(
-        None, spark.createDataFrame(asked, PAYLOADS), trips, VERSION, None, reference=HOLDOUT
+        None, spark.createDataFrame(asked, PAYLOADS), trips, VERSION, None, expected=USUAL
     )
     (whole,) = [row for row in made if row["slice"] == row["day"] == "all"]
     assert (whole["trips"], whole["mae"], whole["level"]) == (300, 15.0, "error")
-    assert not verdict(made, VERSION, reference=HOLDOUT).passed
+    assert not verdict(made, VERSION).passed
 
 
 def test_no_trips_and_no_predictions_are_no_rows(spark: SparkSession) -> None:
     none, no_trips = frame(spark, scored(0)), spark.createDataFrame([], TRIPS)
-    assert measured(none, payloads(spark), no_trips, VERSION, None, reference=HOLDOUT) == []
-    assert measured(None, None, no_trips, VERSION, MARCH, reference=HOLDOUT) == []
-    told = verdict([], VERSION, reference=HOLDOUT)
-    assert (told.passed, told.figures["windows"]) == (True, [])
+    assert measured(none, payloads(spark), no_trips, VERSION, None, expected=USUAL) == []
+    assert measured(None, None, no_trips, VERSION, MARCH, expected=USUAL) == []
+    told = verdict([], VERSION)
+    assert told.passed
     assert told.reason == (
         "too few trips with a fare that version 3 has not learned from, "
-        "in the months or on its holdout"
+        "in the months or when it was trained"
     )
 
 
-def test_a_version_without_a_holdout_is_not_judged(spark: SparkSession) -> None:
+def test_a_version_without_an_expected_error_is_not_judged(spark: SparkSession) -> None:
     rows = frame(spark, scored())
-    made = measured(rows, None, rows, VERSION, None, reference=Reference())
+    made = measured(rows, None, rows, VERSION, None, expected=ExpectedError())
     assert {made_row["level"] for made_row in made} == {"few"}
-    assert verdict(made, VERSION, reference=Reference()).passed
+    assert verdict(made, VERSION).passed
+
+
+def test_what_is_expected_follows_the_mix_of_the_trips(spark: SparkSession) -> None:
+    """Twice as many block trips, each met as before: the error grows, and so does what is due."""
+    near, day = "distance 1 to 2 miles", "hour 6 to 10 h"
+    expected = ExpectedError(
+        {
+            (): Errors(1_000, 1_900.0, 9_000.0),
+            **{("kind metered", near, day)[:n]: Errors(900, 900.0, 900.0) for n in (1, 2, 3)},
+            **{("kind block", near, day)[:n]: Errors(100, 1_000.0, 9_000.0) for n in (1, 2, 3)},
+        },
+        {"kind block": (100, 1.0), "vendor 2": (900, 1.0)},
+    )
+    rows = scored(1_000).assign(
+        trip_month="2022-03", pickup_datetime=MARCH, pickup_hour=8, trip_distance=1.5, vendor_id=2
+    )
+    rows["kind"] = ["block" if n % 5 == 0 else "metered" for n in range(1_000)]
+    rows["fare_amount"] = 20.0
+    rows["predicted_fare"] = [30.0 if n % 5 == 0 else 21.0 for n in range(1_000)]
+    trips = spark.createDataFrame(rows)
+    made = measured(trips, None, trips, VERSION, None, expected=expected)
+    whole = {row["slice"]: row for row in made if row["day"] == "all"}
+    assert whole["all"]["mae"] == pytest.approx(2.8)
+    assert whole["all"]["expected"] == pytest.approx(2.8, rel=0.1)  # few are drawn to the whole
+    assert (whole["all"]["level"], whole["kind block"]["level"]) == ("ok", "ok")
+    assert whole["vendor 2"]["trips"] == 1_000
+    assert verdict(made, VERSION).passed

@@ -109,8 +109,7 @@ def test_five_deaths_of_the_daemon_double_nothing_and_lose_nothing(served: World
 
 
 def drift() -> dict[str, object]:
-    windows = [[f"2023-01-{day:02d}", True] for day in (1, 8, 15, 22)]
-    return {"kind": "concept drift", "windows": windows}
+    return {"kind": "concept drift"}
 
 
 def test_the_instance_runs_one_at_a_time(world: World) -> None:

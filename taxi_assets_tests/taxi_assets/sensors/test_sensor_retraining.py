@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import dagster as dg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from world import World
 
+from databricks_steps.training import registry
+from taxi_assets import status
 from taxi_assets.partitions import RANGE_TAGS
-from taxi_assets.resources.targets import Target, Watch
 from taxi_assets.sensors import retraining
-from taxi_assets.sensors.retraining import Policy
 
 pytestmark = pytest.mark.slow  # runs of Dagster
 NAME = "drift_retrain_sensor"
-OVER = [["2023-01-01", False], ["2023-01-08", True], ["2023-01-15", True], ["2023-01-22", True]]
-DRIFT = {"kind": "concept drift", "windows": OVER, "model_version": "1"}
+DRIFT = {"kind": "concept drift", "model_version": "1"}
 
 
 def report(world: World, month: str, **triage: Any) -> dg.DagsterRun:
@@ -107,34 +105,62 @@ def test_a_retrain_that_the_other_sensor_asked_for_does_not_cool_it(served: Worl
     assert served.asked(NAME).run_key == "drift:2023-01:1"
 
 
-def test_windows_that_come_and_go_are_no_reason(served: World) -> None:
-    calm = [*OVER, ["2023-01-29", False]]
-    report(served, "2023-01", **{**DRIFT, "windows": calm})
-    assert served.said(NAME) == (
-        "2023-01, version 1: concept drift, but the latest window, 2023-01-29, is under the limit"
+def outcomes(world: World) -> dict[str, str]:
+    world.tick(NAME)
+    found: dict[str, str] = json.loads(world.cursors[NAME] or "{}")["months"]
+    return found
+
+
+def test_each_month_ends_in_a_retrain_a_refusal_or_a_question(served: World) -> None:
+    report(served, "2022-11", kind="data problem")
+    report(served, "2022-12", kind="none")
+    refused = "data problem: refused, nothing is trained on a month whose data are at fault"
+    assert outcomes(served) == {"2022-11": refused}
+    report(served, "2023-01", **DRIFT)
+    assert outcomes(served)["2023-01"] == "concept drift: waits for its retrain"
+    run = served.execute(NAME, served.asked(NAME))
+    assert outcomes(served)["2023-01"] == (
+        f"concept drift: retrain, run {run.run_id[:8]} of retrain for 2023-01 is SUCCESS"
     )
-    report(served, "2023-01", **{**DRIFT, "windows": OVER[:3]})
-    assert served.said(NAME) == (
-        "2023-01, version 1: concept drift, but 2 of the last 3 windows over the limit, not 3"
+    served.champion(2)
+    registry.tag(served.settings, "2", "months", "2022-12,2023-01")
+    assert outcomes(served) == {
+        "2022-11": refused,
+        "2023-01": "concept drift: learned by version 2, the champion",
+    }
+    assert served.problems() == []
+
+
+def test_a_retrain_that_broke_asks_a_person_until_it_is_over(served: World) -> None:
+    report(served, "2023-01", **DRIFT)
+    request = served.asked(NAME)
+    served.tell(broken=["fare_model"], triage={"2023-01": DRIFT})
+    run = served.execute(NAME, request)
+    assert outcomes(served)["2023-01"] == (
+        f"concept drift: asks you: run {run.run_id[:8]} of retrain for 2023-01 is FAILURE; "
+        "execute it again"
     )
+    assert served.problems() == ["month retrain 2023-01"]
+    found = status.watched(served.settings)
+    assert status.watched_lines(found)[-1] == "problems  1 open: taxi-assets alerts"
+    served.champion(2)
+    registry.tag(served.settings, "2", "months", "2023-01")
+    outcomes(served)
+    assert served.problems() == []
 
 
-@given(st.lists(st.booleans(), max_size=12), st.integers(1, 6), st.integers(1, 6))
-def test_hysteresis_by_brute_force(over: list[bool], k: int, n: int) -> None:
-    windows = [[f"w{i}", each] for i, each in enumerate(over)]
-    count = sum(1 for i, each in enumerate(over) if each and i >= len(over) - n)
-    wanted = count >= k and over[-1]
-    assert (Policy(k, n).against(windows) == "") == bool(wanted)
-
-
-def test_no_windows_are_no_reason() -> None:
-    assert Policy().against([]) == "0 of the last 0 windows over the limit, not 3"
-
-
-def test_a_policy_can_be_given(served: World) -> None:
-    sensor = retraining.drift_retrain_sensor(
-        Target("local", served.settings), Watch(), Policy(over=1, windows=1)
+def test_a_month_that_a_newer_one_overtook_asks_a_person(served: World) -> None:
+    report(served, "2023-01", **DRIFT)
+    report(served, "2023-02", kind="none")
+    assert outcomes(served) == {
+        "2023-01": "concept drift: asks you: a newer month came before its retrain; "
+        "taxi-assets run --months 2023-01"
+    }
+    report(served, "2023-01", kind="none", model_version="2")
+    assert outcomes(served) == {"2023-01": "concept drift: over, version 2 finds none"}
+    report(served, "2023-02", **DRIFT)
+    served.champion(2)
+    assert outcomes(served)["2023-02"] == (
+        "concept drift: asks you: the champion is version 2 now; "
+        "materialize drift_report of the month again"
     )
-    report(served, "2023-01", **{**DRIFT, "windows": [["w", True]]})
-    context = dg.build_sensor_context(served.instance, repository_def=served.repository)
-    assert len(sensor.evaluate_tick(context).run_requests or ()) == 1

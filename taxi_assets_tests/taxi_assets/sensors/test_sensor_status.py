@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,3 +49,17 @@ def test_the_last_tick_of_a_sensor_is_told(world: World) -> None:
     assert found == {
         "new_trips_sensor": {"at": "2023-11-14T22:14:20+00:00", "status": "skipped", "why": ""}
     }
+
+
+def test_what_became_of_months_is_told_from_the_sensors_cursor() -> None:
+    def tick(name: str, cursor: str | None) -> tuple[str]:
+        status = {"__enum__": "TickStatus.SKIPPED"}
+        body = {"job_name": name, "timestamp": 1_700_000_000.0, "status": status}
+        return (json.dumps({**body, "cursor": cursor}),)
+
+    told = {"version": 1, "months": {"2023-01": "concept drift: waits for its retrain"}}
+    ticks = [tick("drift", json.dumps(told)), tick("other", "{}"), tick("third", "no json")]
+    found = status.last_ticks(lambda *_: ticks)
+    assert [each.get("months") for each in found.values()] == [told["months"], None, None]
+    lines = status.watched_lines({"failing_checks": {}, "sensors": found, "problems": []})
+    assert "  2023-01  concept drift: waits for its retrain" in lines

@@ -33,7 +33,7 @@ CHECKS = {
     "drift_report": "triage",
     "trips": "volume",
 }
-QUIET = {"kind": "none", "evidence": [], "model_version": "1", "windows": []}
+QUIET = {"kind": "none", "evidence": [], "model_version": "1"}
 
 
 class Source(dg.Config):
