@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         ratios = []
         for number in range(ROUNDS + 1):
             plain = _seconds(lambda: _count_and_sum(frame))
-            compared = _seconds(lambda: _drift(frame, baseline))
+            compared = _seconds(lambda: _drift(frame, baseline, given.rows))
             if number:  # the first round reads the files into the page cache
                 ratios.append(compared / plain)
                 print(f"count and sum {plain:.1f} s, drift {compared:.1f} s: {ratios[-1]:.2f}")
@@ -80,8 +80,8 @@ def _count_and_sum(frame: DataFrame) -> None:
     frame.agg(*cut, *(f(name) for name in names for f in (F.count, F.sum))).collect()
 
 
-def _drift(frame: DataFrame, baseline: distributions.Baseline) -> None:
-    found = histograms.counted(frame, baseline.bins, [MONTH])
+def _drift(frame: DataFrame, baseline: distributions.Baseline, rows: int) -> None:
+    found = histograms.counted(frame, baseline.bins, [MONTH], rows)
     rows = drift.measured(found, "1", baseline)
     assert drift.verdicts(rows)["pickup_features"].passed
 

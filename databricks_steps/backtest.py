@@ -229,13 +229,14 @@ def _judged(platform: Platform, champion: Judged, month: str, folder: Path) -> J
     try:
         _scored(platform, champion, month).write.parquet(str(stage))
         scored = platform.spark.read.parquet(str(stage))
-        found = histograms.counted(scored, champion.baseline.bins, [month])
-        rows = watch.measured(platform, champion, scored, found)
+        rows = platform.tables.rows("trips", [month])
+        found = histograms.counted(scored, champion.baseline.bins, [month], rows)
+        tables = watch.measured(platform, champion, scored, found)
         audit = watch.audited(platform, champion, scored, month)
-        told = watch.told_of(platform, champion, rows, audit)
+        told = watch.told_of(platform, champion, tables, audit)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-    whole = performance.whole(rows[watch.LIVE], month) or {"trips": 0}
+    whole = performance.whole(tables[watch.LIVE], month) or {"trips": 0}
     return Judgement(
         told.diagnosis.kinds,
         "none" if told.verdict.passed else told.verdict.severity,

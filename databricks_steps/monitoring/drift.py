@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ PREDICTED = "predicted_fare"
 _DECILES = 10
 _FLOOR = 1e-4  # share of an empty decile: its logarithm must be finite
 PSI = "population_stability_index"
+# What stands around a quantity in a feature's name: `pickup_mean_fare_7d` is a mean fare.
+_WINDOW = re.compile(r"^(pickup|dropoff)_|_\d+[mhd]$")
 
 # Asset → the features its check tells of. What a request itself says has no table of its own: it
 # stands with the predictions it leads to.
@@ -139,11 +142,13 @@ def _over(value: float, pair: tuple[float, float]) -> str:
 def verdicts(rows: Sequence[Row], limits: DriftLimits = LIMITS) -> dict[str, Verdict]:
     """Asset → the verdict of its check, from rows of `schemas.DRIFT_REPORT`.
 
-    One in error needs several features that are, of any asset: of so many watched ones single ones
-    move with the season.
+    One in error needs several features that are, of any asset, and not of one quantity alone: of
+    so many watched ones single ones move with the season.
     """
     moved = {r["feature"] for r in rows if r["slice"] == ALL and r["level"] == ERROR}
-    several = len(moved - {*LOCATIONS}) >= limits.features
+    moved -= {*LOCATIONS}
+    quantities = {_WINDOW.sub("", feature) for feature in moved}
+    several = len(moved) >= limits.features and len(quantities) >= limits.quantities
     return {asset: _verdict(rows, asset, several) for asset in FEATURES}
 
 

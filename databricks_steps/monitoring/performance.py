@@ -141,7 +141,7 @@ def _sums(
         sums = _Sums(*counts, *(cell[name] or 0.0 for name in ("error", "absolute", "squared")))
         if expected.trips:
             key = [cell[places[name]] if name in places else None for name in KEY]
-            sums.expected = sums.trips * expected.of(key)[0]
+            sums.expected = sums.trips * expected.of(key)
         for name in (ALL, *(cell[key] for key in names)):
             for day in (ALL, cell["_day"]) if name is not None else ():
                 found.setdefault((cell["trip_month"], day, name), _Sums()).add(sums)

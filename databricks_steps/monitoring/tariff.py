@@ -8,7 +8,7 @@ whatever a model says of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps.inference.scorer import BANDS
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LEVEL = 0.03  # share of the fare; months of one tariff differ by at most 0.006, a new one by 0.33
 LEAST = 100  # metered trips of a month; fewer tell nothing
 LEAST_OF_DAY = 20
+LEAST_DAYS = 3  # that a change must last to be one
+METERED_OTHERWISE = 1.5  # times its own error that a tariff misses by where meters count otherwise
 TICK_SHARE = 0.9  # of the fares of one tariff that are whole ticks; 0.96 to 1.00 by month
 MOST = 60_000  # metered trips of a month that are looked at
 LEAST_OF_CELL = 20  # trips of a distance and hour, in both months; fewer tell nothing of traffic
@@ -121,10 +123,11 @@ def began(
 class Audit:
     """The tariff of a month beside that of the newest month a champion has learned from.
 
-    `level` is how much dearer the median trip is, as a share; `since` the day from which on it is.
-    `slower` is how much longer trips of the same distance and hour take, as a share. `error` is
-    the champion's mean absolute error on metered trips it has not learned from, `in_traffic` what
-    it were if trips took as long as they did in the other month; dollars.
+    `level` is how much dearer the median trip is, as a share, `since` the day from which on it is;
+    `by_before` the mean absolute error of the other month's tariff on this one's trips. `slower` is
+    how much longer trips of the same distance and hour take, as a share. `error` is the champion's
+    mean absolute error on metered trips it has not learned from, `in_traffic` what it were if trips
+    took as long as they did in the other month; dollars.
     """
 
     month: str
@@ -133,6 +136,7 @@ class Audit:
     before: Tariff | None = None
     level: float = 0.0
     since: str = ""
+    by_before: float = 0.0
     slower: float = 0.0
     error: float | None = None
     in_traffic: float | None = None
@@ -140,6 +144,11 @@ class Audit:
     @property
     def changed(self) -> bool:
         return abs(self.level) > LEVEL
+
+    @property
+    def meters_otherwise(self) -> bool:
+        """Whether the other month's tariff misses more of these fares than of its own."""
+        return self.before is not None and self.by_before > METERED_OTHERWISE * self.before.error
 
     @property
     def explained(self) -> float | None:
@@ -203,11 +212,22 @@ def audited(
     if now is None or before is None:
         return Audit(month, before_month, now, before)
     miles, minutes, fares = (trips[n].to_numpy("float64") for n in ("miles", "minutes", "fare"))
-    level = before.level(miles, minutes, fares)
     since = began(before, trips["day"].tolist(), miles, minutes, fares) or ""
+    days = trips["day"].to_numpy()
+    later = days >= since  # of all days where there is no such day
+    if len(set(days[later])) < LEAST_DAYS:
+        since, later = "", days != ""
+    found = Audit(
+        month,
+        before_month,
+        now,
+        before,
+        before.level(miles[later], minutes[later], fares[later]),
+        since,
+        float(np.abs(fares - before.fares(miles, minutes)).mean()),
+    )
     as_before = minutes / _slower(trips, trips_before)
-    slower = float(minutes.sum() / as_before.sum()) - 1
-    found = Audit(month, before_month, now, before, level, since, slower)
+    found = replace(found, slower=float(minutes.sum() / as_before.sum()) - 1)
     if "predicted" not in trips:
         return found
     predicted = trips["predicted"].to_numpy("float64")
@@ -216,8 +236,8 @@ def audited(
         return found
     missed = fares - predicted
     less = now.per_minute * (minutes - as_before)
-    errors = (float(np.abs(each[unseen]).mean()) for each in (missed, missed - less))
-    return Audit(month, before_month, now, before, level, since, slower, *errors)
+    error, in_traffic = (float(np.abs(e[unseen]).mean()) for e in (missed, missed - less))
+    return replace(found, error=error, in_traffic=in_traffic)
 
 
 def _slower(trips: pd.DataFrame, before: pd.DataFrame) -> Array:

@@ -48,5 +48,6 @@ class DriftLimits:
     predicted: tuple[float, float] = (0.15, 0.35)  # the same, of the predicted fare
     missing: tuple[float, float] = (0.02, 0.10)  # share of the trips, above the baseline's
     features: int = 3  # in error, of all that are watched; fewer are a warning
+    quantities: int = 2  # that they tell of: mean fares over an hour, a day and a week are one
     least: int = 1_000  # trips of a month, and of the baseline; fewer are not judged
     least_slice: int = 500

@@ -125,7 +125,9 @@ def drift_report(
     found: Mapping[str, Mapping[str, Counted]] = {}
     if stale := plan.stale:
         scored = _scored(platform, version, stale)
-        found = histograms.counted(scored, champion.baseline.bins, stale)
+        found = histograms.counted(
+            scored, champion.baseline.bins, stale, tables.rows("trips", stale)
+        )
         for name, rows in measured(platform, champion, scored, found).items():
             values = [[row.get(column) for column in schemas.TABLES[name].names] for row in rows]
             frame = platform.spark.createDataFrame(values, schemas.TABLES[name].spark())

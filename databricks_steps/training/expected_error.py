@@ -30,20 +30,14 @@ _WEIGHT = 50.0  # rows: as much as the mean of the coarser cell counts beside a 
 
 @dataclass(frozen=True)
 class Errors:
-    """Sums over trips: of absolute errors in dollars, and of squared ones."""
+    """Trips, and the sum of their absolute errors in dollars."""
 
     trips: int
     absolute: float
-    squared: float
 
-    def mean(self, coarser: tuple[float, float]) -> tuple[float, float]:
-        """Both means, drawn to those of the coarser cell where there are few trips."""
-        rows = self.trips + _WEIGHT
-        absolute, squared = coarser
-        return (
-            (self.absolute + _WEIGHT * absolute) / rows,
-            (self.squared + _WEIGHT * squared) / rows,
-        )
+    def mean(self, coarser: float) -> float:
+        """The mean, drawn to that of the coarser cell where there are few trips."""
+        return (self.absolute + _WEIGHT * coarser) / (self.trips + _WEIGHT)
 
 
 @dataclass(frozen=True)
@@ -66,11 +60,10 @@ class ExpectedError:
         whole = self.cells.get(())
         return whole.absolute / whole.trips if whole else None
 
-    def of(self, cell: Sequence[str | None]) -> tuple[float, float]:
-        """Mean absolute and mean squared error in a cell, its names in the order of `KEY`."""
+    def of(self, cell: Sequence[str | None]) -> float:
+        """Mean absolute error in a cell, its names in the order of `KEY`; dollars."""
         named = (cell[0] or ANY, *cell[1:])
-        whole = self.cells[()]
-        found = whole.absolute / whole.trips, whole.squared / whole.trips
+        found = self.cells[()].mean(0.0 if self.mae is None else self.mae)
         for length in range(1, len(named) + 1):
             errors = self.cells.get(named[:length])  # type: ignore[arg-type]
             if errors is None:
@@ -84,7 +77,7 @@ class ExpectedError:
         return factor if trips >= least and factor > 0 else None
 
     def to_json(self) -> str:
-        cells = [[list(key), e.trips, e.absolute, e.squared] for key, e in self.cells.items()]
+        cells = [[list(key), each.trips, each.absolute] for key, each in self.cells.items()]
         return json.dumps({"cells": cells, "slices": dict(self.slices)})
 
     @classmethod
@@ -127,8 +120,7 @@ def measured(trips: pd.DataFrame, error: Array, gate: Gate) -> ExpectedError:
         for length in range(len(KEY) + 1):
             cells |= _by_cell([kind, *own[1:]][:length], error)
     found = ExpectedError(cells)
-    cell_of = [found.of(cell)[0] for cell in zip(*own, strict=True)]
-    expected = np.array(cell_of)
+    expected = np.array([found.of(cell) for cell in zip(*own, strict=True)])
     slices = {
         name: (int(rows.sum()), float(np.abs(error[rows]).sum() / expected[rows].sum()))
         for masks in cut.values()
@@ -140,13 +132,10 @@ def measured(trips: pd.DataFrame, error: Array, gate: Gate) -> ExpectedError:
 def _by_cell(names: Sequence[Any], error: Array) -> dict[tuple[str, ...], Errors]:
     import pandas as pd
 
-    sums = pd.DataFrame({"absolute": abs(error), "squared": error**2, "trips": 1})
     if not names:
-        return {(): _errors(sums.sum())}
-    grouped = sums.groupby([pd.Series(name) for name in names]).sum()
-    keys = (key if isinstance(key, tuple) else (key,) for key in grouped.index)
-    return {key: _errors(row) for key, (_, row) in zip(keys, grouped.iterrows(), strict=True)}
-
-
-def _errors(sums: Any) -> Errors:
-    return Errors(int(sums["trips"]), float(sums["absolute"]), float(sums["squared"]))
+        return {(): Errors(len(error), float(abs(error).sum()))}
+    grouped = pd.Series(abs(error)).groupby([pd.Series(name) for name in names])
+    sums: Any = grouped.agg(["size", "sum"])
+    keys = (key if isinstance(key, tuple) else (key,) for key in sums.index)
+    values = zip(sums["size"], sums["sum"], strict=True)
+    return {key: Errors(int(n), float(s)) for key, (n, s) in zip(keys, values, strict=True)}

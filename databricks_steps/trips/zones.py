@@ -75,9 +75,13 @@ def borough(location: Column) -> Column:
 
     found = F.lit(UNKNOWN)
     for name in NAMES[:-1]:
-        ids = [number for number, row in _ZONES.items() if row["borough"] == name]
-        found = F.when(location.isin(ids), F.lit(name)).otherwise(found)
+        found = F.when(location.isin(zones_of(name)), F.lit(name)).otherwise(found)
     return found
+
+
+def zones_of(borough: str) -> list[int]:
+    """The location ids of a borough's zones."""
+    return [number for number, row in _ZONES.items() if row["borough"] == borough]
 
 
 @cache

@@ -21,7 +21,7 @@ from databricks_steps.distributions import (
     baseline,
 )
 from databricks_steps.errors import ModelError
-from databricks_steps.histograms import counted
+from databricks_steps.histograms import ALL_OF, counted
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -160,3 +160,31 @@ def test_no_row_and_no_month_give_no_slice(spark: SparkSession) -> None:
     empty = spark.createDataFrame([], FIELDS)
     assert counted(empty, bins, ["2022-01"]) == {"2022-01": {}}
     assert counted(empty, bins, []) == {}
+
+
+def test_of_a_large_month_one_row_in_so_many_stands_for_as_many(spark: SparkSession) -> None:
+    rows = spark.range(40_000).selectExpr(
+        "'2022-01' AS trip_month",
+        "timestamp_seconds(1640995200 + id * 60) AS pickup_datetime",
+        "CAST(id % 263 + 1 AS INT) AS pickup_location_id",
+        "CAST(id % 266 AS INT) AS dropoff_location_id",
+        "id / 4000.0D AS trip_distance",
+    )
+    bins = {"trip_distance": Bins(0.0, 10.0, 2.0)}
+    every = counted(rows, bins, ["2022-01"], 2 * ALL_OF - 1)["2022-01"]
+    assert every[ALL].trips == 40_000
+    drawn = counted(rows, bins, ["2022-01"], 4 * ALL_OF)["2022-01"]
+    again = counted(rows.repartition(7), bins, ["2022-01"], 4 * ALL_OF)["2022-01"]
+    assert drawn[ALL].trips % 4 == 0
+    assert drawn[ALL].trips == pytest.approx(40_000, rel=0.05)
+    assert again[ALL].trips == drawn[ALL].trips
+    for name, part in drawn.items():
+        counts = part.counts["trip_distance"]
+        assert list(again[name].counts["trip_distance"]) == list(counts)
+        assert {*(counts % 4)} == {0}
+        shares = [each / each.sum() for each in (counts, every[name].counts["trip_distance"])]
+        apart = np.abs(np.cumsum(shares[0]) - np.cumsum(shares[1])).max()
+        # Dvoretzky-Kiefer-Wolfowitz, one chance in ten million
+        assert apart < np.sqrt(np.log(2e7) / 2 / (counts.sum() / 4))
+    lost = drawn[ALL].unknown["dropoff_location_id"] / drawn[ALL].trips
+    assert lost == pytest.approx(3 / 266, abs=0.005)

@@ -81,9 +81,11 @@ def test_a_quiet_month_is_quiet_and_a_moved_one_is_in_error() -> None:
     assert found["pickup_features"].reason.startswith(
         "no feature is over a limit; the farthest, 2022-03, version 7: pickup_mean_fare_7d moved"
     )
-    one = world({n: RNG.normal(12.0, 2, 3_000) for n in learned}, learned)
-    assert {v.severity for v in drift.verdicts(one).values() if not v.passed} == {"warn"}
-    learned |= {"pickup_mean_fare_24h": LEARNED}
+    fares = {"pickup_mean_fare_7d": LEARNED, "pickup_mean_fare_24h": LEARNED}
+    for few in (learned, fares | {"dropoff_mean_fare_7d": LEARNED}):  # two; of one quantity
+        one = world({n: RNG.normal(12.0, 2, 3_000) for n in few}, few)
+        assert {v.severity for v in drift.verdicts(one).values() if not v.passed} == {"warn"}
+    learned |= fares
     moved = world({n: RNG.normal(12.0, 2, 3_000) for n in learned}, learned)
     verdict = drift.verdicts(moved)["pickup_features"]
     assert (verdict.check, verdict.passed, verdict.severity) == ("drift", False, "error")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -130,3 +132,46 @@ def test_of_real_months_one_change_is_found(real_data: Path) -> None:
     changed = [abs(level) > tariff.LEVEL for level in levels]
     assert changed == [False, False, True, False, False, False, False]
     assert levels[2] == pytest.approx(1 / 3, abs=0.01)
+
+
+def frame(meter: tuple[float, ...], number: int, month: str, **columns: Any) -> pd.DataFrame:
+    """Metered trips of a month as the audit reads them, on 30 days, at noon."""
+    miles, minutes, fares = trips(meter, number, seed=int(month[5:]))
+    days = [f"{month}-{n % 30 + 1:02}" for n in range(number)]
+    made = {"day": days, "hour": 12, "miles": miles, "minutes": minutes, "fare": fares}
+    return pd.DataFrame({**made, **columns})
+
+
+def test_a_change_within_the_month_is_found_with_its_day() -> None:
+    """As in December 2022: the median trip of the month still costs as before."""
+    before, here = frame(OLD, 6_000, "2022-11"), frame(OLD, 6_000, "2022-12")
+    later = here["day"] >= "2022-12-19"
+    new = NEW[0] + NEW[1] * here["miles"] + NEW[2] * here["minutes"]
+    here["fare"] = here["fare"].where(~later, new)
+    found = tariff.audited("2022-12", "2022-11", here, before)
+    assert (found.changed, found.since) == (True, "2022-12-19")
+    assert found.level == pytest.approx(0.4, abs=0.05)
+    assert tariff.verdict([found]).severity == "error"
+    last = here.assign(fare=before["fare"])
+    same = tariff.audited("2022-11", "2022-11", before, before)
+    assert (same.changed, same.since, same.level) == (False, "", pytest.approx(0, abs=0.01))
+    two = before.assign(fare=before["fare"].where(before["day"] < "2022-11-29", 2 * last["fare"]))
+    assert not tariff.audited("2022-11", "2022-11", two, before).changed  # two days are none
+
+
+def test_slower_traffic_is_no_other_tariff_and_explains_the_error() -> None:
+    before, here = frame(OLD, 6_000, "2022-11"), frame(OLD, 6_000, "2022-12")
+    predicted = OLD[0] + (OLD[1] + 6 * OLD[2]) * here["miles"]  # six minutes a mile, as before
+    here["fare"] += OLD[2] * 0.3 * here["minutes"]
+    here["minutes"] *= 1.3
+    found = tariff.audited("2022-12", "2022-11", here.assign(predicted=predicted), before)
+    assert not found.changed
+    assert not found.meters_otherwise
+    assert found.slower == pytest.approx(0.3, abs=0.03)
+    assert found.error is not None
+    assert found.in_traffic is not None
+    assert found.in_traffic < 0.8 * found.error
+    few = tariff.audited("2022-12", "2022-11", here.head(20), before)
+    assert (few.now, few.changed, few.explained) == (None, False, None)
+    assert tariff.verdict([few]).reason.startswith("too few metered trips in 2022-12 or 2022-11")
+    assert tariff.Audit.from_json(json.loads(json.dumps(found.to_json()))) == found

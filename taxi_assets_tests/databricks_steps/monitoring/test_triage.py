@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -144,33 +145,37 @@ def test_one_vendor_that_carries_the_error_is_named(level: str, own: float, alon
     assert error_source.carrier([], "2023-01").passed
 
 
-def test_an_error_that_slower_traffic_explains_is_a_warning() -> None:
+def audit(**figures: float) -> Audit:
     tariff = Tariff(3.0, 2.5, 0.5, 0.4, 0.7, 0.99, 900)
+    return Audit("2023-01", "2022-12", tariff, tariff, **figures)  # type: ignore[arg-type]
+
+
+def test_an_error_that_slower_traffic_explains_is_a_warning() -> None:
     rows = [row("all", 1_000, 1.3, 1.0, "error"), row("kind metered", 900, 1.3, 1.0, "error")]
     error = performance.verdict(rows, Version("3", ""))
     assert (error.passed, error.severity) == (False, "error")
-    slow = Audit("2023-01", "2022-12", tariff, tariff, 0.001, "", 0.1, 1.3, 1.1)
+    slow = audit(slower=0.1, error=1.3, in_traffic=1.1)
     told = error_source.in_traffic(error, rows, [slow])
     assert (told.passed, told.severity) == (False, "warn")
     assert told.reason.endswith("metered trips take +10%, without which the error were +12%")
     assert error_source.metered(rows, slow).passed
     for other in (
-        Audit("2023-01", "2022-12", tariff, tariff, 0.001, "", 0.1, 1.3, 1.29),
-        Audit("2023-01", "2022-12", tariff, tariff, 0.33, "2023-01-01", 0.1, 1.3, 1.1),
+        audit(slower=0.1, error=1.3, in_traffic=1.29),
+        audit(level=0.33, slower=0.1, error=1.3, in_traffic=1.1),
         Audit("2023-01", "2022-12"),
-        Audit("2023-02", "2022-12", tariff, tariff, 0.001, "", 0.1, 1.3, 1.1),
+        replace(slow, month="2023-02"),
     ):
         assert error_source.in_traffic(error, rows, [other]) is error
-    assert not error_source.metered(
-        rows, Audit("2023-01", "2022-12", tariff, tariff, 0.0, "", 0.1, 1.3, 1.29)
-    ).passed
+    for by_before, passed in ((0.5, True), (0.7, False)):  # of 0.4 on its own month
+        told = error_source.metered(rows, audit(by_before=by_before, error=1.3, in_traffic=1.29))
+        assert told.passed == passed
 
 
 @pytest.mark.parametrize(
     ("expected", "level"), [(1.1, "ok"), (1.2, "warn"), (1.3, "error"), (0.5, "ok")]
 )
 def test_a_mix_that_is_harder_to_meet_is_told(expected: float, level: str) -> None:
-    usual = ExpectedError({(): Errors(1_000, 1_000.0, 2_000.0)})
+    usual = ExpectedError({(): Errors(1_000, 1_000.0)})
     told = error_source.mix([row("all", 1_000, 1.0, expected)], "2023-01", usual)
     assert (told.passed, told.severity) == (level == "ok", "error" if level == "error" else "warn")
     assert error_source.mix([], "2023-01", usual).passed
