@@ -288,19 +288,19 @@ def render(history: Mapping[str, Sequence[Lived]]) -> str:
     """The page: error over months by policy with its alarms, what each cost, and every month."""
     months = [each.month for each in next(iter(history.values()))]
     sections: dict[str, Blocks] = {
-        "Error as served": [Figures({"Mean absolute error, dollars": _picture(history)})],
+        "Error as served": [Figures({"Mean absolute error, dollars": picture(history)})],
         "What each policy cost": [_costs(history)],
     }
     for policy, lived in history.items():
         rows = [
             (
-                each.month,
-                each.champion or "none yet",
+                _unbroken(each.month),
+                _unbroken(each.champion or "none yet"),
                 " and ".join(each.judged.kinds),
                 ", ".join(each.judged.alarms),
                 ("promoted" if each.promoted else "refused") if each.trained else "",
                 each.why,
-                each.served_by or "none yet",
+                _unbroken(each.served_by or "none yet"),
                 _dollars(each.served.mae),
                 "" if each.served.in_range is None else f"{each.served.in_range:.0%}",
             )
@@ -337,11 +337,17 @@ def _costs(history: Mapping[str, Sequence[Lived]]) -> Table:
     return Table(("policy", "error served, dollars", "trainings", "promotions"), rows)
 
 
+def _unbroken(month: str) -> str:
+    """A month that no narrow cell breaks in two."""
+    return month.replace("-", "\N{NON-BREAKING HYPHEN}")
+
+
 def _dollars(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _picture(history: Mapping[str, Sequence[Lived]]) -> str:
+def picture(history: Mapping[str, Sequence[Lived]]) -> str:
+    """The error as served over months, a line a policy, with the alarms of `drift`: SVG."""
     figure, axes = plots.axes_of("", "mean absolute error, dollars")
     months = [each.month for each in next(iter(history.values()))]
     for policy, lived in history.items():
