@@ -31,9 +31,13 @@ PATIENCE = timedelta(minutes=2)
 PACKAGES = ("databricks_steps", "taxi_assets")
 LEFT_OUT = ("__pycache__", "emulator")  # the latter stands in for what the cluster is
 DISTRIBUTION = "taxi-assets"
-ENTRY_POINT = "databricks-steps = databricks_steps.__main__:task"
+ENTRY_POINTS = (
+    "databricks-steps = databricks_steps.__main__:task",
+    "taxi-call = taxi_assets.resources.remote_calls:task",
+)
 RUNS = "runs"  # the folder in which each run has its own
 WHEELS = "wheels"  # of the code of launches
+CALLS = "calls"  # in which each has a folder
 
 
 def patiently(call: Callable[[], Result]) -> Result:
@@ -68,7 +72,7 @@ def wheel() -> tuple[str, bytes]:
         f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: {number}\n",
         f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: taxi-assets\nRoot-Is-Purelib: true\n"
         "Tag: py3-none-any\n",
-        f"{about}/entry_points.txt": f"[console_scripts]\n{ENTRY_POINT}\n",
+        f"{about}/entry_points.txt": "\n".join(["[console_scripts]", *ENTRY_POINTS, ""]),
     }
     files |= {path: text.encode() for path, text in texts.items()}
     record = [f"{path},{_hash(content)},{len(content)}" for path, content in files.items()]
@@ -111,6 +115,7 @@ class Staging(DatabricksClient):
         self._workspace_client = client
         volume = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING_VOLUME}"
         self.prefix, self.wheels = f"{volume}/{RUNS}", f"{volume}/{WHEELS}"
+        self.calls = f"{volume}/{CALLS}"
         self._files = client.files
 
     def put_file(
@@ -155,11 +160,16 @@ class Staging(DatabricksClient):
         with suppress(NotFound):  # the answer to an earlier try was lost
             patiently(lambda: self._files.delete(path))
 
+    def remove_folder(self, folder: str) -> None:
+        for entry in patiently(lambda: list(self._files.list_directory_contents(folder))):
+            if entry.is_directory:
+                self.remove_folder(str(entry.path))
+            else:
+                self.remove_file(str(entry.path))
+        patiently(lambda: self._files.delete_directory(folder))
+
     def remove(self, run: str, step: str) -> None:
         """Leave nothing of a step behind, and no folder of a run that has no other step."""
-        folder = f"{self.prefix}/{run}/{step}"
-        for entry in patiently(lambda: list(self._files.list_directory_contents(folder))):
-            self.remove_file(str(entry.path))
-        patiently(lambda: self._files.delete_directory(folder))
+        self.remove_folder(f"{self.prefix}/{run}/{step}")
         with suppress(BadRequest):  # another step of the run is still there
             self._files.delete_directory(f"{self.prefix}/{run}")

@@ -32,10 +32,10 @@ from dagster_databricks.databricks_pyspark_step_launcher import (
 from databricks.sdk.errors import NotFound, OperationFailed
 from databricks.sdk.errors.base import DatabricksError
 
-from databricks_steps.errors import TaxiError
 from databricks_steps.settings import REPOSITORY
 from taxi_assets.resources import run_cluster
 from taxi_assets.resources.clusters import Cluster
+from taxi_assets.resources.remote import LaunchError
 from taxi_assets.resources.remote_setup import RemoteSetup
 from taxi_assets.resources.staging import Staging, empty_zip, patiently
 from taxi_assets.resources.step_launcher import LISTENERS
@@ -50,10 +50,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 FORGOTTEN = timedelta(days=7)  # files of a launch that nobody was left to remove
-
-
-class LaunchError(TaxiError):
-    """A launched step failed, or the workspace did not let it run; the message holds its link."""
 
 
 class VolumeRunner(DatabricksJobRunner):

@@ -187,6 +187,13 @@ def test_steps_of_a_run_share_an_existing_cluster() -> None:
     assert not found.is_shared
 
 
+@pytest.mark.parametrize("other", [{"TAXI_CLUSTER_ID": "x"}, {"TAXI_CLUSTER_SECRETS": "A=b/c"}])
+def test_serverless_compute_has_neither_a_cluster_nor_its_secrets(other: dict[str, str]) -> None:
+    assert cluster(TAXI_COMPUTE="serverless").is_serverless
+    with pytest.raises(SettingsError, match="serverless takes neither"):
+        target("dev", {"TAXI_COMPUTE": "serverless", **other})
+
+
 def test_the_steps_of_a_run_share_one_cluster_unless_each_is_to_have_its_own() -> None:
     assert cluster().is_shared
     assert cluster(TAXI_COMPUTE="run", TAXI_INSTANCE_POOL_ID="pool-1").is_shared
@@ -234,9 +241,8 @@ def test_permissions_and_secrets_are_references() -> None:
     ("variable", "text", "message"),
     [
         ("TAXI_CLOUD", "oracle", r"must be a cloud: 'oracle'\. Use one of: azure, aws, gcp"),
-        ("TAXI_COMPUTE", "big", r"must be run, job, pool or the id of a cluster: 'big'"),
+        ("TAXI_COMPUTE", "big", r"must be run, job, pool, serverless or the id of a cluster"),
         ("TAXI_COMPUTE", "pool", r"A pool is named by its id: none\. Set TAXI_INSTANCE_POOL_ID"),
-        ("TAXI_COMPUTE", "serverless", r"A launched step needs a cluster"),
         ("TAXI_CLUSTER_WORKERS", "two", r"a number, or the least and the most: 'two'"),
         ("TAXI_CLUSTER_WORKERS", "8:2", r"the least and the most: '8:2'"),
         ("TAXI_STEP_SECONDS", "0", r"a whole number from 1 to 604800: '0'"),
