@@ -18,6 +18,7 @@ from databricks_steps import schemas
 from databricks_steps.errors import TaxiError
 from databricks_steps.interfaces import Platform
 from databricks_steps.platforms import chosen
+from databricks_steps.platforms.databricks import probe
 from databricks_steps.platforms.databricks.platform import cluster_session
 from databricks_steps.settings import EMBEDDED
 from databricks_steps.training import registry
@@ -41,6 +42,10 @@ def report(
 def python(_: Platform) -> str:
     """The version of Python there: that it answers says that what it installs can be had."""
     return sys.version.split()[0]
+
+
+def python_workers(platform: Platform) -> str:
+    return probe.workers(platform.spark)
 
 
 def train_serve_parity(platform: Platform, trips: int) -> dict[str, Any]:
@@ -89,7 +94,16 @@ def replay(platform: Platform, version: str, since: str, until: str) -> dict[str
 
 CALLS: Mapping[str, Callable[..., Any]] = {
     each.__name__: each
-    for each in (report, python, train_serve_parity, snapshot, append, reproduce, replay)
+    for each in (
+        report,
+        python,
+        python_workers,
+        train_serve_parity,
+        snapshot,
+        append,
+        reproduce,
+        replay,
+    )
 }
 
 

@@ -16,8 +16,9 @@ from conftest_run import MONTHS, Home
 from faulty_proxy import client
 
 from databricks_steps.settings import SAIL
-from databricks_steps.training import registry
+from databricks_steps.training import deployment_log, registry
 from taxi_assets import status
+from taxi_assets.deployment import endpoint
 from taxi_assets.emulator import auth, process
 
 pytestmark = [pytest.mark.long, pytest.mark.alone]  # two runs of the pipeline
@@ -40,7 +41,7 @@ class There:
         return str(entity.entity_version)
 
     def ledger(self) -> list[tuple[str, str, str]]:
-        rows = status.logs(self.home.settings).records("deployments")
+        rows = deployment_log.entries(status.logs(self.home.settings))
         return [(row["action"], row["to_version"], row["moved_by"]) for row in rows]
 
 
@@ -97,13 +98,16 @@ def test_a_version_is_made_again_there(there: There) -> None:
 def test_requests_are_replayed_there(there: There) -> None:
     from taxi_assets.emulator.runtime import capture
 
+    environment = {**there.known, "TAXI_TARGET": "dev"}
+    asked = there.home.call("query", str(endpoint.BATCH_FILE), **environment)
+    assert asked.returncode == 0, asked.stderr
+    fares = json.loads(asked.stdout)["predictions"]
     capture.flush(there.home.settings)
-    done = there.call("replay", "--version", "1", "--hours", "2:0", "--json")
+    done = there.call("replay", "--version", "2", "--hours", "2:0", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["version"] == "1"
-    assert found["trips"] > 2_000
-    assert set(found["answered_by"]) == {"1", "2"}
+    assert (found["version"], found["requests"], found["different"]) == ("2", 1, 0)
+    assert found["answered_by"] == {"2": len(fares)}
 
 
 def test_alerts_are_those_of_the_target(there: There) -> None:

@@ -56,8 +56,24 @@ def test_each_databricks_target_has_its_own_names() -> None:
         assert chosen.settings.experiment == f"/Shared/taxi-fare-{name}"
         assert chosen.settings.require_approval == (name == "prod")
     settings = [target(name, {}).settings for name in NAMES]
-    for field in ("schema", "model", "endpoint", "experiment"):
+    for field in ("schema", "model", "endpoint", "online_store", "experiment"):
         assert len({getattr(each, field) for each in settings}) == 3, field
+
+
+def test_a_developer_has_names_of_their_own_in_dev_alone() -> None:
+    found = target("dev", {"TAXI_DEVELOPER": "anna"}).settings
+    assert (found.schema, found.endpoint, found.online_store, found.experiment) == (
+        "e2e_demo_simon_anna",
+        "mlops-taxi-fare-endpoint-anna",
+        "taxi-online-store-anna",
+        "/Shared/taxi-fare-dev-anna",
+    )
+    assert found.registered_model == "p03.e2e_demo_simon_anna.dev_mlops_stacks_gcp_fs_model"
+    assert target("dev", {"TAXI_DEVELOPER": "anna", "TAXI_SCHEMA": "x"}).settings.schema == "x"
+    for name in ("staging", "prod"):
+        assert target(name, {"TAXI_DEVELOPER": "anna"}).settings == target(name, {}).settings
+    with pytest.raises(SettingsError, match="TAXI_DEVELOPER must be"):
+        target("dev", {"TAXI_DEVELOPER": "Anna Lee"})
 
 
 def test_a_variable_comes_before_the_targets_own_name() -> None:
@@ -294,7 +310,7 @@ def test_the_platform_is_known_by_the_runtime_of_a_cluster() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("status",), ("serve",), ("stop",), ("rollback",), ("reproduce", "1")]
+    "arguments", [("serve",), ("stop",), ("mlflow",), ("vacuum",), ("scenario", "snowstorm")]
 )
 def test_what_only_this_machine_can_do_refuses_a_databricks_target(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
