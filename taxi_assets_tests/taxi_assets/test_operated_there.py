@@ -129,8 +129,11 @@ def test_a_version_that_was_left_is_never_promoted_again(there: There, small_sou
     plan = there.call("rollback", "--dry-run")
     assert plan.stdout.startswith("dry run: would move version 2 to version 1"), plan.stderr
     assert there.served() == "2"
-    done = there.call("rollback", "--why", "fares too high")
+    done = there.call("rollback", "--why", "fares too high", TAXI_COMPUTE="run")
     assert done.stdout.startswith("moved version 2 to version 1, endpoint updated"), done.stderr
+    (cluster,) = client(there.home).clusters.list()  # what was read and written had one
+    assert cluster.state is not None
+    assert cluster.state.value == "TERMINATED"
     settings = there.home.settings
     assert there.served() == "1"
     assert registry.require(settings, registry.CHAMPION).number == "1"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +13,12 @@ from faulty_proxy import client, runs
 from databricks_steps import schemas
 from databricks_steps.settings import SAIL, STAGING_VOLUME
 from databricks_steps.steps import STEPS
+from taxi_assets import dagster_instance, pipeline
+from taxi_assets.emulator import process
 from taxi_assets.resources import staging
 from taxi_assets.resources.remote import ENTRY_POINT
 from taxi_assets.resources.targets import target
+from taxi_assets_tests.waiting import until
 
 pytestmark = [pytest.mark.long, pytest.mark.alone]  # the whole pipeline, each step with an engine
 
@@ -22,7 +27,7 @@ SERVERLESS = {"TAXI_COMPUTE": "serverless", "TAXI_SPARK": SAIL}
 
 
 @pytest.fixture(scope="module")
-def called(homes: Any, small_source: Any) -> Home:
+def called(homes: Any, small_source: Path) -> Home:
     home: Home = homes("called")
     done = home.call("run", "--target", "loopback", "--source", str(small_source), **SERVERLESS)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -84,3 +89,28 @@ def test_a_step_that_fails_says_why_in_one_line(called: Home) -> None:
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ")
+
+
+@pytest.mark.parametrize("sign", ["SIGTERM", "SIGKILL"])
+def test_a_step_ends_with_the_run_that_has_called_it(
+    homes: Any, small_source: Path, sign: str
+) -> None:
+    """What a killed run has left at work, the next one cancels before it begins."""
+    home: Home = homes(f"ended_{sign}")
+    source = small_source / "green_tripdata_2022-01.parquet"
+    with home.start("run", "--target", "loopback", "--source", str(source), **SERVERLESS) as run:
+        until(lambda: home.settings.token_file.exists() and states(home) == ["RUNNING"], 120)
+        run.send_signal(getattr(signal, sign))
+        run.communicate(timeout=60)
+    if sign == "SIGKILL":
+        assert states(home) == ["RUNNING"]
+        where = target("loopback", {**home.environment, **SERVERLESS})
+        with dagster_instance.instance(where.settings) as found:
+            pipeline._end_leftovers(where, found)
+    assert states(home) == ["CANCELED"]
+
+
+def states(home: Home) -> list[str]:
+    """Of the workspace's runs: the result where there is one."""
+    found = [run["state"] for run in runs(home)] if process.status(home.settings).running else []
+    return [state.get("result_state", state["life_cycle_state"]) for state in found]

@@ -99,11 +99,10 @@ def routes(settings: Settings, runs: Runs) -> APIRouter:
 
     @router.get("/get-output")
     def output(run_id: int) -> dict[str, Any]:
-        """Why a task failed, and the end of what it printed."""
+        """Why a task failed."""
         run = _shown(settings, runs.get(run_id))
         failed = run["state"].get("result_state") not in (None, "SUCCESS")
-        told = {"error": run["state"]["state_message"]} if failed else {}
-        return {"metadata": run, "logs": runs.log(run_id), **told}
+        return {"metadata": run} | ({"error": run["state"]["state_message"]} if failed else {})
 
     @router.get("/list")
     def listed(

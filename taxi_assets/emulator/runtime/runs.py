@@ -36,7 +36,6 @@ KIND = "run"
 CLUSTERS = "clusters"  # the folder in which each cluster has its environment
 KEPT = 500  # records of ended runs
 CANCEL_SECONDS = 10.0
-LOG_CHARACTERS = 100_000  # of what a task printed
 Document = dict[str, Any]
 
 
@@ -124,18 +123,8 @@ class Runs:
                 _end(process)
             self._finish(run_id, "FAILED", f"The workspace could not run it: {error}")
 
-    def log(self, run_id: int) -> str:
-        """The end of what a run's task has printed."""
-        try:
-            return self._log_file(run_id).read_text(errors="replace")[-LOG_CHARACTERS:]
-        except FileNotFoundError:
-            return ""
-
-    def _log_file(self, run_id: int) -> Path:
-        return self._settings.home / "logs" / "runs" / f"{run_id}.log"
-
     def _execute(self, run_id: int) -> None:
-        log = self._log_file(run_id)
+        log = self._settings.home / "logs" / "runs" / f"{run_id}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with self._lock:
             document = self.get(run_id)
