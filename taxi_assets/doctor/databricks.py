@@ -210,11 +210,11 @@ class _Asked:
             return "steps run on a cluster"
         _ = self._me  # raises where no workspace answers
         try:
-            version = remote.call(self._target, "python")
+            workers = remote.call(self._target, "python_workers")
         except remote.LaunchError as error:
             fix = "Correct LIBRARIES in resources/clusters.py"
             raise FaultError(f"{error.rule}: {error.value}", fix) from error
-        return f"Python {version} with {len(cluster.libraries)} packages"
+        return f"{len(cluster.libraries)} packages and the wheel: {workers}"
 
     def runtime(self) -> str:
         cluster = self._target.cluster

@@ -64,8 +64,12 @@ def call(target: Target, name: str, **arguments: Any) -> Any:
                     tasks=[SubmitTask.from_dict(asked)], run_name=f"call {name}", **run
                 ).bind()["run_id"]
             )
-            await_success(client, run_id, cluster.poll_seconds)
-        told = json.loads(staging.read_file(f"{folder}/{ANSWER}"))
+            try:
+                await_success(client, run_id, cluster.poll_seconds)
+            except KeyboardInterrupt:
+                client.jobs.cancel_run(run_id)
+                raise
+        told = json.loads(staging.read_file(f"{folder}/{ANSWER}") or '{"error": "no answer"}')
     except (DatabricksError, requests.RequestException, TimeoutError) as error:
         raise LaunchError(
             f"Target {target.name} must answer {name}", reason(error), "taxi-assets doctor says why"

@@ -39,12 +39,8 @@ def report(
     return [each.to_json() for each in reported(platform, step, months, force, source)]
 
 
-def python(_: Platform) -> str:
-    """The version of Python there: that it answers says that what it installs can be had."""
-    return sys.version.split()[0]
-
-
 def python_workers(platform: Platform) -> str:
+    """What workers there made of a function of the wheel: all that is installed can be had."""
     return probe.workers(platform.spark)
 
 
@@ -96,7 +92,6 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     each.__name__: each
     for each in (
         report,
-        python,
         python_workers,
         train_serve_parity,
         snapshot,
