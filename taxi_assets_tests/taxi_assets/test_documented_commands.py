@@ -80,7 +80,6 @@ NOWHERE = (
     "python -m benchmarks",
     "databricks bundle deploy",
     "databricks bundle run",
-    "taxi-assets deploy --target prod",
     "taxi-assets deploy --plan --target",
     "taxi-assets approve VERSION --target prod",
 )
