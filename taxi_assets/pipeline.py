@@ -218,7 +218,7 @@ def _is_leftover(run: BaseRun, found: dg.DagsterInstance) -> bool:
             step = PurePosixPath(task.spark_python_task.python_file).parent  # where it is staged
             number = step.parent.name
         elif task.python_wheel_task is not None:
-            number = str(task.python_wheel_task.parameters or [""][0])
+            number = (task.python_wheel_task.parameters or [""])[0]
         dagster_run = found.get_run_by_id(number)
         if dagster_run is not None and dagster_run.is_finished:
             return True

@@ -44,6 +44,7 @@ class ServerlessSteps:
             LaunchError: the task failed, was cancelled, or answered nothing.
         """
         step, run = context.op_execution_context.op.name, context.run
+        self._staging.sweep(context.instance)
         folder = f"{self._staging.prefix}/{run.run_id}"
         reader = PipesUnityCatalogVolumesMessageReader(
             client=self._client, volume_path=folder, interval=READ_SECONDS

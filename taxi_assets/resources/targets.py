@@ -212,5 +212,6 @@ def ignore_expected_warnings() -> None:
     """Wherever assets are loaded or run; told often enough, these would hide what matters."""
     # Inputs are never null: the lookups fill every feature with its default.
     warnings.filterwarnings("ignore", message=".*Inferred schema contains integer column.*")
-    # dagster-mlflow and backfill policies are beta; the lock pins what was tested.
-    warnings.filterwarnings("ignore", message=".*is currently in beta, and may have breaking.*")
+    # dagster-mlflow and backfill policies are beta, parts of Pipes a preview; the lock pins what
+    # was tested.
+    warnings.filterwarnings("ignore", message=".*is currently in (beta|preview), and may have.*")

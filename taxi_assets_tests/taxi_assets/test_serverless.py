@@ -92,21 +92,19 @@ def test_a_step_that_fails_says_why_in_one_line(called: Home) -> None:
 
 
 @pytest.mark.parametrize("sign", ["SIGTERM", "SIGKILL"])
-def test_a_step_ends_with_the_run_that_has_called_it(
+def test_what_an_ended_run_has_left_at_work_the_next_one_cancels(
     homes: Any, small_source: Path, sign: str
 ) -> None:
-    """What a killed run has left at work, the next one cancels before it begins."""
     home: Home = homes(f"ended_{sign}")
     source = small_source / "green_tripdata_2022-01.parquet"
     with home.start("run", "--target", "loopback", "--source", str(source), **SERVERLESS) as run:
         until(lambda: home.settings.token_file.exists() and states(home) == ["RUNNING"], 120)
         run.send_signal(getattr(signal, sign))
         run.communicate(timeout=60)
-    if sign == "SIGKILL":
-        assert states(home) == ["RUNNING"]
-        where = target("loopback", {**home.environment, **SERVERLESS})
-        with dagster_instance.instance(where.settings) as found:
-            pipeline._end_leftovers(where, found)
+    assert states(home) == ["RUNNING"]
+    where = target("loopback", {**home.environment, **SERVERLESS})
+    with dagster_instance.instance(where.settings) as found:
+        pipeline._end_leftovers(where, found)
     assert states(home) == ["CANCELED"]
 
 
