@@ -67,7 +67,8 @@ def main(arguments: list[str]) -> int:
         finally:
             spark.stop()
         return 0
-    context = None if "SPARK_REMOTE" in os.environ else spark.sparkContext
+    connect = "SPARK_REMOTE" in os.environ or "serverless" in engine
+    context = None if connect else spark.sparkContext
     given = {"spark": spark, "sc": context, "dbutils": DbUtils()}
     try:
         runpy.run_path(file, init_globals=given, run_name="__main__")
