@@ -6,8 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from databricks_steps.errors import TaxiError
 from databricks_steps.interfaces import Outcome
@@ -48,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for outcome in outcomes:
-        print(json.dumps(as_json(outcome), default=str))
+        print(json.dumps(outcome.to_json()))
     failed = [v for outcome in outcomes for v in outcome.verdicts if not v.passed]
     for verdict in failed:
         print(f"failed check {verdict.check}: {verdict.reason}", file=sys.stderr)
@@ -69,17 +67,6 @@ def run(settings: Settings, step: str, months: str | None, force: bool) -> tuple
     on = platform(settings)
     with on.at_work():
         return STEPS[step].run(on, chosen, force)
-
-
-def as_json(outcome: Outcome) -> dict[str, Any]:
-    """An outcome with its commit and verdicts as plain values."""
-    return {
-        "name": outcome.name,
-        "rows": outcome.rows,
-        "figures": dict(outcome.figures),
-        "commit": asdict(outcome.commit) if outcome.commit else None,
-        "verdicts": [{**asdict(v), "figures": dict(v.figures)} for v in outcome.verdicts],
-    }
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from databricks_steps import schemas
@@ -56,6 +57,20 @@ class Outcome:
     commit: Commit | None = None
     verdicts: tuple[Verdict, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as plain values; what JSON has no word for is text."""
+        commit = asdict(self.commit) if self.commit else None
+        verdicts = [vars(each) | {"figures": dict(each.figures)} for each in self.verdicts]
+        told = {**vars(self), "figures": dict(self.figures), "commit": commit, "verdicts": verdicts}
+        plain: dict[str, Any] = json.loads(json.dumps(told, default=str))
+        return plain
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Outcome:
+        commit = Commit(**told["commit"]) if told["commit"] else None
+        verdicts = tuple(Verdict(**each) for each in told["verdicts"])
+        return cls(told["name"], told["rows"], told["figures"], commit, verdicts)
+
 
 def described(name: str) -> schemas.Table:
     """The table of that name.
@@ -84,22 +99,34 @@ def require_a_month(table: schemas.Table, months: Sequence[str] | None) -> None:
         )
 
 
-class Tables(Protocol):
-    """Named tables of `schemas.TABLES`. Each write is one atomic commit, and safe to repeat."""
+class TableLog(Protocol):
+    """What of the tables of `schemas.TABLES` can be had without Spark."""
 
     def exists(self, name: str) -> bool: ...
-
-    def read(
-        self, name: str, months: Sequence[str] | None = None, version: int | None = None
-    ) -> DataFrame:
-        """The rows, of some months or all; an empty frame when the table does not exist yet."""
-        ...
 
     def months(self, name: str) -> list[str]:
         """Months that hold rows, ascending."""
         ...
 
     def rows(self, name: str, months: Sequence[str] | None = None) -> int: ...
+
+    def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Commit:
+        """Append a few rows (column → value) of an uncut table in one commit."""
+        ...
+
+    def records(self, name: str, months: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Rows of a small table, column → value; none when it is missing."""
+        ...
+
+
+class Tables(TableLog, Protocol):
+    """Named tables of `schemas.TABLES`. Each write is one atomic commit, and safe to repeat."""
+
+    def read(
+        self, name: str, months: Sequence[str] | None = None, version: int | None = None
+    ) -> DataFrame:
+        """The rows, of some months or all; an empty frame when the table does not exist yet."""
+        ...
 
     def version(self, name: str) -> int | None:
         """The current version; None when the table does not exist."""
@@ -135,10 +162,6 @@ class Tables(Protocol):
         """
         ...
 
-    def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Commit:
-        """Append a few rows (column → value) of an uncut table in one commit, without Spark."""
-        ...
-
     def amend(
         self, name: str, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
     ) -> Commit | None:
@@ -146,10 +169,6 @@ class Tables(Protocol):
 
         None where they stay as they are: nothing is committed then.
         """
-        ...
-
-    def records(self, name: str, months: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """Rows of a small table, column → value, without Spark; none when it is missing."""
         ...
 
     def foreign(self, name: str) -> DataFrame | None:

@@ -23,6 +23,7 @@ SAIL = "sail"
 JVM = "local[*]"  # Spark in a JVM of this machine
 CONNECT = "sc://"  # a Spark Connect server, of Spark or of Sail
 ENGINES = ("local", "spark://", CONNECT, "yarn", "k8s://")  # how TAXI_SPARK begins but for Sail
+EMULATED = "TAXI_EMULATED"  # set for a task of the emulator: the home its Unity Catalog is in
 RUNTIME = "DATABRICKS_RUNTIME_VERSION"  # Databricks sets it on every cluster
 STAGING_VOLUME = "dagster_staging"  # the volume of launched steps and of what a step keeps in files
 LANDING = "landing"  # the volume that trips arrive in
@@ -116,6 +117,7 @@ NAMES = {  # setting → variable, where the text is the value
     "source": "TAXI_SOURCE",
     "model": "TAXI_MODEL",
     "endpoint": "TAXI_ENDPOINT",
+    "online_store": "TAXI_ONLINE_STORE",
     "experiment": "TAXI_EXPERIMENT",
     "git_commit": "TAXI_GIT_COMMIT",
     "zones": "TAXI_ZONES",

@@ -187,17 +187,16 @@ def _requests(workspace: Workspace, check: str, file: Path) -> Result:
 
 
 def _endpoint_check(
-    description: str, *, blocking: bool = False, launched: bool = False
+    description: str,
 ) -> Callable[[Callable[[Platform, Workspace], Result]], dg.AssetChecksDefinition]:
-    """A check of the endpoint under its function's name; `launched`: it needs Spark."""
+    """A check of the endpoint under its function's name."""
 
     def made(judge: Callable[[Platform, Workspace], Result]) -> dg.AssetChecksDefinition:
         @dg.asset_check(
             name=judge.__name__,
             asset=serving_endpoint,
             description=description,
-            blocking=blocking,
-            required_resource_keys=RESOURCES | (LAUNCHED if launched else set()),
+            required_resource_keys=RESOURCES,
         )
         def check(context: dg.AssetCheckExecutionContext) -> Result:
             return judge(context.resources.platform, context.resources.workspace)
@@ -224,29 +223,24 @@ def batch_predictions_request(platform: Platform, workspace: Workspace) -> Resul
     return _requests(workspace, "batch_predictions_request", endpoint.BATCH_FILE)
 
 
-@_endpoint_check(
-    "Holdout trips get the same features and fares from the endpoint as offline",
+@dg.asset_check(
+    asset=serving_endpoint,
+    description="Holdout trips get the same features and fares from the endpoint as offline",
     blocking=True,
-    launched=True,  # it reads the holdout with Spark
+    required_resource_keys=RESOURCES | LAUNCHED,  # it reads the holdout with Spark
 )
-def train_serve_parity(platform: Platform, workspace: Workspace) -> Result:
-    champion = registry.require(platform.settings, registry.CHAMPION)
-
-    def compare() -> Figures:
-        files = registry.folder(platform.settings, champion.number)
-        return asdict(parity(workspace.client, platform, files, PARITY_TRIPS))
-
-    def sound(found: Figures) -> bool:
-        return found["trips"] > 0 and found["largest"] <= PARITY and not found["skewed"]
-
-    read = ("training_set", *(table.name for table in TABLES))
-    contents = [platform.tables.contents(name) for name in read]
-    found = _answered(workspace, "train_serve_parity", compare, sound, champion.number, *contents)
+def train_serve_parity(context: dg.AssetCheckExecutionContext) -> Result:
+    elsewhere = context.resources.step_launcher
+    if elsewhere is not None:
+        op = context.op_execution_context
+        found = elsewhere.call(op, "train_serve_parity", trips=PARITY_TRIPS)
+    else:
+        found = _compared(context.resources.platform, context.resources.workspace)
     told = f"{found['trips']:,} holdout trips, largest difference {found['largest']:.4f} dollars"
     if not found["compared"]:
         told += "; the endpoint does not tell its inputs, so that fares alone are compared"
     return Result(
-        passed=sound(found),
+        passed=_in_parity(found),
         description="; ".join([told, *found["skewed"][:3]]),
         metadata={
             "trips": found["trips"],
@@ -254,6 +248,23 @@ def train_serve_parity(platform: Platform, workspace: Workspace) -> Result:
             "skewed_inputs": shown(found["skewed"]),
         },
     )
+
+
+def _compared(platform: Platform, workspace: Workspace) -> Figures:
+    """Holdout trips by the endpoint and offline, where this process has Spark."""
+    champion = registry.require(platform.settings, registry.CHAMPION)
+
+    def compare() -> Figures:
+        files = registry.folder(platform.settings, champion.number)
+        return asdict(parity(workspace.client, platform, files, PARITY_TRIPS))
+
+    read = ("training_set", *(table.name for table in TABLES))
+    offline = (champion.number, *(platform.tables.contents(name) for name in read))
+    return _answered(workspace, "train_serve_parity", compare, _in_parity, *offline)
+
+
+def _in_parity(found: Figures) -> bool:
+    return found["trips"] > 0 and found["largest"] <= PARITY and not found["skewed"]
 
 
 @_endpoint_check("The median answer is fast enough: 50 ms on loopback, a second on Databricks")

@@ -12,6 +12,7 @@ import dagster as dg
 
 from databricks_steps import atomic_write, schemas
 from databricks_steps.distributions import ALL
+from databricks_steps.interfaces import TableLog
 from databricks_steps.page import Blocks, Figures, Table, Text, render
 from databricks_steps.settings import METRICS, Settings
 from databricks_steps.training import deployment_log, plots
@@ -36,22 +37,25 @@ class Made:
     peak: float | None  # GiB of the driver's heap
 
 
-def write(settings: Settings) -> Path:
-    """The page of this home, as it is now, whole or not at all; where it is."""
+def write(settings: Settings, tables: TableLog | None = None) -> Path:
+    """The page of this home, as it is now, whole or not at all; where it is.
+
+    `tables` stand in for those of the home, on a Databricks target.
+    """
     path = settings.home / "reports" / FILE
-    atomic_write.write(path, page(settings))
+    atomic_write.write(path, page(settings, tables or status.logs(settings)))
     return path
 
 
-def page(settings: Settings) -> str:
+def page(settings: Settings, tables: TableLog) -> str:
     """The page as one text: styles and pictures inside, no script, no link outward."""
-    found, made = status.held(settings), history(settings)
+    found, made = status.held(settings, tables), history(settings)
     sections = {
         "Pipeline": _pipeline(found),
         "Arrivals": _arrivals(found["arrivals"]),
         "Checks and problems": _problems(found),
-        "Models": _models(settings),
-        "Drift and live error": _drift(settings),
+        "Models": _models(tables),
+        "Drift and live error": _drift(tables),
         "Endpoint": _endpoint(settings, found["endpoint"]),
         "Time and memory": _cost(made),
         "Newest materializations": _newest(made),
@@ -117,8 +121,8 @@ def _problems(found: Mapping[str, Any]) -> Blocks:
     return [Text("\n".join(status.watched_lines(found)), "pre")]
 
 
-def _models(settings: Settings) -> Blocks:
-    moves = deployment_log.entries(status.logs(settings))
+def _models(tables: TableLog) -> Blocks:
+    moves = deployment_log.entries(tables)
     if not moves:
         return NONE
     names = [metric.name for metric in METRICS]
@@ -154,8 +158,7 @@ def _rmse_by_move(
     return Figures({"The champions": plots.svg(axes[0])})
 
 
-def _drift(settings: Settings) -> Blocks:
-    tables = status.logs(settings)
+def _drift(tables: TableLog) -> Blocks:
     report, live = (
         tables.records(name.name) for name in (schemas.DRIFT_REPORT, schemas.LIVE_PERFORMANCE)
     )

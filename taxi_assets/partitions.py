@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from databricks_steps.months import FIRST
@@ -10,6 +12,11 @@ MONTHS = dg.MonthlyPartitionsDefinition(start_date=FIRST, fmt="%Y-%m")
 ONE_RUN = dg.BackfillPolicy.single_run()
 RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 PARTITION_TAG = "dagster/partition"
+
+
+def month_range(tags: Mapping[str, str]) -> str:
+    """The months of a run's tags as `2022-01` or `2022-01:2022-03`; empty without any."""
+    return ":".join(sorted({tags[tag] for tag in RANGE_TAGS if tag in tags}))
 
 
 def run_months(tags: dict[str, str]) -> tuple[str, ...] | None:

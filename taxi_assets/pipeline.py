@@ -215,17 +215,21 @@ def _end_leftovers(target: Target, found: dg.DagsterInstance) -> None:
 def _is_leftover(run: BaseRun, found: dg.DagsterInstance) -> bool:
     """Whether a run is a step of a Dagster run that has ended, on whichever cluster it is."""
     for task in run.tasks or []:
+        number = ""
         if task.spark_python_task is not None:
             step = PurePosixPath(task.spark_python_task.python_file).parent  # where it is staged
-            dagster_run = found.get_run_by_id(step.parent.name)
-            if dagster_run is not None and dagster_run.is_finished:
-                return True
+            number = step.parent.name
+        elif task.python_wheel_task is not None:
+            number = (task.python_wheel_task.parameters or [""])[0]
+        dagster_run = found.get_run_by_id(number)
+        if dagster_run is not None and dagster_run.is_finished:
+            return True
     return False
 
 
 def _job(target: Target) -> IJob:
     """The whole pipeline; by reference where its steps are launched: others make it anew."""
-    if target.cluster is None:
+    if target.cluster is None or target.cluster.is_serverless:
         return InMemoryJob(build_defs(target).resolve_job_def(fare_pipeline.name))
     export(target.settings.to_environment() | {"TAXI_TARGET": target.name})
     step_launcher.LISTENERS[:] = [progress.record]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from databricks_steps import atomic_write, schemas
 from databricks_steps.errors import SettingsError, TaxiError
+from databricks_steps.interfaces import TableLog
 from databricks_steps.platforms.embedded.tables import DeltaTables
 from databricks_steps.settings import EMBEDDED, Settings, inherited
 from databricks_steps.training import registry
@@ -115,9 +116,12 @@ def endpoint_state(settings: Settings) -> dict[str, Any] | None:
     }
 
 
-def held(settings: Settings) -> dict[str, Any]:
-    """What a home holds, as the tables' logs, the registry, the endpoint and Dagster tell."""
-    tables = logs(settings)
+def held(settings: Settings, tables: TableLog | None = None) -> dict[str, Any]:
+    """What a home holds, as the tables' logs, the registry, the endpoint and Dagster tell.
+
+    `tables` stand in for those of the home, on a Databricks target.
+    """
+    tables = tables or logs(settings)
     held = {
         name: {"rows": tables.rows(name), "months": tables.months(name) if table.month else []}
         for name, table in schemas.TABLES.items()
@@ -136,7 +140,7 @@ def held(settings: Settings) -> dict[str, Any]:
     return found | {"endpoint": endpoint_state(settings)} | watched(settings)
 
 
-def arrived(tables: DeltaTables) -> dict[str, Any]:
+def arrived(tables: TableLog) -> dict[str, Any]:
     """The ledger of arrivals: entries by status, and what is refused, by cause."""
     rows = tables.records(arrivals.NAME)
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ _TAKEN = (*FIELDS, TRIP_TYPE)
 _ENVELOPE = frozenset({*FORMS, "params", "extra_params", "client_request_id"})
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.\d{1,6})?", re.ASCII)
 
-Columns = dict[str, Sequence[Any]]
+Columns = Mapping[str, Sequence[Any]]
 
 
 class RequestError(ServingError):
@@ -125,13 +125,27 @@ def read(payload: object) -> FareRequest:
         columns = _from_columns(rows)
     else:
         columns = _from_records(form, rows)
+    return of_columns(columns, client_id, interval, explain)
+
+
+def of_columns(
+    columns: Columns,
+    client_request_id: str | None = None,
+    interval: bool = False,
+    explain: bool = False,
+) -> FareRequest:
+    """The request of `FIELDS` and the trip type, a plain value for each row; see `FareRequest`.
+
+    Raises:
+        RequestError: a value breaks the contract; the message names field, row, value and range.
+    """
     return FareRequest(
         _checked(columns, "pickup_location_id", _location, np.int64, _LOCATION),
         _checked(columns, "dropoff_location_id", _location, np.int64, _LOCATION),
         _checked(columns, "trip_distance", _miles, np.float64, _MILES),
         tuple(_values(columns, "pickup_datetime", _time, PICKUP_RULE)),
         _checked(columns, TRIP_TYPE, _trip_type, np.int64, _TRIP_TYPE),
-        client_id,
+        client_request_id,
         interval,
         explain,
     )
@@ -191,7 +205,7 @@ def _from_records(form: str, rows: object) -> Columns:
     for index, record in enumerate(rows):
         if index == 0 or record.keys() != names:
             _known(record.keys(), index)
-    columns: Columns = {name: [record[name] for record in rows] for name in FIELDS}
+    columns = {name: [record[name] for record in rows] for name in FIELDS}
     return columns | {TRIP_TYPE: [record.get(TRIP_TYPE) for record in rows]}
 
 
@@ -222,7 +236,7 @@ def _from_split(split: object) -> Columns:
             )
     _known(names, 0)
     places = {name: names.index(name) for name in _TAKEN if name in names}
-    found: Columns = {name: [row[place] for row in data] for name, place in places.items()}
+    found = {name: [row[place] for row in data] for name, place in places.items()}
     return {TRIP_TYPE: [None] * len(data)} | found
 
 

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from databricks_steps import schemas
-from databricks_steps.interfaces import Tables
+from databricks_steps.interfaces import TableLog
 from databricks_steps.settings import METRICS, Settings
 from databricks_steps.training.registry import Version
 
@@ -16,14 +16,14 @@ PROMOTED, ROLLED_BACK = "promoted", "rolled back"
 _NAME = schemas.DEPLOYMENTS.name
 
 
-def entries(tables: Tables) -> list[dict[str, Any]]:
+def entries(tables: TableLog) -> list[dict[str, Any]]:
     """Every row, the oldest first."""
     return sorted(tables.records(_NAME), key=lambda row: int(row["number"]))
 
 
 def record(
     settings: Settings,
-    tables: Tables,
+    tables: TableLog,
     champion: Version,
     before: str | None,
     action: str,

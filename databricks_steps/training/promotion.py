@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from databricks_steps.errors import ModelError
-from databricks_steps.interfaces import Tables
+from databricks_steps.interfaces import TableLog
 from databricks_steps.settings import Settings
 from databricks_steps.training import deployment_log, registry
 from databricks_steps.training.registry import CANDIDATE, CHAMPION, CHECKS, PREVIOUS, Version
@@ -23,7 +23,7 @@ class Promotion:
     why: str
 
 
-def promote(settings: Settings, tables: Tables, by: str = "") -> Promotion:
+def promote(settings: Settings, tables: TableLog, by: str = "") -> Promotion:
     """Make the candidate the champion, and write it into the ledger; safe to repeat.
 
     `by` is who moves it: the user of the process where it is empty.
@@ -54,7 +54,7 @@ def promote(settings: Settings, tables: Tables, by: str = "") -> Promotion:
 
 def settle(
     settings: Settings,
-    tables: Tables,
+    tables: TableLog,
     champion: Version,
     before: str | None,
     action: str,

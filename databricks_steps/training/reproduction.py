@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from databricks_steps.errors import ModelError, TableError
 from databricks_steps.interfaces import Platform
@@ -36,6 +36,20 @@ class Reproduction:
     @property
     def equal(self) -> bool:
         return self.largest <= TOLERANCE
+
+    def to_json(self) -> dict[str, Any]:
+        """The reproduction as plain values."""
+        metrics = {
+            name: {"recorded": recorded, "now": now, "difference": now - recorded}
+            for name, (recorded, now) in self.metrics.items()
+        }
+        return {
+            "version": self.version,
+            "equal": self.equal,
+            "largest_difference": self.largest,
+            "metrics": metrics,
+            "changes": list(self.changes),
+        }
 
 
 def reproduce(platform: Platform, number: str) -> Reproduction:

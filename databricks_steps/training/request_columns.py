@@ -1,16 +1,18 @@
 """Columns of a request → inputs of the model, for a server that knows nothing of the contract.
 
-The emulator computes these itself; on Databricks the logged model begins with this step.
+The emulator reads requests itself; on Databricks the logged model begins with this step, whose
+rules are the same.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.pipeline import Pipeline
 
-from databricks_steps.features.request import AIRPORTS, NOT_TOLD, TRIP_TYPE, TRIP_TYPES
+from databricks_steps.features.request import FIELDS, TRIP_TYPE
+from databricks_steps.inference import request
 from databricks_steps.training.dataset import INPUTS
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RequestColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Adds what a request implies, as `features.request` does in Spark."""
+    """Refuses what no request may hold, and adds what one implies, as `features.request` does."""
 
     def fit(self, X: pd.DataFrame, y: object = None) -> RequestColumns:  # noqa: N803
         return self
@@ -30,22 +32,24 @@ class RequestColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Rows of a request with their looked-up features → the model's inputs, in order.
 
         Numbers of any type come out as floats: a server makes its frame of rows, not of a schema.
-        """
-        import pandas as pd
 
-        at = pd.to_datetime(X["pickup_datetime"])
-        weekday = at.dt.weekday
-        kinds = X.get(TRIP_TYPE, pd.Series(NOT_TOLD, index=X.index))
-        derived = {
-            "pickup_hour": at.dt.hour,
-            "pickup_weekday": weekday,
-            "pickup_is_weekend": (weekday >= 5).astype("int64"),
-            "pickup_is_airport": X["pickup_location_id"].isin(AIRPORTS).astype("int64"),
-            "dropoff_is_airport": X["dropoff_location_id"].isin(AIRPORTS).astype("int64"),
-            TRIP_TYPE: kinds.where(kinds.isin(TRIP_TYPES), NOT_TOLD).astype("int64"),
-        }
-        inputs: pd.DataFrame = X.assign(**derived)[list(INPUTS)].astype("float64")
+        Raises:
+            RequestError: a value breaks the contract, in the words of the emulator.
+        """
+        asked = request.of_columns(
+            {name: _plain(X[name]) for name in FIELDS}
+            | {TRIP_TYPE: _plain(X[TRIP_TYPE]) if TRIP_TYPE in X else [None] * len(X)}
+        )
+        inputs: pd.DataFrame = X.assign(**asked.features())[list(INPUTS)].astype("float64")
         return inputs
+
+
+def _plain(column: pd.Series[Any]) -> list[Any]:
+    """Values as JSON has them: times as text, null for what is not there."""
+    if column.dtype.kind == "M":
+        column = column.dt.strftime("%Y-%m-%d %H:%M:%S")
+    values: list[Any] = column.astype(object).where(column.notna(), None).tolist()
+    return values
 
 
 def from_requests(pipeline: Pipeline) -> Pipeline:

@@ -1,22 +1,22 @@
 """From a step's outcome to what Dagster records: how every launched asset is materialized."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
 
-from databricks_steps import fingerprint, schemas
-from databricks_steps.cost import Cost
-from databricks_steps.interfaces import Outcome, Platform, Verdict
+from databricks_steps import schemas
+from databricks_steps.interfaces import Platform, Verdict
+from databricks_steps.reports import Report, reported
 from databricks_steps.steps import STEPS
 from taxi_assets.partitions import MONTHS, ONE_RUN, run_months
 
 DIGITS = 6  # significant ones of a figure in Dagster's UI
 OWNERS = ["team:taxi-ml"]
-# Steps that compute on Spark run where the step launcher says; `local` has none.
+# Steps that compute on Spark run where the step launcher says, or are called on serverless compute;
+# `local` has neither.
 LAUNCHED = {"platform", "step_launcher"}
 
 
@@ -34,25 +34,36 @@ def materialized(
 
     `source` stands in for the source of the settings.
     """
-    platform: Platform = context.resources.platform
-    if source:
-        platform = platform.with_settings(replace(platform.settings, source=source))
     partitions = context.partition_keys if context.has_partition_key_range else []
     months = partitions or run_months(dict(context.run.tags))
-    cost = Cost()
-    with platform.at_work():
-        outcomes = STEPS[step].run(platform, months, force)
-    took = cost.figures()
-    for outcome in outcomes:
-        for month, rows in rows_by_month(outcome, platform, partitions).items():
-            counted = {"dagster/row_count": rows}
-            context.add_asset_metadata(counted, outcome.name, partition_key=month)
+    for report in _reports(context, step, months, force, source):
+        name = report.outcome.name
+        version = report.data_version
+        for month in set(partitions) & set(report.rows_by_month):
+            counted = {"dagster/row_count": report.rows_by_month[month]}
+            context.add_asset_metadata(counted, name, partition_key=month)
         yield dg.MaterializeResult(
-            asset_key=outcome.name,
-            metadata=metadata(outcome, platform) | readable(took),
-            check_results=[check_result(v, outcome.name) for v in outcome.verdicts],
-            data_version=data_version(outcome, platform, months),
+            asset_key=name,
+            metadata=metadata(report),
+            check_results=[check_result(v, name) for v in report.outcome.verdicts],
+            data_version=None if version is None else dg.DataVersion(version),
         )
+
+
+def _reports(
+    context: dg.AssetExecutionContext,
+    step: str,
+    months: Sequence[str] | None,
+    force: bool,
+    source: str,
+) -> Iterable[Report]:
+    """What the step reports: computed in this process, or on serverless compute."""
+    elsewhere = context.resources.step_launcher
+    if elsewhere is not None:
+        arguments = {"step": step, "months": months, "force": force, "source": source}
+        return map(Report.from_json, elsewhere.call(context, "report", **arguments))
+    platform: Platform = context.resources.platform
+    return reported(platform, step, months, force, source)
 
 
 def step_assets(
@@ -110,42 +121,17 @@ def step_assets(
     return compute
 
 
-def data_version(
-    outcome: Outcome, platform: Platform, months: Sequence[str] | None
-) -> dg.DataVersion | None:
-    """What Dagster compares to tell that something downstream is stale.
-
-    It changes when rows of the months are written, not with every run, so a skipped month leaves
-    what depends on it fresh. All months of a range share one.
-    """
-    if outcome.name in schemas.TABLES:
-        held = months if schemas.TABLES[outcome.name].month else None
-        return dg.DataVersion(
-            f"{fingerprint.digest(platform.tables.contents(outcome.name, held)):x}"
-        )
-    version = outcome.figures.get("model_version")
-    return None if version is None else dg.DataVersion(str(version))
-
-
-def metadata(outcome: Outcome, platform: Platform) -> dict[str, Any]:
+def metadata(report: Report) -> dict[str, Any]:
     """Row count, table and figures, named as Dagster's UI knows them."""
+    outcome = report.outcome
     counted = outcome.rows or outcome.name in schemas.TABLES
     found: dict[str, Any] = {"dagster/row_count": outcome.rows} if counted else {}
     if outcome.name in schemas.TABLES:
-        found["dagster/uri"] = platform.tables.uri(outcome.name)
-        found["table_version"] = platform.tables.version(outcome.name)
+        found["dagster/uri"] = report.uri
+        found["table_version"] = report.table_version
     if outcome.commit is not None:
         found["commit"] = f"{outcome.commit.action}, {outcome.commit.rows:,} rows"
     return found | {k: shown(v) for k, v in outcome.figures.items()}
-
-
-def rows_by_month(outcome: Outcome, platform: Platform, months: Sequence[str]) -> Mapping[str, int]:
-    """Month → its own rows, for those of the months; nothing for a table without months."""
-    table = schemas.TABLES.get(outcome.name)
-    if table is None or not table.month:
-        return {}
-    told = outcome.figures.get("rows_by_month", {})
-    return {m: told[m] if m in told else platform.tables.rows(outcome.name, [m]) for m in months}
 
 
 def shown(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from databricks_steps.errors import SettingsError, TaxiError
+from databricks_steps.interfaces import TableLog
 from databricks_steps.settings import DATABRICKS, REPOSITORY
 from taxi_assets.resources.targets import TARGETS, Target, quieten_libraries, target
 
@@ -88,6 +89,17 @@ def answering(name: str | None = None) -> Target:
     if found.settings.platform == DATABRICKS:
         Workspace(found.settings).user()
     return found
+
+
+def table_log(where: Target) -> TableLog:
+    """The tables of a target for what can be had of them without Spark here."""
+    if where.settings.platform == DATABRICKS:
+        from taxi_assets.resources.remote import RemoteTables
+
+        return RemoteTables(where)
+    from taxi_assets import status
+
+    return status.logs(where.settings)
 
 
 def become(command: list[str]) -> NoReturn:

@@ -10,7 +10,14 @@ from pathlib import Path
 import click
 
 from databricks_steps.settings import inherited
-from taxi_assets.commands.common import TARGET, answering, embedded, named, one_line_errors
+from taxi_assets.commands.common import (
+    TARGET,
+    answering,
+    embedded,
+    named,
+    one_line_errors,
+    table_log,
+)
 from taxi_assets.resources.targets import POSTGRES
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -18,25 +25,27 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "differs": "red", "un
 
 
 @click.command()
+@TARGET
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @one_line_errors
-def status(as_json: bool) -> None:
+def status(target_name: str | None, as_json: bool) -> None:
     """What this TAXI_HOME holds: months, rows, champion, endpoint, failing checks, sensors."""
-    settings = embedded().settings
+    where = answering(target_name)
     from taxi_assets import status as home_status
 
-    found = home_status.held(settings)
+    found = home_status.held(where.settings, table_log(where))
     click.echo(json.dumps(found, indent=2) if as_json else home_status.status_text(found))
 
 
 @click.command()
+@TARGET
 @one_line_errors
-def report() -> None:
+def report(target_name: str | None) -> None:
     """Write one page of HTML: pipeline, models, drift, endpoint, time and memory."""
-    settings = embedded().settings
+    where = answering(target_name)
     from taxi_assets import html_report
 
-    click.echo(html_report.write(settings))
+    click.echo(html_report.write(where.settings, table_log(where)))
 
 
 @click.command()

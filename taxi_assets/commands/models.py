@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from taxi_assets.commands.common import TARGET, answering, embedded, one_line_errors
+from databricks_steps.settings import DATABRICKS
+from taxi_assets.commands.common import TARGET, answering, one_line_errors, table_log
 
 if TYPE_CHECKING:
-    from databricks_steps.monitoring.replay import Replay
-    from databricks_steps.training.reproduction import Reproduction
+    from taxi_assets.resources.targets import Target
 
 
 @click.command()
+@TARGET
 @click.option("--to", metavar="VERSION", help="Go to this version; default: the champion before.")
 @click.option("--why", default="rolled back by hand", help="The reason, for the deployment log.")
 @click.option("--dry-run", is_flag=True, help="Check everything, change nothing.")
 @one_line_errors
-def rollback(to: str | None, why: str, dry_run: bool) -> None:
+def rollback(target_name: str | None, to: str | None, why: str, dry_run: bool) -> None:
     """Move alias and endpoint back to a version, without a failed request."""
-    settings = embedded().settings
-    from taxi_assets import status
+    where = answering(target_name)
     from taxi_assets.deployment import rollback as back
+    from taxi_assets.resources import run_cluster
     from taxi_assets.resources.workspace import Workspace
 
-    client = Workspace(settings).client
-    done = back.rollback(client, settings, status.logs(settings), to, why, dry_run)
+    workspace, there = Workspace(where.settings), where.settings.platform == DATABRICKS
+    by = workspace.user() if there else ""
+    with run_cluster.SHARED.held():  # for all that is asked of the tables there
+        tables = table_log(where)
+        done = back.rollback(workspace.client, where.settings, tables, to, why, dry_run, by)
     moves = f"version {done.before} to version {done.after}"
     already = f"version {done.after} is champion already"
     same = done.before == done.after
@@ -57,40 +61,38 @@ def approve(version: str, target_name: str | None) -> None:
 
 @click.command()
 @click.argument("version")
+@TARGET
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @one_line_errors
-def reproduce(version: str, as_json: bool) -> None:
+def reproduce(version: str, target_name: str | None, as_json: bool) -> None:
     """Train a version again from its recorded table versions and compare its metrics."""
-    settings = embedded().settings
-    from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-    from databricks_steps.training import reproduction
-
-    found = reproduction.reproduce(EmbeddedPlatform(settings), version)
-    click.echo(_reproduced_json(found) if as_json else _reproduced(found))
-    sys.exit(0 if found.equal else 1)
+    found = _called(answering(target_name), "reproduce", version=version)
+    click.echo(json.dumps(found, indent=2) if as_json else _reproduced(found))
+    sys.exit(0 if found["equal"] else 1)
 
 
-def _reproduced_json(found: Reproduction) -> str:
-    metrics = {
-        name: {"recorded": recorded, "now": now, "difference": now - recorded}
-        for name, (recorded, now) in found.metrics.items()
-    }
-    told = {
-        "version": found.version,
-        "equal": found.equal,
-        "largest_difference": found.largest,
-        "metrics": metrics,
-        "changes": list(found.changes),
-    }
-    return json.dumps(told, indent=2)
+def _called(where: Target, name: str, **arguments: str) -> dict[str, Any]:
+    """What one of `remote_calls.CALLS` answers, on this machine's platform or on the target's."""
+    from taxi_assets.resources import remote, remote_calls
+
+    if where.settings.platform == DATABRICKS:
+        found = remote.call(where, name, **arguments)
+    else:
+        from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
+
+        found = remote_calls.CALLS[name](EmbeddedPlatform(where.settings), **arguments)
+    answer: dict[str, Any] = found
+    return answer
 
 
-def _reproduced(found: Reproduction) -> str:
-    lines = [f"version {found.version}{'recorded':>22}{'now':>18}{'difference':>14}"]
-    for name, (recorded, now) in found.metrics.items():
-        lines.append(f"  {name:<20}{recorded:>18.12f}{now:>18.12f}{now - recorded:>14.1e}")
-    lines += [f"changed since: {change}" for change in found.changes]
-    lines.append("equal" if found.equal else f"not equal: {found.largest:.1e} at most")
+def _reproduced(found: dict[str, Any]) -> str:
+    lines = [f"version {found['version']}{'recorded':>22}{'now':>18}{'difference':>14}"]
+    for name, each in found["metrics"].items():
+        values = f"{each['recorded']:>18.12f}{each['now']:>18.12f}{each['difference']:>14.1e}"
+        lines.append(f"  {name:<20}{values}")
+    lines += [f"changed since: {change}" for change in found["changes"]]
+    far = f"not equal: {found['largest_difference']:.1e} at most"
+    lines.append("equal" if found["equal"] else far)
     return "\n".join(lines)
 
 
@@ -103,9 +105,10 @@ def _reproduced(found: Reproduction) -> str:
     help="Asked from A to B hours ago; or two instants (UTC): 2026-11-25T08:00/2026-11-25T09:30.",
 )
 @click.option("--version", required=True, metavar="V", help="The registered version that scores.")
+@TARGET
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @one_line_errors
-def replay(hours: str, version: str, as_json: bool) -> None:
+def replay(hours: str, version: str, target_name: str | None, as_json: bool) -> None:
     """Score captured requests again on any version and compare with what was answered.
 
     With the features that were captured with each request; where there are none, with those of the
@@ -113,35 +116,38 @@ def replay(hours: str, version: str, as_json: bool) -> None:
     """
     from datetime import datetime, timezone
 
-    settings = embedded().settings
+    where = answering(target_name)
     from databricks_steps.monitoring import replay as again
-    from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-    from taxi_assets.emulator.runtime import capture
 
     since, until = again.between(hours, datetime.now(timezone.utc))
-    capture.flush(settings)  # also what was asked a second ago
-    found = again.replay(EmbeddedPlatform(settings), version, since, until)
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else _replayed(found))
+    if where.settings.platform != DATABRICKS:
+        from taxi_assets.emulator.runtime import capture
+
+        capture.flush(where.settings)  # also what was asked a second ago
+    times = {"since": since.isoformat(), "until": until.isoformat()}
+    found = _called(where, "replay", version=version, **times)
+    click.echo(json.dumps(found, indent=2) if as_json else _replayed(found))
 
 
-def _replayed(found: Replay) -> str:
-    by = ", ".join(f"version {name}: {trips:,}" for name, trips in found.answered_by.items())
-    spread = ", ".join(f"{name} {size:.4f}" for name, size in found.quantiles.items())
-    asked = f"{found.requests:,} requests for {found.trips:,} trips"
+def _replayed(found: dict[str, Any]) -> str:
+    by = ", ".join(f"version {name}: {trips:,}" for name, trips in found["answered_by"].items())
+    spread = ", ".join(f"{name} {size:.4f}" for name, size in found["quantiles"].items())
+    asked = f"{found['requests']:,} requests for {found['trips']:,} trips"
+    times = f"asked from {found['since']} until {found['until']}"
     lines = [
-        f"version {found.version} on {asked}, asked from {found.since} until {found.until}",
+        f"version {found['version']} on {asked}, {times}",
         f"answered by {by}",
-        f"{found.different:,} differences of more than {found.tolerance:g} dollars",
-        f"largest {found.largest:.4f}, mean {found.mean:+.4f}, sizes: {spread}",
+        f"{found['different']:,} differences of more than {found['tolerance']:g} dollars",
+        f"largest {found['largest']:.4f}, mean {found['mean']:+.4f}, sizes: {spread}",
     ]
     lines += [
-        f"  {each.request_id} row {each.request_row}: {each.answered:.4f} answered, "
-        f"{each.replayed:.4f} now ({each.dollars:+.4f})"
-        for each in found.worst
+        f"  {each['request_id']} row {each['request_row']}: {each['answered']:.4f} answered, "
+        f"{each['replayed']:.4f} now ({each['difference']:+.4f})"
+        for each in found["worst"]
     ]
-    if found.looked_up_now:
+    if found["looked_up_now"]:
         lines.append(
-            f"features of {found.looked_up_now:,} trips were not captured, but looked up now"
+            f"features of {found['looked_up_now']:,} trips were not captured, but looked up now"
         )
-    lines += [f"{count:,} requests left out: {why}" for why, count in found.skipped.items()]
+    lines += [f"{count:,} requests left out: {why}" for why, count in found["skipped"].items()]
     return "\n".join(lines)

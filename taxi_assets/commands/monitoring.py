@@ -9,7 +9,7 @@ from textwrap import indent
 
 import click
 
-from taxi_assets.commands.common import absolute, embedded, one_line_errors
+from taxi_assets.commands.common import TARGET, absolute, embedded, one_line_errors
 from taxi_assets.resources.targets import target, watch
 
 
@@ -43,14 +43,15 @@ def scenario(name: str, month: str | None, source: Path | None) -> None:
 
 
 @click.group(invoke_without_command=True)
+@TARGET
 @click.pass_context
 @one_line_errors
-def alerts(context: click.Context) -> None:
+def alerts(context: click.Context, target_name: str | None) -> None:
     """Problems that are open; `alerts test` sends a message to every address."""
     from taxi_assets.resources import alerts, delivery
 
     if context.invoked_subcommand is None:
-        problems = alerts.AlertLog(target().settings).problems()
+        problems = alerts.AlertLog(target(target_name).settings).problems()
         for problem in problems:
             click.echo(f"{delivery.title(problem)}\n{indent(delivery.body(problem), '  ')}")
         click.echo(f"{len(problems)} open")

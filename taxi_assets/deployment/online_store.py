@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
-from databricks_steps.errors import ServingError
+from databricks_steps.errors import ServingError, reason
 from databricks_steps.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:
@@ -108,19 +108,37 @@ def ensure_online_store(client: WorkspaceClient, settings: Settings) -> OnlineSt
             store = client.feature_store.create_online_store(OnlineStore(name, CAPACITY))
         except (AlreadyExists, ResourceAlreadyExists):  # made by someone else in between
             store = client.feature_store.get_online_store(name)
-    deadline = time.monotonic() + STORE_SECONDS
+    if store.state is OnlineStoreState.STOPPED:
+        _start_store(client, name)
+        store = client.feature_store.get_online_store(name)
+    started, pause = time.monotonic(), LOOK_SECONDS
     while store.state is not OnlineStoreState.AVAILABLE:
-        hopeless = store.state in (OnlineStoreState.DELETING, OnlineStoreState.STOPPED)
-        if time.monotonic() > deadline or hopeless:
-            state = store.state.value if store.state else "no state"
-            raise ServingError(
-                "The online store is not available",
-                f"{name} is {state}",
-                "Start it in the workspace (Compute, Lakebase), then materialize again",
-            )
-        time.sleep(5)
+        hopeless = store.state is OnlineStoreState.DELETING
+        if time.monotonic() - started > STORE_SECONDS or hopeless:
+            raise _unavailable(name, store.state.value if store.state else "no state")
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_LOOK_SECONDS)
         store = client.feature_store.get_online_store(name)
     return store
+
+
+def _start_store(client: WorkspaceClient, name: str) -> None:
+    """An online store is a database instance of Lakebase, by the same name."""
+    from databricks.sdk.errors.base import DatabricksError
+    from databricks.sdk.service.database import DatabaseInstance
+
+    try:
+        client.database.update_database_instance(name, DatabaseInstance(name, stopped=False), "*")
+    except DatabricksError as error:
+        raise _unavailable(name, f"stopped and does not start: {reason(error)}") from error
+
+
+def _unavailable(name: str, state: str) -> ServingError:
+    return ServingError(
+        "The online store is not available",
+        f"{name} is {state}",
+        "Start it in the workspace (Compute, Lakebase), then materialize again",
+    )
 
 
 def publish(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from databricks_steps.errors import ModelError
 from databricks_steps.inference import feature_spec
 from databricks_steps.inference.feature_spec import FeatureSpec
-from databricks_steps.interfaces import Tables
+from databricks_steps.interfaces import TableLog
 from databricks_steps.settings import Settings
 from databricks_steps.training import deployment_log, registry
 from databricks_steps.training.promotion import LEFT, require_fit, settle
@@ -38,12 +38,15 @@ class Rollback:
 def rollback(
     client: WorkspaceClient,
     settings: Settings,
-    tables: Tables,
+    tables: TableLog,
     to: str | None = None,
     why: str = WHY,
     dry_run: bool = False,
+    by: str = "",
 ) -> Rollback:
     """Go back to version `to`, default: the champion before this one; safe to repeat.
+
+    `by` is who asks: the user of the process where it is empty.
 
     The endpoint swaps first, while the old version still answers: when that fails, the alias
     has not moved. `dry_run` checks everything and changes nothing.
@@ -63,10 +66,11 @@ def rollback(
     state = ensure_endpoint(client, settings, target.number)
     if target.number != champion.number:
         at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        registry.tag(settings, champion.number, LEFT, f"{at} by {deployment_log.who()}: {why}")
+        left = f"{at} by {by or deployment_log.who()}: {why}"
+        registry.tag(settings, champion.number, LEFT, left)
         registry.untag(settings, target.number, LEFT)
         registry.point(settings, CHAMPION, target.number)
-    settle(settings, tables, target, champion.number, deployment_log.ROLLED_BACK, why)
+    settle(settings, tables, target, champion.number, deployment_log.ROLLED_BACK, why, by)
     return Rollback(champion.number, target.number, state.action, time.perf_counter() - started)
 
 
@@ -92,7 +96,7 @@ def require_served(
             )
 
 
-def _target(settings: Settings, tables: Tables, champion: Version, to: str | None) -> Version:
+def _target(settings: Settings, tables: TableLog, champion: Version, to: str | None) -> Version:
     if to is not None:
         return registry.numbered(settings, to)
     known = deployment_log.entries(tables)

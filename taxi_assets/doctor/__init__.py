@@ -19,7 +19,7 @@ def checks(target: Target, deep: bool = False) -> Mapping[str, Check]:
     """The checks of a target, in the order in which they are told; `deep` reads a home's files."""
     own = machine.checks(target.settings)
     if target.settings.platform == DATABRICKS:
-        return {**own, **databricks.checks(target)}
+        return {**own, **databricks.checks(target, deep)}
     read = contents.checks(target.settings) if deep else {}
     return {**own, **home.checks(target.settings), **read}
 

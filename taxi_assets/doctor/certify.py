@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
-from databricks_steps.errors import SettingsError, reason
+from databricks_steps.errors import SettingsError, TaxiError, reason
 from databricks_steps.platforms.databricks import probe
 from databricks_steps.settings import STAGING_VOLUME
 from taxi_assets.partitions import RANGE_TAGS
+from taxi_assets.resources import remote
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.targets import Target
 from taxi_assets.resources.workspace import Workspace
@@ -154,7 +155,11 @@ def _of_the_workspace(target: Target, client: WorkspaceClient, staged: str) -> I
     yield _fact("online store", store)
     yield _fact("identity of the endpoint", endpoint)
     yield _fact("owner of the model", model)
-    yield Fact("Python workers on serverless", "unknown", "the jobs of dev_serverless tell")
+    workers = "Python workers on serverless"
+    if cluster is not None and cluster.is_serverless:
+        yield _fact(workers, lambda: str(remote.call(target, "python_workers")))
+    else:
+        yield Fact(workers, "unknown", "TAXI_COMPUTE=serverless tells")
 
 
 def _fact(item: str, ask: Callable[[], str]) -> Fact:
@@ -165,5 +170,5 @@ def _fact(item: str, ask: Callable[[], str]) -> Fact:
         return Fact(item, "ok", ask())
     except NotFound as error:
         return Fact(item, "unknown", f"not there yet: {reason(error)}")
-    except (DatabricksError, LookupError, OSError, TimeoutError) as error:
+    except (DatabricksError, LookupError, OSError, TaxiError, TimeoutError) as error:
         return Fact(item, "differs", reason(error))

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from databricks_steps.errors import SettingsError
+from databricks_steps.errors import SettingsError, reason
+from databricks_steps.platforms.databricks.probe import SERVED
 from databricks_steps.settings import STAGING_VOLUME
 from taxi_assets.deployment.online_store import TABLES as PUBLISHED
-from taxi_assets.doctor.findings import Check, FaultError
+from taxi_assets.doctor.findings import Check, FaultError, Level
 from taxi_assets.resources.clusters import NODE_TYPES
-from taxi_assets.resources.targets import Target
+from taxi_assets.resources.targets import PROD, Target
 from taxi_assets.resources.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ FEED = "delta.enableChangeDataFeed"
 Answer = TypeVar("Answer")
 
 
-def checks(target: Target) -> Mapping[str, Check]:
+def checks(target: Target, deep: bool = False) -> Mapping[str, Check]:
+    """The checks of a workspace; `deep` lets serverless compute install what steps need."""
     asked = _Asked(target)
+    tried = {"environment": asked.environment} if deep else {}
     return {
         "credentials": asked.credentials,
         "catalog": lambda: asked.granted("catalog", target.settings.catalog),
@@ -41,9 +44,13 @@ def checks(target: Target) -> Mapping[str, Check]:
         "volume": lambda: asked.granted("volume", target.settings.table(STAGING_VOLUME)),
         "change data feed": asked.change_data_feed,
         "primary keys": asked.primary_keys,
+        "served entities": asked.served_entities,
         "alias": asked.alias,
+        "endpoint": asked.endpoint,
+        "online store": asked.online_store,
         "runtime": asked.runtime,
         "node type": asked.node_type,
+        **tried,
     }
 
 
@@ -147,9 +154,71 @@ class _Asked:
             )
         return f"{self._me} may manage {name}"
 
+    def served_entities(self) -> str:
+        """Which version answered a captured request: a grant of its own."""
+        found = self._found(
+            lambda: self._client.grants.get_effective("table", SERVED, principal=self._me),
+            SERVED,
+            f"Enable the schema system.serving: {GRANTS}",
+            "warn",
+        )
+        if not {ALL, "SELECT"} & _privileges(found):
+            raise FaultError(f"{self._me} lacks SELECT on {SERVED}", f"Grant it: {GRANTS}", "warn")
+        return f"{SERVED}: SELECT"
+
+    def endpoint(self) -> str:
+        """Whoever makes the endpoint is its identity for ever: in prod no person."""
+        from databricks.sdk.errors import NotFound
+
+        name = self._settings.endpoint
+        try:
+            creator = self._client.serving_endpoints.get(name).creator or ""
+            told = f"{name} was created by {creator}"
+        except NotFound:
+            creator, told = self._me, f"{name} is not there yet: {self._me} will create it"
+        if self._target.name == PROD and "@" in creator:
+            raise FaultError(
+                f"{told}, a person, whose identity it keeps",
+                "Let the service principal make it (delete it first where it is there)",
+            )
+        return told
+
+    def online_store(self) -> str:
+        from databricks.sdk.errors import NotFound
+        from databricks.sdk.service.ml import OnlineStoreState
+
+        name = self._settings.online_store
+        try:
+            found = self._client.feature_store.get_online_store(name)
+        except NotFound:
+            return f"{name} is not there yet: the first run makes it"
+        state = found.state.value if found.state else "no state"
+        if found.state is OnlineStoreState.DELETING:
+            raise FaultError(f"{name} is {state}", "Wait until it is gone, or name another")
+        if found.state is OnlineStoreState.STOPPED:
+            raise FaultError(
+                f"{name} is {state}", "The next run starts it, which takes time", "warn"
+            )
+        return f"{name} is {state}"
+
+    def environment(self) -> str:
+        """Whether serverless compute can install what steps need: a call that does nothing."""
+        from taxi_assets.resources import remote
+
+        cluster = self._target.cluster
+        if cluster is None or not cluster.is_serverless:
+            return "steps run on a cluster"
+        _ = self._me  # raises where no workspace answers
+        try:
+            workers = remote.call(self._target, "python_workers")
+        except remote.LaunchError as error:
+            fix = "Correct LIBRARIES in resources/clusters.py"
+            raise FaultError(f"{error.rule}: {error.value}", fix) from error
+        return f"{len(cluster.libraries)} packages and the wheel: {workers}"
+
     def runtime(self) -> str:
         cluster = self._target.cluster
-        if cluster is None or cluster.existing:
+        if cluster is None or cluster.existing or cluster.is_serverless:
             return "steps run on what is there"
         known = {each.key for each in self._client.clusters.spark_versions().versions or []}
         if cluster.spark_version not in known:
@@ -162,7 +231,7 @@ class _Asked:
     def node_type(self) -> str:
         """Whether this cloud has the target's nodes."""
         cluster = self._target.cluster
-        if cluster is None or cluster.existing or cluster.pool:
+        if cluster is None or cluster.existing or cluster.pool or cluster.is_serverless:
             return "steps run on what is there"
         found = self._client.clusters.list_node_types().node_types or []
         known = {each.node_type_id for each in found}
@@ -173,13 +242,18 @@ class _Asked:
             )
         return cluster.node_type
 
-    def _found(self, ask: Callable[[], Answer], what: str, fix: str) -> Answer:
-        from databricks.sdk.errors import NotFound
+    def _found(
+        self, ask: Callable[[], Answer], what: str, fix: str, level: Level = "fail"
+    ) -> Answer:
+        from databricks.sdk.errors import NotFound, PermissionDenied
 
         try:
             return ask()
         except NotFound as error:
-            raise FaultError(f"there is no {what}", fix) from error
+            raise FaultError(f"there is no {what}", fix, level) from error
+        except PermissionDenied as error:
+            said = f"{self._me} may not look at {what}: {reason(error)}"
+            raise FaultError(said, f"Grant it: {GRANTS}", level) from error
 
 
 def _privileges(effective: EffectivePermissionsList) -> set[str]:

@@ -24,6 +24,7 @@ LIBRARIES = (
     "onnxruntime==1.32.0",
     "skops==0.16.0",
 )
+ENVIRONMENT = "4"  # of serverless compute: Python 3.12, as the runtime's
 IDLE_MINUTES = 20  # after which a run's cluster that nobody ended ends itself
 _ID = re.compile(r"\d{4}-\d{6}-\w+")  # of a cluster
 
@@ -80,22 +81,33 @@ class Cluster:
 
         `wheel` is the path of the project's own wheel, `shared` the id of the run's cluster.
         """
-        from taxi_assets.partitions import RANGE_TAGS  # brings Dagster, for commands without
+        from taxi_assets.partitions import month_range  # brings Dagster, for commands without
 
-        months = ":".join(sorted({tags[tag] for tag in RANGE_TAGS if tag in tags}))
+        months = month_range(tags)
         costs = {**self.tags, "asset": step, "run": run, "month": months}
         existing = self.existing or shared
         own = {"existing": existing} if existing else {"new": self._new(costs, variables)}
         return {
             "run_name": f"{step} {months}".strip(),
             "cluster": own,
-            "libraries": [
-                {"whl": wheel},
-                *({"pypi": {"package": package}} for package in self.libraries),
-            ],
+            "libraries": self.all_libraries(wheel),
             "install_default_libraries": False,  # they would break the cluster's own SDK
             "timeout_seconds": self.timeout_seconds,
         }
+
+    def all_libraries(self, wheel: str) -> list[dict[str, Any]]:
+        """What a cluster installs, as the REST API takes it."""
+        return [{"whl": wheel}, *({"pypi": {"package": each}} for each in self.libraries)]
+
+    def environment(self, wheel: str) -> dict[str, Any]:
+        """The environment of serverless compute, as the REST API takes it: Pipes, not Dagster."""
+        packages = [each.replace("dagster==", "dagster-pipes==") for each in self.libraries]
+        spec = {"environment_version": ENVIRONMENT, "dependencies": [wheel, *packages]}
+        return {"environment_key": "steps", "spec": spec}
+
+    @property
+    def is_serverless(self) -> bool:
+        return self.compute == SERVERLESS
 
     @property
     def is_shared(self) -> bool:
@@ -104,10 +116,14 @@ class Cluster:
 
     def run_spec(self, run: str, variables: Mapping[str, str]) -> dict[str, Any]:
         """The cluster of a run as the REST API creates it."""
+        named = {"cluster_name": f"taxi-assets {run}", "autotermination_minutes": IDLE_MINUTES}
+        return self.job_spec(run, variables) | named
+
+    def job_spec(self, run: str, variables: Mapping[str, str]) -> dict[str, Any]:
+        """The same as the cluster of one task."""
         new = self._new({**self.tags, "run": run}, variables)
         size, nodes = new.pop("size"), new.pop("nodes")
-        named = {"cluster_name": f"taxi-assets {run}", "autotermination_minutes": IDLE_MINUTES}
-        return {**new, **size, **nodes.get("node_types", nodes), **named}
+        return {**new, **size, **nodes.get("node_types", nodes)}
 
     def _new(self, costs: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, Any]:
         least, most = self.workers
@@ -156,26 +172,26 @@ class Cluster:
             changes["permissions"] = _permissions(env["TAXI_CLUSTER_PERMISSIONS"])
         if env.get("TAXI_CLUSTER_SECRETS"):
             changes["secrets"] = _secrets(env["TAXI_CLUSTER_SECRETS"])
+        if changes.get("compute") == SERVERLESS and {"existing", "secrets"} & changes.keys():
+            raise SettingsError(
+                "TAXI_COMPUTE=serverless takes neither TAXI_CLUSTER_ID nor TAXI_CLUSTER_SECRETS",
+                "one is set",
+                "Unset it, or use a cluster",
+            )
         return cls(**{**given, **changes})
 
 
 def _compute(text: str, given: Mapping[str, Any]) -> dict[str, str]:
-    """`run`, `job`, `pool` or the id of a cluster as changes of a `Cluster`."""
-    if text in (RUN, JOB):
+    """`run`, `job`, `pool`, `serverless` or a cluster's id as changes of a `Cluster`."""
+    if text in (RUN, JOB, SERVERLESS):
         return {"compute": text}
     if text == POOL:
         if "pool" not in given:
             raise SettingsError("A pool is named by its id", "none", "Set TAXI_INSTANCE_POOL_ID")
         return {"compute": JOB}
-    if text == SERVERLESS:
-        raise SettingsError(
-            "A launched step needs a cluster",
-            "TAXI_COMPUTE=serverless",
-            "Use run, job or pool; the bundle's jobs run serverless: docs/databricks.md",
-        )
     if not _ID.fullmatch(text):
         raise SettingsError(
-            "TAXI_COMPUTE must be run, job, pool or the id of a cluster",
+            "TAXI_COMPUTE must be run, job, pool, serverless or the id of a cluster",
             repr(text),
             "Unset it for one cluster a run",
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from databricks_steps.interfaces import Platform
+from databricks_steps.platforms.databricks.platform import cluster_session
 from databricks_steps.settings import DATABRICKS, Settings
 from taxi_assets import dagster_instance
 from taxi_assets.resources.targets import target
@@ -40,7 +41,7 @@ def platform(settings: Settings) -> dg.ResourceDefinition:
         launched = target().launched
         if run is not None and OWN_PROCESS in run.tags and not launched:
             dagster_instance.hold(settings, run, context.instance)
-        own: Callable[[], SparkSession] | None = given if launched else start
+        own: Callable[[], SparkSession] | None = cluster_session if launched else start
         if settings.platform == DATABRICKS:
             own = None
         return chosen.platform(settings, own, context.resources.mlflow.run)
@@ -78,10 +79,3 @@ def _by_dagster(conf: dict[str, Any]) -> SparkSession:
 
     made: SparkSession = LazyPySparkResource(spark_config=conf).spark_session
     return made
-
-
-def given() -> SparkSession:
-    """The session of the cluster that a launched step finds."""
-    from pyspark.sql import SparkSession
-
-    return SparkSession.builder.getOrCreate()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import logging
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,22 +20,30 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 import requests
 from dagster_databricks.databricks import DatabricksClient
 from databricks.sdk.errors import BadRequest, NotFound
+from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.retries import retried
 
 from databricks_steps.settings import REPOSITORY, STAGING_VOLUME, Settings
 
 if TYPE_CHECKING:
+    import dagster as dg
     from dagster_databricks.types import DatabricksRunState
     from databricks.sdk import WorkspaceClient
 
 Result = TypeVar("Result")
+_LOG = logging.getLogger(__name__)
 PATIENCE = timedelta(minutes=2)
+FORGOTTEN = timedelta(days=7)  # files of a launch that nobody was left to remove
 PACKAGES = ("databricks_steps", "taxi_assets")
 LEFT_OUT = ("__pycache__", "emulator")  # the latter stands in for what the cluster is
 DISTRIBUTION = "taxi-assets"
-ENTRY_POINT = "databricks-steps = databricks_steps.__main__:task"
+ENTRY_POINTS = (
+    "databricks-steps = databricks_steps.__main__:task",
+    "taxi-call = taxi_assets.resources.remote_calls:task",
+)
 RUNS = "runs"  # the folder in which each run has its own
 WHEELS = "wheels"  # of the code of launches
+CALLS = "calls"  # in which each has a folder
 
 
 def patiently(call: Callable[[], Result]) -> Result:
@@ -68,7 +78,7 @@ def wheel() -> tuple[str, bytes]:
         f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: {number}\n",
         f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: taxi-assets\nRoot-Is-Purelib: true\n"
         "Tag: py3-none-any\n",
-        f"{about}/entry_points.txt": f"[console_scripts]\n{ENTRY_POINT}\n",
+        f"{about}/entry_points.txt": "\n".join(["[console_scripts]", *ENTRY_POINTS, ""]),
     }
     files |= {path: text.encode() for path, text in texts.items()}
     record = [f"{path},{_hash(content)},{len(content)}" for path, content in files.items()]
@@ -111,6 +121,7 @@ class Staging(DatabricksClient):
         self._workspace_client = client
         volume = f"/Volumes/{settings.catalog}/{settings.schema}/{STAGING_VOLUME}"
         self.prefix, self.wheels = f"{volume}/{RUNS}", f"{volume}/{WHEELS}"
+        self.calls = f"{volume}/{CALLS}"
         self._files = client.files
 
     def put_file(
@@ -155,11 +166,44 @@ class Staging(DatabricksClient):
         with suppress(NotFound):  # the answer to an earlier try was lost
             patiently(lambda: self._files.delete(path))
 
+    def remove_folder(self, folder: str) -> None:
+        for entry in patiently(lambda: list(self._files.list_directory_contents(folder))):
+            if entry.is_directory:
+                self.remove_folder(str(entry.path))
+            else:
+                self.remove_file(str(entry.path))
+        patiently(lambda: self._files.delete_directory(folder))
+
     def remove(self, run: str, step: str) -> None:
         """Leave nothing of a step behind, and no folder of a run that has no other step."""
-        folder = f"{self.prefix}/{run}/{step}"
-        for entry in patiently(lambda: list(self._files.list_directory_contents(folder))):
-            self.remove_file(str(entry.path))
-        patiently(lambda: self._files.delete_directory(folder))
+        self.remove_folder(f"{self.prefix}/{run}/{step}")
         with suppress(BadRequest):  # another step of the run is still there
             self._files.delete_directory(f"{self.prefix}/{run}")
+
+    def clean(self, run: str, step: str) -> None:
+        """The same, where what is left is a few files that a later sweep removes."""
+        try:
+            self.remove(run, step)
+        except (DatabricksError, requests.RequestException, TimeoutError) as error:
+            _LOG.warning("%s/%s could not be removed: %s", run, step, error)
+
+    def sweep(self, instance: dg.DagsterInstance) -> None:
+        """Remove what others have left: runs of this instance that are over, or long forgotten.
+
+        A run that ends late, or whose orchestrator was killed, has nobody to remove its files.
+        """
+        oldest = (time.time() - FORGOTTEN.total_seconds()) * 1000
+        try:
+            for run, at in self.folders(self.prefix):
+                known = instance.get_run_by_id(run)
+                over = 0 < at < oldest if known is None else known.is_finished
+                if over:
+                    for step, _ in list(self.folders(f"{self.prefix}/{run}")):
+                        self.clean(run, step)
+            for wheel, at in list(self.folders(self.wheels)):
+                if 0 < at < oldest:
+                    self.remove_file(f"{self.wheels}/{wheel}")
+        except NotFound:  # the first launch of all
+            return
+        except (DatabricksError, requests.RequestException, TimeoutError) as error:
+            _LOG.warning("%s could not be swept: %s", self.prefix, error)

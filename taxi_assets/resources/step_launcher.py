@@ -16,10 +16,21 @@ LISTENERS: list[Callable[[dg.DagsterEvent], None]] = []
 
 
 def step_launcher(target: Target) -> dg.ResourceDefinition:
-    """A launcher; none where steps run in process, and on the cluster itself."""
+    """A launcher, or on serverless compute `ServerlessSteps`.
+
+    None where steps run in process, and on the cluster itself.
+    """
     if target.cluster is None or target.launched:
         return dg.ResourceDefinition.none_resource()
     cluster = target.cluster
+
+    @dg.resource(
+        description="Calls steps on serverless compute", required_resource_keys={"workspace"}
+    )
+    def serverless(context: dg.InitResourceContext) -> Any:
+        from taxi_assets.resources.serverless import ServerlessSteps
+
+        return ServerlessSteps(target, cluster, context.resources.workspace.client)
 
     @dg.resource(
         description="Runs a step as a Databricks job", required_resource_keys={"workspace"}
@@ -32,4 +43,4 @@ def step_launcher(target: Target) -> dg.ResourceDefinition:
         with run_cluster.SHARED.held():
             yield VolumeLauncher(target, cluster, context.resources.workspace.client)
 
-    return launcher
+    return serverless if cluster.is_serverless else launcher

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from databricks_steps.errors import SettingsError
-from databricks_steps.settings import DATABRICKS, LANDING, Settings, as_on_a_cluster
+from databricks_steps.settings import (
+    DATABRICKS,
+    EMBEDDED,
+    EMULATED,
+    LANDING,
+    Settings,
+    as_on_a_cluster,
+)
 from taxi_assets.resources.clusters import Cluster
 
 LOCAL, LOOPBACK = "local", "loopback"
@@ -32,6 +41,7 @@ NAMES: dict[str, dict[str, str]] = {
         "TAXI_SCHEMA": f"e2e_demo_simon{suffix}",
         "TAXI_MODEL": f"{name}_mlops_stacks_gcp_fs_model",
         "TAXI_ENDPOINT": f"mlops-taxi-fare-endpoint{suffix.replace('_', '-')}",
+        "TAXI_ONLINE_STORE": f"taxi-online-store{suffix.replace('_', '-')}",
         "TAXI_EXPERIMENT": f"/Shared/taxi-fare-{name}",
         "TAXI_REQUIRE_APPROVAL": str(name == PROD).lower(),
         "TAXI_SCALE_TO_ZERO": str(name != PROD).lower(),
@@ -39,6 +49,8 @@ NAMES: dict[str, dict[str, str]] = {
     for name, suffix in ((DEV, ""), (STAGING, "_staging"), (PROD, "_prod"))
 }
 TARGETS = (LOCAL, LOOPBACK, *NAMES)
+DEVELOPER = "TAXI_DEVELOPER"  # whose names those of `dev` are, where several share a workspace
+_DEVELOPER = re.compile(r"[a-z][a-z0-9]{0,15}")
 
 
 @dataclass(frozen=True)
@@ -79,12 +91,15 @@ def target(name: str | None = None, environment: Mapping[str, str] | None = None
     if chosen in NAMES:
         given = {key: value for key, value in env.items() if value}
         always = {"TAXI_PLATFORM": DATABRICKS}
-        settings = Settings.from_environment({**NAMES[chosen], **given, **always})
+        settings = Settings.from_environment({**names(chosen, env), **given, **always})
         if not launched:  # Dagster's records of one target are not another's
             settings = replace(settings, home=settings.home / chosen)
         if chosen != DEV and "TAXI_SOURCE" not in given:  # no model of demo trips for others
             delivered = f"/Volumes/{settings.catalog}/{settings.schema}/{LANDING}"
             settings = replace(settings, source=delivered)
+        if env.get(EMULATED):  # Unity Catalog is the Delta tables of that home
+            settings = replace(settings, platform=EMBEDDED, home=Path(env[EMULATED]))
+            settings = replace(settings, port=_port_at_work(settings))
         tags = {"project": "taxi-assets", "target": chosen}
         return Target(chosen, settings, Cluster.from_environment(env, tags=tags), launched)
     settings = Settings.from_environment(env)
@@ -95,6 +110,29 @@ def target(name: str | None = None, environment: Mapping[str, str] | None = None
     near: dict[str, Any] = {"poll_seconds": 0.5, "grace_seconds": 3}
     cluster = Cluster.from_environment(env, **near) if chosen == LOOPBACK else None
     return Target(chosen, settings, cluster, launched)
+
+
+def names(chosen: str, env: Mapping[str, str]) -> dict[str, str]:
+    """The target's names; those of `dev` end with the developer, where one is told.
+
+    The model has its schema's, so that its own stays.
+
+    Raises:
+        SettingsError: the developer's name cannot be part of them.
+    """
+    found, developer = NAMES[chosen], env.get(DEVELOPER) if chosen == DEV else ""
+    if not developer:
+        return found
+    if not _DEVELOPER.fullmatch(developer):
+        raise SettingsError(
+            f"{DEVELOPER} must be at most 16 small letters and digits",
+            repr(developer),
+            "Shorten it",
+        )
+    own = {"TAXI_SCHEMA": f"{found['TAXI_SCHEMA']}_{developer}"}
+    for variable in ("TAXI_ENDPOINT", "TAXI_ONLINE_STORE", "TAXI_EXPERIMENT"):
+        own[variable] = f"{found[variable]}-{developer}"
+    return found | own
 
 
 def _port_at_work(settings: Settings) -> int:
@@ -174,5 +212,6 @@ def ignore_expected_warnings() -> None:
     """Wherever assets are loaded or run; told often enough, these would hide what matters."""
     # Inputs are never null: the lookups fill every feature with its default.
     warnings.filterwarnings("ignore", message=".*Inferred schema contains integer column.*")
-    # dagster-mlflow and backfill policies are beta; the lock pins what was tested.
-    warnings.filterwarnings("ignore", message=".*is currently in beta, and may have breaking.*")
+    # dagster-mlflow and backfill policies are beta, parts of Pipes a preview; the lock pins what
+    # was tested.
+    warnings.filterwarnings("ignore", message=".*is currently in (beta|preview), and may have.*")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-import time
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,13 +28,13 @@ from dagster_databricks.databricks_pyspark_step_launcher import (
     DatabricksConfig,
     DatabricksPySparkStepLauncher,
 )
-from databricks.sdk.errors import NotFound, OperationFailed
+from databricks.sdk.errors import OperationFailed
 from databricks.sdk.errors.base import DatabricksError
 
-from databricks_steps.errors import TaxiError
 from databricks_steps.settings import REPOSITORY
 from taxi_assets.resources import run_cluster
 from taxi_assets.resources.clusters import Cluster
+from taxi_assets.resources.remote import LaunchError
 from taxi_assets.resources.remote_setup import RemoteSetup
 from taxi_assets.resources.staging import Staging, empty_zip, patiently
 from taxi_assets.resources.step_launcher import LISTENERS
@@ -49,11 +48,6 @@ if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
 
 _LOG = logging.getLogger(__name__)
-FORGOTTEN = timedelta(days=7)  # files of a launch that nobody was left to remove
-
-
-class LaunchError(TaxiError):
-    """A launched step failed, or the workspace did not let it run; the message holds its link."""
 
 
 class VolumeRunner(DatabricksJobRunner):
@@ -97,7 +91,7 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
         run, step = step_context.dagster_run, step_context.step.key
         self._run_url, self._run, self._events = "its run was not submitted", 0, []
         succeeded = False
-        self._sweep(step_context.instance)
+        self._staging.sweep(step_context.instance)
         try:
             self.run_config = self._cluster.run_config(
                 step,
@@ -123,7 +117,7 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
         finally:
             if self._run and not succeeded:
                 self._runner.await_end(self._run)
-            self._clean(run.run_id, self._sanitize_step_key(step))
+            self._staging.clean(run.run_id, self._sanitize_step_key(step))
 
     def _shared(self, run: str) -> str:
         """The cluster of the run, made when this is its first launched step."""
@@ -210,31 +204,3 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
 
     def _internal_dbfs_path(self, run_id: str, step_key: str, filename: str) -> str:
         return self._dbfs_path(run_id, step_key, filename)
-
-    def _sweep(self, instance: dg.DagsterInstance) -> None:
-        """Remove what others have left: runs of this instance that are over, or long forgotten.
-
-        A run that ends late, or whose orchestrator was killed, has nobody to remove its files.
-        """
-        oldest = (time.time() - FORGOTTEN.total_seconds()) * 1000
-        try:
-            for run, at in self._staging.folders(self.staging_prefix):
-                known = instance.get_run_by_id(run)
-                over = 0 < at < oldest if known is None else known.is_finished
-                if over:
-                    for step, _ in list(self._staging.folders(f"{self.staging_prefix}/{run}")):
-                        self._clean(run, step)
-            for wheel, at in list(self._staging.folders(self._staging.wheels)):
-                if 0 < at < oldest:
-                    self._staging.remove_file(f"{self._staging.wheels}/{wheel}")
-        except NotFound:  # the first launch of all
-            return
-        except (DatabricksError, requests.RequestException, TimeoutError) as error:
-            _LOG.warning("%s could not be swept: %s", self.staging_prefix, error)
-
-    def _clean(self, run_id: str, step: str) -> None:
-        """Leave nothing of the step behind."""
-        try:
-            self._staging.remove(run_id, step)
-        except (DatabricksError, requests.RequestException, TimeoutError) as error:
-            _LOG.warning("%s/%s could not be removed: %s", run_id, step, error)

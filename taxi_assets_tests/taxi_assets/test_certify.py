@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ import pytest
 from conftest_run import Home
 
 from databricks_steps.settings import REPOSITORY, SAIL, STAGING_VOLUME
+from taxi_assets.doctor import databricks
+from taxi_assets.doctor.findings import look
 from taxi_assets.emulator import auth, process
+from taxi_assets.resources.targets import target
 
 pytestmark = pytest.mark.slow  # a task on a cluster
 
@@ -70,6 +75,33 @@ def test_a_cluster_that_cannot_be_had_is_what_differs(
     assert found["node types"][0] == "differs"
     plain = home.call("certify", "--target", "dev", **known, TAXI_CLOUD="aws")
     assert len(plain.stdout.splitlines()) == len(ITEMS)
+
+
+def test_workers_on_serverless_are_probed_where_steps_run_there(
+    environment: tuple[Home, dict[str, str]],
+) -> None:
+    home, known = environment
+    asked = ("certify", "--target", "dev", "--json")
+    done = home.call(*asked, **known, TAXI_COMPUTE="serverless")
+    found = {each["item"]: (each["state"], each["found"]) for each in json.loads(done.stdout)}
+    said = "a function of the wheel gave [0, 2]"
+    assert found["Python workers on serverless"] == ("ok", said), done.stderr
+
+
+def test_an_environment_that_does_not_resolve_is_told_before_a_run(
+    environment: tuple[Home, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, known = environment
+    for name, text in {**known, "TAXI_COMPUTE": "serverless"}.items():
+        monkeypatch.setenv(name, text)
+    where = target("dev", {**os.environ, "TAXI_HOME": str(home.path)})
+    assert where.cluster is not None
+    lost = replace(where.cluster, libraries=("no-such-package==1.0",))
+    asked = databricks.checks(replace(where, cluster=lost), deep=True)
+    (found,) = look({"environment": asked["environment"]})
+    assert (found.level, found.fix) == ("fail", "Correct LIBRARIES in resources/clusters.py")
+    assert "Library installation failed: no-such-package==1.0" in found.found
+    assert f"{home.settings.host}/#run/" in found.found  # where to look
 
 
 def test_a_target_without_launched_steps_has_nothing_to_probe(

@@ -21,6 +21,9 @@ MODEL = "p03.e2e_demo_simon.dev_mlops_stacks_gcp_fs_model"
 FEATURES = ("p03.e2e_demo_simon.pickup_features", "p03.e2e_demo_simon.dropoff_features")
 KEYED = [{"primary_key_constraint": {"name": "pk", "child_columns": ["location_id"]}}]
 CATALOG = "/api/2.1/unity-catalog"
+SERVED = f"{CATALOG}/effective-permissions/table/system.serving.served_entities"
+ENDPOINT = "/api/2.0/serving-endpoints/mlops-taxi-fare-endpoint"
+STORE = "/api/2.0/feature-store/online-stores/taxi-online-store"
 
 
 def effective(*privileges: str) -> dict[str, Any]:
@@ -44,6 +47,9 @@ def documents() -> dict[str, Any]:
             databricks.ALL
         ),
         f"{CATALOG}/effective-permissions/function/{MODEL}": effective("EXECUTE"),
+        SERVED: effective("SELECT"),
+        ENDPOINT: {"name": "mlops-taxi-fare-endpoint", "creator": ME},
+        STORE: {"name": "taxi-online-store", "capacity": "CU_1", "state": "AVAILABLE"},
         **{f"{CATALOG}/tables/{name}": {**table, "full_name": name} for name in FEATURES},
         f"{CATALOG}/models/{MODEL}": {"full_name": MODEL, "owner": ME},
         "/api/2.1/clusters/list-node-types": {"node_types": [{"node_type_id": "Standard_D4s_v3"}]},
@@ -115,6 +121,14 @@ REMOTE_FAULTS = (
         *("alias", f"{ME} may not set aliases of {MODEL}, its owner is another", "Grant MANAGE"),
     ),
     (
+        *(f"{CATALOG}/effective-permissions/catalog/p03", {"status": 403}),
+        *("catalog", f"{ME} may not look at catalog p03: ", "Grant it: docs/databricks.md"),
+    ),
+    (
+        *(STORE, {"name": "taxi-online-store", "capacity": "CU_1", "state": "DELETING"}),
+        *("online store", "taxi-online-store is DELETING", "Wait until it is gone"),
+    ),
+    (
         "/api/2.1/clusters/spark-versions",
         {"versions": [{"key": "15.4.x-scala2.12"}]},
         *("runtime", "the workspace has no runtime 17.3", "TAXI_SPARK_VERSION to one of: 15.4"),
@@ -144,6 +158,44 @@ def test_each_fault_of_a_target_is_told_with_its_fix(
         assert told == {blind}
     else:
         assert {found[name].level for name in others} == {"ok"}, found
+
+
+WARNED = (
+    (STORE, {"capacity": "CU_1", "state": "STOPPED"}, "online store", "STOPPED", "starts it"),
+    (SERVED, effective(), "served entities", f"{ME} lacks SELECT on system.serving", "Grant it"),
+    (SERVED, {"status": 403}, "served entities", "PERMISSION_DENIED", "Grant it"),
+    (SERVED, {"status": 404}, "served entities", "there is no system.serving", "Enable the"),
+)
+
+
+@pytest.mark.parametrize("fault", WARNED, ids=lambda fault: fault[3])
+def test_what_a_run_can_do_without_is_a_warning(
+    workspace: dict[str, Any], fault: tuple[str, dict[str, Any], str, str, str]
+) -> None:
+    path, document, check, words, fix = fault
+    workspace[path] = document
+    found = examined()[check]
+    assert found.level == "warn"
+    assert words in found.found
+    assert fix in found.fix
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_person_is_not_to_be_the_endpoint_of_prod(workspace: dict[str, Any], made: bool) -> None:
+    name = "mlops-taxi-fare-endpoint-prod"
+    if made:
+        workspace[f"{ENDPOINT}-prod"] = {"name": name, "creator": "person@example.com"}
+    found = {each.check: each for each in doctor.examined(target("prod"))}["endpoint"]
+    assert found.level == "fail"
+    who = (
+        "was created by person@example.com, a person" if made else f"{ME} will create it, a person"
+    )
+    assert who in found.found
+    assert "Let the service principal make it" in found.fix
+    principal = "5c1a9a3e-0000-4000-8000-000000000000"
+    workspace[f"{ENDPOINT}-prod"] = {"name": name, "creator": principal}
+    found = {each.check: each for each in doctor.examined(target("prod"))}["endpoint"]
+    assert (found.level, found.found) == ("ok", f"{name} was created by {principal}")
 
 
 def test_before_the_first_run_there_is_neither_table_nor_model(workspace: dict[str, Any]) -> None:

@@ -64,6 +64,8 @@ ELSEWHERE = {
     "taxi-assets dev": "taxi_assets/test_dev.py",
     "taxi-assets mlflow": "taxi_assets/test_pages.py",
     "taxi-assets certify": "taxi_assets/test_certify.py",
+    "taxi-assets status --target": "taxi_assets/test_operated_there.py",
+    "taxi-assets rollback --target": "taxi_assets/test_operated_there.py",
     "taxi-assets backup": "taxi_assets/test_backup.py",
     "taxi-assets restore": "taxi_assets/test_backup.py",
     "taxi-assets reproduce": "taxi_assets/test_models.py",
@@ -78,7 +80,6 @@ NOWHERE = (
     "python -m benchmarks",
     "databricks bundle deploy",
     "databricks bundle run",
-    "taxi-assets deploy --target prod",
     "taxi-assets deploy --plan --target",
     "taxi-assets approve VERSION --target prod",
 )

@@ -311,6 +311,8 @@ def test_an_installer_takes_the_wheel_and_the_same_code_makes_the_same_one(tmp_p
     assert done.returncode == 0, done.stderr
     (found,) = distributions(path=[str(site)])
     assert (found.name, found.version) == ("taxi-assets", name.split("-")[1])
-    (script,) = found.entry_points
-    assert (script.name, script.value) == ("databricks-steps", "databricks_steps.__main__:task")
+    assert {script.name: script.value for script in found.entry_points} == {
+        "databricks-steps": "databricks_steps.__main__:task",
+        "taxi-call": "taxi_assets.resources.remote_calls:task",
+    }
     assert (site / "databricks_steps" / "steps.py").exists()

@@ -56,8 +56,24 @@ def test_each_databricks_target_has_its_own_names() -> None:
         assert chosen.settings.experiment == f"/Shared/taxi-fare-{name}"
         assert chosen.settings.require_approval == (name == "prod")
     settings = [target(name, {}).settings for name in NAMES]
-    for field in ("schema", "model", "endpoint", "experiment"):
+    for field in ("schema", "model", "endpoint", "online_store", "experiment"):
         assert len({getattr(each, field) for each in settings}) == 3, field
+
+
+def test_a_developer_has_names_of_their_own_in_dev_alone() -> None:
+    found = target("dev", {"TAXI_DEVELOPER": "anna"}).settings
+    assert (found.schema, found.endpoint, found.online_store, found.experiment) == (
+        "e2e_demo_simon_anna",
+        "mlops-taxi-fare-endpoint-anna",
+        "taxi-online-store-anna",
+        "/Shared/taxi-fare-dev-anna",
+    )
+    assert found.registered_model == "p03.e2e_demo_simon_anna.dev_mlops_stacks_gcp_fs_model"
+    assert target("dev", {"TAXI_DEVELOPER": "anna", "TAXI_SCHEMA": "x"}).settings.schema == "x"
+    for name in ("staging", "prod"):
+        assert target(name, {"TAXI_DEVELOPER": "anna"}).settings == target(name, {}).settings
+    with pytest.raises(SettingsError, match="TAXI_DEVELOPER must be"):
+        target("dev", {"TAXI_DEVELOPER": "Anna Lee"})
 
 
 def test_a_variable_comes_before_the_targets_own_name() -> None:
@@ -187,6 +203,13 @@ def test_steps_of_a_run_share_an_existing_cluster() -> None:
     assert not found.is_shared
 
 
+@pytest.mark.parametrize("other", [{"TAXI_CLUSTER_ID": "x"}, {"TAXI_CLUSTER_SECRETS": "A=b/c"}])
+def test_serverless_compute_has_neither_a_cluster_nor_its_secrets(other: dict[str, str]) -> None:
+    assert cluster(TAXI_COMPUTE="serverless").is_serverless
+    with pytest.raises(SettingsError, match="serverless takes neither"):
+        target("dev", {"TAXI_COMPUTE": "serverless", **other})
+
+
 def test_the_steps_of_a_run_share_one_cluster_unless_each_is_to_have_its_own() -> None:
     assert cluster().is_shared
     assert cluster(TAXI_COMPUTE="run", TAXI_INSTANCE_POOL_ID="pool-1").is_shared
@@ -234,9 +257,8 @@ def test_permissions_and_secrets_are_references() -> None:
     ("variable", "text", "message"),
     [
         ("TAXI_CLOUD", "oracle", r"must be a cloud: 'oracle'\. Use one of: azure, aws, gcp"),
-        ("TAXI_COMPUTE", "big", r"must be run, job, pool or the id of a cluster: 'big'"),
+        ("TAXI_COMPUTE", "big", r"must be run, job, pool, serverless or the id of a cluster"),
         ("TAXI_COMPUTE", "pool", r"A pool is named by its id: none\. Set TAXI_INSTANCE_POOL_ID"),
-        ("TAXI_COMPUTE", "serverless", r"A launched step needs a cluster"),
         ("TAXI_CLUSTER_WORKERS", "two", r"a number, or the least and the most: 'two'"),
         ("TAXI_CLUSTER_WORKERS", "8:2", r"the least and the most: '8:2'"),
         ("TAXI_STEP_SECONDS", "0", r"a whole number from 1 to 604800: '0'"),
@@ -288,7 +310,7 @@ def test_the_platform_is_known_by_the_runtime_of_a_cluster() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("status",), ("serve",), ("stop",), ("rollback",), ("reproduce", "1")]
+    "arguments", [("serve",), ("stop",), ("mlflow",), ("vacuum",), ("scenario", "snowstorm")]
 )
 def test_what_only_this_machine_can_do_refuses_a_databricks_target(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

@@ -26,7 +26,7 @@ class DatabricksPlatform:
         tracked_run: Callable[[], AbstractContextManager[str]] | None = None,
     ) -> None:
         self.settings = settings
-        self._start = start or _cluster_session
+        self._start = start or cluster_session
         self.tracked_run = tracked_run or (lambda: registry.tracked_run(settings))
         self.tables = UnityTables(settings, lambda: self.spark)
         self.features = UnityFeatureStore(settings, self.tables)
@@ -51,7 +51,8 @@ class DatabricksPlatform:
         return running
 
 
-def _cluster_session() -> SparkSession:
+def cluster_session() -> SparkSession:
+    """The session that a task finds."""
     from pyspark.sql import SparkSession
 
     return SparkSession.builder.getOrCreate()

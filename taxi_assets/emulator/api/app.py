@@ -83,6 +83,7 @@ def create_app(settings: Settings) -> ASGIApp:
     app.include_router(feature_store_routes.catalog_routes(tables))
     app.include_router(feature_store_routes.own_routes(tables))
     app.include_router(feature_store_routes.pipeline_routes(pipelines))
+    app.include_router(feature_store_routes.database_routes(memory))
     app.include_router(jobs_routes.routes(settings, runs))
     app.include_router(cluster_routes.routes(clusters))
     app.include_router(jobs_routes.permission_routes())

@@ -30,6 +30,12 @@ class OnlineStore(BaseModel):
     read_replica_count: int = Field(0, ge=0, le=100)
 
 
+class DatabaseInstance(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    stopped: bool | None = None
+
+
 class PublishSpec(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
@@ -77,7 +83,11 @@ def routes(
 
     @router.get("/online-stores/{name}")
     def get_store(name: str) -> dict[str, Any]:
-        return _store(state, name)
+        """One that starts is told so once, and has started by the next look."""
+        store = _store(state, name)
+        if store["state"] == "STARTING":
+            state.put(KIND, name, store | {"state": "AVAILABLE"})
+        return store
 
     @router.delete("/online-stores/{name}")
     def delete_store(name: str) -> dict[str, Any]:
@@ -92,9 +102,26 @@ def routes(
     @router.post("/tables/{source}/publish")
     def publish_table(source: str, body: PublishTable) -> dict[str, Any]:
         spec = body.publish_spec
-        _store(state, spec.online_store)
+        store = _store(state, spec.online_store)
+        if store["state"] != "AVAILABLE":
+            raise errors.invalid("An online store must run", store["state"], "Start it")
         done = syncs.publish(source, spec.online_table_name, spec.online_store)
         return {"online_table_name": done["online_table"], "pipeline_id": done["pipeline_id"]}
+
+    return router
+
+
+def database_routes(state: State) -> APIRouter:
+    """The database instances that online stores are: each is stopped and started by its name."""
+    router = APIRouter(prefix="/api/2.0/database/instances", tags=["database"])
+
+    @router.patch("/{name}")
+    def update(name: str, instance: DatabaseInstance) -> dict[str, Any]:
+        store = _store(state, name)
+        if instance.stopped is not None:
+            store["state"] = "STOPPED" if instance.stopped else "STARTING"
+            state.put(KIND, name, store)
+        return {"name": name, "capacity": store["capacity"], "state": store["state"]}
 
     return router
 

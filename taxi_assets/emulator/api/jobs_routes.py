@@ -1,4 +1,4 @@
-"""Routes of `/api/2.2/jobs/runs` and of permissions, as the step launcher calls them."""
+"""Routes of `/api/2.2/jobs/runs` and of permissions, as launched steps call them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from databricks_steps.settings import Settings
 from taxi_assets.emulator import errors
 from taxi_assets.emulator.runtime.runs import Document, Runs
 
+ENVIRONMENTS = ("1", "2", "3", "4")  # versions of serverless compute
 PAGE = 25  # runs that one list answers at most, as Databricks does
 
 
@@ -20,14 +21,35 @@ class SparkPythonTask(BaseModel):
     parameters: list[str] = Field([], max_length=100)
 
 
+class PythonWheelTask(BaseModel):
+    package_name: str = Field(max_length=200)
+    entry_point: str = Field(max_length=200)
+    parameters: list[str] = Field([], max_length=100)
+
+
 class SubmitTask(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     task_key: str = Field(max_length=100)
-    spark_python_task: SparkPythonTask
+    spark_python_task: SparkPythonTask | None = None
+    python_wheel_task: PythonWheelTask | None = None
     new_cluster: dict[str, Any] | None = None
     existing_cluster_id: str | None = None
+    environment_key: str | None = Field(None, max_length=100)
     libraries: list[dict[str, Any]] = []
+
+
+class EnvironmentSpec(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    client: str | None = None
+    environment_version: str | None = None
+    dependencies: list[str] = Field([], max_length=100)
+
+
+class JobEnvironment(BaseModel):
+    environment_key: str = Field(max_length=100)
+    spec: EnvironmentSpec
 
 
 class SubmitRun(BaseModel):
@@ -35,6 +57,7 @@ class SubmitRun(BaseModel):
 
     run_name: str | None = None
     tasks: list[SubmitTask] = Field(min_length=1, max_length=1)
+    environments: list[JobEnvironment] = Field([], max_length=10)
     idempotency_token: str | None = Field(None, max_length=64)
     timeout_seconds: int = Field(0, ge=0, le=7 * 86_400)
 
@@ -62,11 +85,7 @@ def routes(settings: Settings, runs: Runs) -> APIRouter:
 
     @router.post("/submit")
     def submit(run: SubmitRun) -> dict[str, int]:
-        task = run.tasks[0]
-        if (task.new_cluster is None) == (task.existing_cluster_id is None):
-            raise errors.invalid(
-                "A task runs on a new cluster or on an existing one", task.task_key, "Name one"
-            )
+        _require_compute(run.tasks[0], run.environments)
         document = run.model_dump(exclude_none=True)
         try:
             orjson.dumps(document)
@@ -77,6 +96,13 @@ def routes(settings: Settings, runs: Runs) -> APIRouter:
     @router.get("/get")
     def get(run_id: int) -> Document:
         return _shown(settings, runs.get(run_id))
+
+    @router.get("/get-output")
+    def output(run_id: int) -> dict[str, Any]:
+        """Why a task failed."""
+        run = _shown(settings, runs.get(run_id))
+        failed = run["state"].get("result_state") not in (None, "SUCCESS")
+        return {"metadata": run} | ({"error": run["state"]["state_message"]} if failed else {})
 
     @router.get("/list")
     def listed(
@@ -107,6 +133,44 @@ def routes(settings: Settings, runs: Runs) -> APIRouter:
     return router
 
 
+def _require_compute(task: SubmitTask, environments: list[JobEnvironment]) -> None:
+    """A task names what it runs, and a cluster or an environment of serverless compute."""
+    if (task.spark_python_task is None) == (task.python_wheel_task is None):
+        raise errors.invalid("A task is a Python file or a wheel", task.task_key, "Send one")
+    clusters = [each for each in (task.new_cluster, task.existing_cluster_id) if each is not None]
+    if task.environment_key is None:
+        if len(clusters) != 1:
+            raise errors.invalid(
+                "A task runs on a new cluster, on an existing one or in an environment",
+                task.task_key,
+                "Name one: a Python task on serverless compute needs an environment_key",
+            )
+        return
+    if clusters:
+        raise errors.invalid(
+            "A task with an environment_key runs on no cluster", task.task_key, "Name one of them"
+        )
+    if task.libraries:
+        raise errors.invalid(
+            "Libraries field is not supported for serverless task",
+            task.task_key,
+            "Please specify libraries in environment",
+        )
+    named = {each.environment_key: each.spec for each in environments}
+    if len(named) != len(environments) or task.environment_key not in named:
+        raise errors.invalid(
+            "An environment_key names one environment of the run",
+            repr(task.environment_key),
+            f"Known: {', '.join(named) or 'none'}",
+        )
+    spec = named[task.environment_key]
+    version = spec.environment_version or spec.client
+    if version not in ENVIRONMENTS:
+        raise errors.invalid(
+            "Invalid environment version", repr(version), f"One of {', '.join(ENVIRONMENTS)}"
+        )
+
+
 def permission_routes() -> APIRouter:
     """Who may see a run: told back, and nobody is kept out by it here."""
     router = APIRouter(prefix="/api/2.0/permissions", tags=["permissions"])
@@ -127,17 +191,18 @@ def permission_routes() -> APIRouter:
 
 
 def _shown(settings: Settings, run: Document) -> Document:
-    """A run as the SDK's `Run`."""
-    existing = run["tasks"][0].get("existing_cluster_id")
-    own = existing or f"embedded-{run['run_id']}"
-    cluster = {"cluster_id": own, "spark_context_id": str(run["run_id"])}
+    """A run as the SDK's `Run`; one on serverless compute has no cluster to tell."""
+    first, cluster = run["tasks"][0], {}
+    if "environment_key" not in first:
+        own = first.get("existing_cluster_id") or f"embedded-{run['run_id']}"
+        instance = {"cluster_id": own, "spark_context_id": str(run["run_id"])}
+        cluster = {"cluster_instance": instance}
     tasks = [
-        task | {"run_id": run["run_id"], "state": run["state"], "cluster_instance": cluster}
-        for task in run["tasks"]
+        task | cluster | {"run_id": run["run_id"], "state": run["state"]} for task in run["tasks"]
     ]
     return run | {
         "tasks": tasks,
-        "cluster_instance": cluster,
+        **cluster,
         "run_page_url": f"{settings.host}/#run/{run['run_id']}",
         "run_type": "SUBMIT_RUN",
         "creator_user_name": "token",

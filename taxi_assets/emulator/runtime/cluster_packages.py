@@ -16,7 +16,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 
 from taxi_assets.emulator import errors
 
@@ -30,6 +30,14 @@ RUNTIME = (
 # Licensed for use with Databricks alone: it is there, and not here.
 THERE_ALONE = ("databricks-feature-engineering",)
 _WHEEL = re.compile(r"[A-Za-z0-9_.]+-[A-Za-z0-9_.!+]+-py3-none-any\.whl")
+
+
+def libraries(dependencies: Iterable[str]) -> list[dict[str, Any]]:
+    """The dependencies of a serverless environment, lines of pip, as libraries of a cluster."""
+    return [
+        {"whl": line} if line.startswith("/") else {"pypi": {"package": line}}
+        for line in dependencies
+    ]
 
 
 def made(folder: Path, libraries: Iterable[dict[str, Any]], wheels: Iterable[Path]) -> Path:
@@ -51,7 +59,7 @@ def made(folder: Path, libraries: Iterable[dict[str, Any]], wheels: Iterable[Pat
 
 def _distributions(requirements: Iterable[str]) -> Iterator[Distribution]:
     """What these need, each once, as installed here."""
-    waiting, seen = [Requirement(text) for text in requirements], set[tuple[str, str]]()
+    waiting, seen = [_requirement(text) for text in requirements], set[tuple[str, str]]()
     while waiting:
         wanted = waiting.pop()
         extras = {"", *wanted.extras} - {extra for name, extra in seen if name == wanted.name}
@@ -66,6 +74,13 @@ def _distributions(requirements: Iterable[str]) -> Iterator[Distribution]:
             marker = needed.marker
             if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
                 waiting.append(needed)
+
+
+def _requirement(text: str) -> Requirement:
+    try:
+        return Requirement(text)
+    except InvalidRequirement as error:
+        raise errors.invalid("Library installation failed", error, "Correct it") from error
 
 
 def _installed(wanted: Requirement) -> Distribution:

@@ -13,12 +13,19 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from databricks_steps.platforms.embedded import sail, session
-from databricks_steps.settings import LOOPBACK, Settings, as_on_a_cluster, inherited
+from databricks_steps.settings import (
+    EMULATED,
+    LOOPBACK,
+    Settings,
+    as_on_a_cluster,
+    inherited,
+)
 from taxi_assets.emulator import errors
 from taxi_assets.emulator.runtime import cluster_packages, task, volumes
 from taxi_assets.emulator.runtime.clusters import Clusters
@@ -56,7 +63,7 @@ class Runs:
         self.words(task)
         if "new_cluster" in task:
             self._clusters.require(task["new_cluster"])
-        else:
+        elif "existing_cluster_id" in task:
             self._clusters.get(task["existing_cluster_id"])
         token = wanted.get("idempotency_token")
         with self._lock:
@@ -126,7 +133,7 @@ class Runs:
                 return
             wanted = document["tasks"][0]
             folder = self._settings.home / CLUSTERS / str(run_id)
-            python = self._environment(wanted, folder)
+            python = self._environment(wanted, document.get("environments", ()), folder)
             engine, variables = self._engine(wanted, folder)
             with log.open("wb") as out:
                 process = subprocess.Popen(
@@ -155,9 +162,14 @@ class Runs:
         else:
             self._finish(run_id, "FAILED", f"The task ended with {code}: {_last_line(log)}")
 
-    def _environment(self, wanted: Document, folder: Path) -> Path:
-        """The interpreter of the cluster, with what the task's libraries bring."""
+    def _environment(
+        self, wanted: Document, environments: Iterable[Document], folder: Path
+    ) -> Path:
+        """The interpreter of the cluster, or of serverless compute, with the task's libraries."""
         libraries = wanted.get("libraries") or []
+        for each in environments:
+            if each["environment_key"] == wanted.get("environment_key"):
+                libraries = cluster_packages.libraries(each["spec"]["dependencies"])
         wheels = [Path(self._on_this_machine(each["whl"])) for each in libraries if "whl" in each]
         return cluster_packages.made(folder, libraries, wheels)
 
@@ -170,19 +182,30 @@ class Runs:
         scratch = folder / "tmp"
         scratch.mkdir()
         own = {"TMPDIR": str(scratch), "PYTHONPATH": "", "SPARK_LOCAL_IP": LOOPBACK}
+        own[EMULATED] = str(self._settings.home)
+        engine: Document = {"volumes": str(self._settings.home / "volumes")}
+        if "environment_key" in wanted:  # it has no variables that somebody could set
+            engine["serverless"] = True
+            variables = {k: text for k, text in variables.items() if not k.startswith("TAXI_")}
+        if wheel := wanted.get("python_wheel_task"):
+            engine["wheel"] = [wheel["package_name"], wheel["entry_point"]]
         if settings.in_jvm:
-            return {"conf": session.jvm_conf(settings, scratch)}, variables | own
+            return engine | {"conf": session.jvm_conf(settings, scratch)}, variables | own
         options = {"RUST_LOG": "error"} | sail.variables(settings, scratch)
         conf = {"spark.sql.session.timeZone": "UTC"}
-        return {"conf": conf, "sail": list(sail.WARM)}, options | variables | own
+        return engine | {"conf": conf, "sail": list(sail.WARM)}, options | variables | own
 
     def _spec(self, wanted: Document) -> Document:
-        """The cluster of a task."""
-        own: Document | None = wanted.get("new_cluster")
-        return self._clusters.get(wanted["existing_cluster_id"]) if own is None else own
+        """The cluster of a task; empty on serverless compute."""
+        if "existing_cluster_id" in wanted:
+            return self._clusters.get(wanted["existing_cluster_id"])
+        return dict(wanted.get("new_cluster") or {})
 
     def words(self, task: Document) -> list[str]:
         """The file of a task and its parameters; raises ApiError for a path that is none."""
+        if "python_wheel_task" in task:
+            wheel = task["python_wheel_task"]
+            return [wheel["entry_point"], *wheel["parameters"]]
         given = task["spark_python_task"]
         return [
             self._on_this_machine(word) for word in (given["python_file"], *given["parameters"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,13 +18,16 @@ from feature_engineering import FeatureEngineeringClient
 from databricks_steps import schemas
 from databricks_steps.features.lookups import LOOKUPS
 from databricks_steps.features.request import FIELDS, with_request_features
+from databricks_steps.inference import request
 from databricks_steps.inference.feature_spec import FareInterval
+from databricks_steps.inference.request import RequestError
 from databricks_steps.inference.scorer import Scorer
 from databricks_steps.platforms.databricks.feature_store import UnityFeatureStore
 from databricks_steps.platforms.embedded.tables import DeltaTables
-from databricks_steps.settings import DATABRICKS, Forest, Settings
+from databricks_steps.settings import DATABRICKS, REPOSITORY, Forest, Settings
 from databricks_steps.training import dataset, registry
 from databricks_steps.training.fit import fit, onnx_predict, to_onnx
+from databricks_steps.training.request_columns import RequestColumns
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -153,6 +157,63 @@ def test_an_endpoint_answers_rows_that_its_server_has_made_of_json_and_lookups(
         rows = [row | {"pickup_datetime": f"{row['pickup_datetime']}"} for row in rows]
     answered = feature_engineering.answered(folder, rows)
     assert np.abs(np.asarray(answered) - fares).max() < 0.01
+
+
+IMPOSSIBLE: dict[str, dict[str, Any]] = {
+    "a location that is none": {"pickup_location_id": 0},
+    "a fraction of one": {"dropoff_location_id": 4.5},
+    "too far": {"trip_distance": 5_000.0},
+    "backwards": {"trip_distance": -1.0},
+    "long ago": {"pickup_datetime": "1999-12-31 00:00:00"},
+    "no time": {"pickup_datetime": "noon"},
+    "a type that is none": {"trip_type": 7},
+}
+
+
+def test_an_endpoint_refuses_what_the_emulator_refuses_in_the_same_words(
+    client: FeatureEngineeringClient, remote: Settings, pipeline: Pipeline, training_set: DataFrame
+) -> None:
+    folder = registry.folder(remote, log(remote, pipeline, training_set).number)
+    row = requests(1).drop(columns=[schemas.LABEL]).to_dict("records")[0]
+    row |= {"pickup_datetime": f"{row['pickup_datetime']}"}
+    assert feature_engineering.answered(folder, [row, row | {"trip_type": 2}])
+    own = {name: row[name] for name in FIELDS}
+    for what, wrong in IMPOSSIBLE.items():
+        with pytest.raises(RequestError) as here:
+            request.read({"dataframe_records": [own | {"trip_type": 1}, own | wrong]})
+        with pytest.raises(Exception, match=re.escape(str(here.value))):
+            feature_engineering.answered(folder, [row | {"trip_type": 1}, row | wrong])
+        assert str(here.value).startswith("Row 1: "), what
+
+
+def test_the_documents_tell_what_an_endpoint_there_cannot_refuse_or_tell(
+    client: FeatureEngineeringClient, remote: Settings, pipeline: Pipeline, training_set: DataFrame
+) -> None:
+    import mlflow
+
+    folder = registry.folder(remote, log(remote, pipeline, training_set).number)
+    rows = [
+        row | {"pickup_datetime": f"{row['pickup_datetime']}"}
+        for row in requests(20).drop(columns=[schemas.LABEL]).to_dict("records")
+    ]
+    fares = feature_engineering.answered(folder, rows)
+    found = {}
+    for name, field in (("a looked-up feature", FEATURES[0]), ("an unknown field", "colour")):
+        with pytest.raises(RequestError):
+            request.read({"dataframe_records": [{n: rows[0][n] for n in FIELDS} | {field: 900}]})
+        changed = [row | {field: 900} for row in rows]
+        assert len(feature_engineering.answered(folder, changed)) == len(fares)
+        inputs = RequestColumns().transform(pd.DataFrame(changed))
+        taken = field in inputs and (inputs[field] == 900).all()
+        found[name] = "taken in place of what is looked up" if taken else "ignored"
+    model = mlflow.pyfunc.load_model(str(folder))
+    for param in ("interval", "features"):
+        answer = model.predict(pd.DataFrame(rows), params={param: True})
+        found[f"`params.{param}`"] = "ignored" if answer.tolist() == fares else "answered"
+    page = (REPOSITORY / "docs" / "databricks.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| ([^|]+) \| [^|]+ \| ([^|]+) \|$", page, re.MULTILINE))
+    assert {name: told[name] for name in found} == found
+    assert told["an impossible value"].startswith("refused, in the same words")
 
 
 def test_a_logged_model_is_opened_without_running_what_it_brings(

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import InvalidParameterValue, NotFound
-from databricks.sdk.service.ml import PublishSpec
+from databricks.sdk.service.database import DatabaseInstance
+from databricks.sdk.service.ml import OnlineStoreState, PublishSpec
 from databricks.sdk.service.pipelines import PipelineState, UpdateInfoState
 
 from databricks_steps import schemas
@@ -164,6 +165,20 @@ def test_a_sync_that_never_ends_is_given_up_at_the_deadline(store: Workspace) ->
 def test_a_pipeline_that_nobody_knows_is_named(store: Workspace) -> None:
     with pytest.raises(ServingError, match="gone: Pipeline does not exist: gone"):
         online_store.await_sync(store.client, "gone", None)
+
+
+def test_a_store_that_was_stopped_takes_no_publish_and_is_started(store: Workspace) -> None:
+    name = store.settings.online_store
+    instances, stopped = store.client.database, DatabaseInstance(name, stopped=True)
+    instances.update_database_instance(name, stopped, "*")
+    assert store.client.feature_store.get_online_store(name).state is OnlineStoreState.STOPPED
+    with pytest.raises(ServingError, match="An online store must run: STOPPED"):
+        publish(store)
+    found = online_store.ensure_online_store(store.client, store.settings)
+    assert found.state is OnlineStoreState.AVAILABLE
+    publish(store)
+    with pytest.raises(ServingError, match="absent is stopped and does not start: .*absent"):
+        online_store._start_store(store.client, "absent")
 
 
 def test_an_update_under_way_when_the_workspace_dies_has_failed(

@@ -253,7 +253,7 @@ def test_variables_of_the_cluster_are_there_before_spark_starts(workspace: Works
 
 def test_a_task_names_one_cluster(workspace: Workspace) -> None:
     task = SubmitTask("one", spark_python_task=SparkPythonTask("x.py"))
-    with pytest.raises(InvalidParameterValue, match="on a new cluster or on an existing one"):
+    with pytest.raises(InvalidParameterValue, match="an existing one or in an environment"):
         workspace.client.jobs.submit(tasks=[task])
 
 

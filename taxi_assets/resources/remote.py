@@ -1,0 +1,189 @@
+"""The near side of calls to a Databricks target: what its platform alone can tell or do.
+
+There the tables are, and no session of Spark is here: each call is a task on the target's compute.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from databricks_steps.errors import TaxiError, reason
+from databricks_steps.interfaces import Commit
+from taxi_assets.resources import run_cluster
+from taxi_assets.resources.remote_calls import ANSWER, CALL, from_plain, plain
+from taxi_assets.resources.targets import Target
+from taxi_assets.resources.workspace import Workspace
+
+if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
+
+    from taxi_assets.resources.clusters import Cluster
+    from taxi_assets.resources.staging import Staging
+
+PACKAGE, ENTRY_POINT = "taxi_assets", "taxi-call"
+
+
+class LaunchError(TaxiError):
+    """A task failed, or the workspace did not let it run; the message holds its link."""
+
+
+def call(target: Target, name: str, **arguments: Any) -> Any:
+    """The answer to one of `remote_calls.CALLS`, by a task on the target's compute.
+
+    Raises:
+        TaxiError: the platform refused, the task failed, or the workspace did not let it run.
+    """
+    import requests
+    from databricks.sdk.errors.base import DatabricksError
+    from databricks.sdk.service.jobs import SubmitTask
+
+    from taxi_assets.resources.staging import Staging, patiently
+
+    settings, cluster = target.settings, target.cluster
+    assert cluster is not None  # noqa: S101 every Databricks target has one
+    client = Workspace(settings).client
+    staging = Staging(client, settings)
+    folder = f"{staging.calls}/{uuid.uuid4().hex}"
+    content = json.dumps(extras(target, name, arguments)).encode()
+    try:
+        staging.put_file(io.BytesIO(content), f"{folder}/{CALL}")
+        with run_cluster.SHARED.held():
+            asked, run = task(cluster, staging, [folder])
+            if cluster.is_shared:
+                spec = cluster.run_spec(uuid.uuid4().hex, {})
+                asked["existing_cluster_id"] = run_cluster.SHARED.made(client, spec)
+            run_id = patiently(
+                lambda: client.jobs.submit(
+                    tasks=[SubmitTask.from_dict(asked)], run_name=f"call {name}", **run
+                ).bind()["run_id"]
+            )
+            try:
+                await_success(client, run_id, cluster.poll_seconds)
+            except KeyboardInterrupt:
+                client.jobs.cancel_run(run_id)
+                raise
+        told = json.loads(staging.read_file(f"{folder}/{ANSWER}") or '{"error": "no answer"}')
+    except (DatabricksError, requests.RequestException, TimeoutError) as error:
+        raise LaunchError(
+            f"Target {target.name} must answer {name}", reason(error), "taxi-assets doctor says why"
+        ) from error
+    finally:
+        with suppress(DatabricksError, requests.RequestException, TimeoutError):
+            staging.remove_folder(folder)
+    if "error" in told:
+        raise RemoteError(told["error"])
+    return told["answer"]
+
+
+class RemoteError(TaxiError):
+    """What the far side refused, in its own words."""
+
+    def __init__(self, message: str) -> None:
+        Exception.__init__(self, message)
+
+
+def extras(target: Target, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A call in plain values."""
+    return {"name": name, "arguments": arguments, "variables": target.remote_environment()}
+
+
+def task(
+    cluster: Cluster, staging: Staging, parameters: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A task of the wheel's entry point and the arguments of its run, but for a shared cluster."""
+    from databricks.sdk.service.jobs import JobAccessControlRequest, JobEnvironment
+
+    wheel = staging.put_wheel()
+    asked: dict[str, Any] = {
+        "task_key": ENTRY_POINT,
+        "python_wheel_task": {
+            "package_name": PACKAGE,
+            "entry_point": ENTRY_POINT,
+            "parameters": [*parameters],
+        },
+    }
+    run: dict[str, Any] = {
+        "timeout_seconds": cluster.timeout_seconds,
+        "idempotency_token": uuid.uuid4().hex,
+        "access_control_list": [JobAccessControlRequest.from_dict(a) for a in cluster.access()],
+    }
+    if cluster.is_serverless:
+        environment = cluster.environment(wheel)
+        asked["environment_key"] = environment["environment_key"]
+        run["environments"] = [JobEnvironment.from_dict(environment)]
+        return asked, run
+    asked["libraries"] = cluster.all_libraries(wheel)
+    if cluster.existing:
+        asked["existing_cluster_id"] = cluster.existing
+    elif not cluster.is_shared:
+        asked["new_cluster"] = cluster.job_spec(ENTRY_POINT, {})
+    return asked, run
+
+
+def await_success(client: WorkspaceClient, run_id: int, poll_seconds: float) -> None:
+    """Wait until a run has succeeded.
+
+    Raises:
+        LaunchError: it did not; with what Databricks says of its task.
+    """
+    from databricks.sdk.service.jobs import RunLifeCycleState as Life
+    from databricks.sdk.service.jobs import RunResultState
+
+    from taxi_assets.resources.staging import patiently
+
+    over = (Life.TERMINATED, Life.SKIPPED, Life.INTERNAL_ERROR)
+    while True:
+        run = patiently(lambda: client.jobs.get_run(run_id))
+        if run.state is not None and run.state.life_cycle_state in over:
+            break
+        time.sleep(poll_seconds)
+    if run.state.result_state is not RunResultState.SUCCESS:
+        numbers = [each.run_id for each in run.tasks or []]  # an output is a task's
+        told = client.jobs.get_run_output((numbers or [run_id])[0] or run_id).error
+        raise LaunchError(
+            f"Run {run.run_name} must succeed",
+            f"{told or run.state.state_message} ({run.run_page_url})",
+            "Look at the run, mend the cause, then try again",
+        )
+
+
+class RemoteTables:
+    """The tables of a Databricks target for what their logs and small ones' rows tell.
+
+    All of it is asked for at once when something is first wanted, and again after a write.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def exists(self, name: str) -> bool:
+        return name in self._found
+
+    def rows(self, name: str, months: Sequence[str] | None = None) -> int:
+        rows = self._found.get(name, {"rows": {}})["rows"]
+        return sum(n for month, n in rows.items() if months is None or month in months)
+
+    def months(self, name: str) -> list[str]:
+        return sorted(filter(None, self._found.get(name, {"rows": {}})["rows"]))
+
+    def records(self, name: str, months: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Every row of one of the small tables."""
+        rows = self._found.get(name, {"records": []})["records"]
+        return [from_plain(name, row) for row in rows]
+
+    def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Commit:
+        done = call(self._target, "append", table=name, rows=plain(list(rows)))
+        del self._found
+        return Commit(**done)
+
+    @cached_property
+    def _found(self) -> dict[str, Any]:
+        found: dict[str, Any] = call(self._target, "snapshot")
+        return found

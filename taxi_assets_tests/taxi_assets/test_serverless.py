@@ -1,0 +1,114 @@
+"""`TAXI_COMPUTE=serverless`: every step is a call by Pipes, and makes the tables of `local`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_run import MONTHS, Home, table_rows
+from faulty_proxy import client, runs
+
+from databricks_steps import schemas
+from databricks_steps.settings import SAIL, STAGING_VOLUME
+from databricks_steps.steps import STEPS
+from taxi_assets import dagster_instance, pipeline
+from taxi_assets.emulator import process
+from taxi_assets.resources import staging
+from taxi_assets.resources.remote import ENTRY_POINT
+from taxi_assets.resources.targets import target
+from taxi_assets_tests.waiting import until
+
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # the whole pipeline, each step with an engine
+
+PARITY = "serving_endpoint_train_serve_parity"  # the one check that reads the holdout with Spark
+SERVERLESS = {"TAXI_COMPUTE": "serverless", "TAXI_SPARK": SAIL}
+
+
+@pytest.fixture(scope="module")
+def called(homes: Any, small_source: Path) -> Home:
+    home: Home = homes("called")
+    done = home.call("run", "--target", "loopback", "--source", str(small_source), **SERVERLESS)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return home
+
+
+def test_every_spark_step_is_a_task_of_the_wheel_in_an_environment_without_a_cluster(
+    called: Home,
+) -> None:
+    found = runs(called)
+    assert {run["run_name"].split(" ")[0] for run in found} == {*STEPS, PARITY}
+    assert len(found) == len(STEPS) + 1
+    assert list(client(called).clusters.list()) == []
+    cluster = target("loopback", SERVERLESS).cluster
+    assert cluster is not None
+    for run in found:
+        (task,), (environment,) = run["tasks"], run["environments"]
+        assert run["state"]["result_state"] == "SUCCESS"
+        assert task["python_wheel_task"]["entry_point"] == ENTRY_POINT
+        assert task["environment_key"] == environment["environment_key"]
+        assert not {"new_cluster", "existing_cluster_id", "cluster_instance"} & task.keys()
+        wheel, *packages = environment["spec"]["dependencies"]
+        assert wheel.endswith(staging.wheel()[0])
+        assert len(packages) == len(cluster.libraries)
+        assert [each for each in packages if each.startswith("dagster")] == [
+            "dagster-pipes==1.13.27"
+        ]
+
+
+def test_the_tables_and_checks_are_those_of_target_local(
+    called: Home, first_run: tuple[Home, Any]
+) -> None:
+    local, _ = first_run
+    report, expected = called.last_run(), local.last_run()
+    assert (report["status"], report["months"]) == ("success", list(MONTHS))
+    assert report["checks"] == expected["checks"]
+    assert report["tables"] == expected["tables"]
+    for name in ("raw_trips", "trips", "quarantined_trips", "pickup_features", "dropoff_features"):
+        computed = schemas.TABLES[name].computed
+        assert table_rows(called, name, computed) == table_rows(local, name, computed), name
+    assert report["model"]["metrics"] == pytest.approx(expected["model"]["metrics"])
+
+
+def test_a_wheel_is_all_that_is_left_on_the_volume(called: Home) -> None:
+    settings = called.settings
+    volume = called.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME
+    assert [file.name for file in volume.rglob("*") if file.is_file()] == [staging.wheel()[0]]
+
+
+def test_a_step_that_fails_says_why_in_one_line(called: Home) -> None:
+    """The next training set needs a version of `trips` that is no longer there."""
+    log = called.settings.table_path("dropoff_features") / "_delta_log"
+    log.rename(log.with_name("_gone"))
+    try:
+        again = ("run", "--target", "loopback", "--skip-features", "--months", "2022-01:2022-02")
+        done = called.call(*again, **SERVERLESS)
+    finally:
+        log.with_name("_gone").rename(log)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+
+
+@pytest.mark.parametrize("sign", ["SIGTERM", "SIGKILL"])
+def test_what_an_ended_run_has_left_at_work_the_next_one_cancels(
+    homes: Any, small_source: Path, sign: str
+) -> None:
+    home: Home = homes(f"ended_{sign}")
+    source = small_source / "green_tripdata_2022-01.parquet"
+    with home.start("run", "--target", "loopback", "--source", str(source), **SERVERLESS) as run:
+        until(lambda: home.settings.token_file.exists() and states(home) == ["RUNNING"], 120)
+        run.send_signal(getattr(signal, sign))
+        run.communicate(timeout=60)
+    assert states(home) == ["RUNNING"]
+    where = target("loopback", {**home.environment, **SERVERLESS})
+    with dagster_instance.instance(where.settings) as found:
+        pipeline._end_leftovers(where, found)
+    assert states(home) == ["CANCELED"]
+
+
+def states(home: Home) -> list[str]:
+    """Of the workspace's runs: the result where there is one."""
+    found = [run["state"] for run in runs(home)] if process.status(home.settings).running else []
+    return [state.get("result_state", state["life_cycle_state"]) for state in found]
