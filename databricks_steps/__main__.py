@@ -61,7 +61,7 @@ def task() -> None:
 
 def run(settings: Settings, step: str, months: str | None, force: bool) -> tuple[Outcome, ...]:
     """The outcomes of one step on the settings' platform."""
-    from databricks_steps.platforms.chosen import platform
+    from databricks_steps.platforms.factory import platform
 
     chosen = parse(months) if months else None
     on = platform(settings)

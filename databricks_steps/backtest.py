@@ -23,8 +23,8 @@ from databricks_steps.inference import batch, feature_spec
 from databricks_steps.inference.feature_spec import FeatureSpec
 from databricks_steps.inference.scorer import Scorer
 from databricks_steps.interfaces import Platform, Verdict
-from databricks_steps.monitoring import performance, triage, watch
-from databricks_steps.monitoring.watch import Judged
+from databricks_steps.monitoring import month_report, performance, triage
+from databricks_steps.monitoring.month_report import Judged
 from databricks_steps.months import end, start, trailing
 from databricks_steps.page import Blocks, Figures, Table, Text
 from databricks_steps.settings import Settings
@@ -231,12 +231,12 @@ def _judged(platform: Platform, champion: Judged, month: str, folder: Path) -> J
         scored = platform.spark.read.parquet(str(stage))
         rows = platform.tables.rows("trips", [month])
         found = histograms.counted(scored, champion.baseline.bins, [month], rows)
-        tables = watch.measured(platform, champion, scored, found)
-        audit = watch.audited(platform, champion, scored, month)
-        told = watch.told_of(platform, champion, tables, audit)
+        tables = month_report.measured(platform, champion, scored, found)
+        audit = month_report.audited(platform, champion, scored, month)
+        told = month_report.told_of(platform, champion, tables, audit)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-    whole = performance.whole(tables[watch.LIVE], month) or {"trips": 0}
+    whole = performance.whole(tables[month_report.LIVE], month) or {"trips": 0}
     return Judgement(
         told.diagnosis.kinds,
         "none" if told.verdict.passed else told.verdict.severity,
@@ -248,7 +248,7 @@ def _judged(platform: Platform, champion: Judged, month: str, folder: Path) -> J
 
 
 def _scored(platform: Platform, champion: Judged, month: str) -> DataFrame:
-    asked = watch.asked(platform, [month])
+    asked = month_report.asked(platform, [month])
     fares = batch.with_predicted_fares(asked, champion.model, typed=False)
     return asked.join(fares.select("trip_id", "predicted_fare"), "trip_id", "left")
 

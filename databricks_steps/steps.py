@@ -24,7 +24,7 @@ from databricks_steps.features import request as request_features
 from databricks_steps.features.lookups import Lookup
 from databricks_steps.inference import batch, scorer
 from databricks_steps.interfaces import Outcome, Platform, Verdict
-from databricks_steps.monitoring import payloads, watch
+from databricks_steps.monitoring import month_report, payloads
 from databricks_steps.months import shift, start, trailing, with_months_before
 from databricks_steps.training import (
     candidate,
@@ -212,7 +212,7 @@ def endpoint_payloads(
 def drift_report(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
     """The champion on the months' trips (default: the latest month): drift, live error, class."""
     chosen = list(months or _trip_months(platform)[-1:])
-    return watch.drift_report(platform, chosen, _lookup_inputs(platform, chosen), force)
+    return month_report.drift_report(platform, chosen, _lookup_inputs(platform, chosen), force)
 
 
 def training_months(platform: Platform, months: Months) -> tuple[str, ...]:

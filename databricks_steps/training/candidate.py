@@ -224,7 +224,7 @@ def made_again(settings: Settings, version: Version, ingredients: Recipe) -> str
         return f"taxi-assets reproduce {version.number}"
     return f"""\
 # In a notebook of the workspace, with the project's wheel of commit {ingredients.commit}
-from databricks_steps.platforms.chosen import platform
+from databricks_steps.platforms.factory import platform
 from databricks_steps.settings import Settings
 from databricks_steps.training.reproduction import reproduce
 

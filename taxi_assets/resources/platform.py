@@ -31,7 +31,7 @@ def platform(settings: Settings) -> dg.ResourceDefinition:
         required_resource_keys={"pyspark", "mlflow"},
     )
     def chosen(context: dg.InitResourceContext) -> Platform:
-        from databricks_steps.platforms import chosen
+        from databricks_steps.platforms import factory
 
         def start() -> SparkSession:
             running: SparkSession = context.resources.pyspark.spark_session
@@ -44,7 +44,7 @@ def platform(settings: Settings) -> dg.ResourceDefinition:
         own: Callable[[], SparkSession] | None = cluster_session if launched else start
         if settings.platform == DATABRICKS:
             own = None
-        return chosen.platform(settings, own, context.resources.mlflow.run)
+        return factory.platform(settings, own, context.resources.mlflow.run)
 
     return chosen
 

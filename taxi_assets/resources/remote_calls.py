@@ -17,7 +17,7 @@ from typing import Any
 from databricks_steps import schemas
 from databricks_steps.errors import TaxiError
 from databricks_steps.interfaces import Platform
-from databricks_steps.platforms import chosen
+from databricks_steps.platforms import factory
 from databricks_steps.platforms.databricks import probe
 from databricks_steps.platforms.databricks.platform import cluster_session
 from databricks_steps.settings import EMBEDDED
@@ -107,7 +107,7 @@ def answered(call: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> 
     export(call["variables"])
     settings = target().settings
     start = cluster_session if settings.platform == EMBEDDED else None
-    platform = chosen.platform(settings, start, lambda: registry.tracked_run(settings, tags))
+    platform = factory.platform(settings, start, lambda: registry.tracked_run(settings, tags))
     with platform.at_work():
         found = CALLS[call["name"]](platform, **call["arguments"])
     return plain(found)

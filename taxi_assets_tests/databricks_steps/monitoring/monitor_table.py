@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import write_deltalake
 
-from databricks_steps.monitoring import profiled
+from databricks_steps.monitoring import monitor_metrics
 from databricks_steps.settings import Settings
 
 # As the monitor makes the table: the reference of its metric tables, the columns read here.
@@ -42,6 +42,6 @@ def measured(day: int, psi: float | None, **other: Any) -> dict[str, Any]:
 
 
 def write(settings: Settings, rows: list[dict[str, Any]]) -> None:
-    path = settings.table_path(profiled.METRICS)
+    path = settings.table_path(monitor_metrics.METRICS)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_deltalake(str(path), pa.Table.from_pylist(rows, SCHEMA), mode="overwrite")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from databricks_steps.backtest import Backtest
-from databricks_steps.monitoring import tariff, triage, watch
+from databricks_steps.monitoring import month_report, tariff, triage
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
 from databricks_steps.steps import STEPS
@@ -68,4 +68,4 @@ def test_the_audit_finds_the_one_change_of_the_tariff(
     assert (audit.before.tick, audit.before.tick_share > 0.995) == (tick, True)
     assert audit.changed == (month == "2023-01")
     assert audit.since == ("2023-01-01" if audit.changed else "")
-    assert watch.Audit.from_json(audit.to_json()) == audit
+    assert month_report.Audit.from_json(audit.to_json()) == audit

@@ -31,9 +31,9 @@ from databricks_steps.monitoring import (
     error_source,
     fare_range,
     ground_truth,
+    monitor_metrics,
     performance,
     plots,
-    profiled,
     report,
     tariff,
     thresholds,
@@ -225,7 +225,7 @@ def _told(
         "verdicts": {a: asdict(v) for a, v in drift.verdicts(rows[DRIFT]).items()},
         "pages": [str(page(platform, month)) for month in months],
     }
-    if (by_databricks := profiled.newest(tables)) is not None:
+    if (by_databricks := monitor_metrics.newest(tables)) is not None:
         figures["databricks_monitor"] = by_databricks
     verdicts = (last.verdict, tariff.verdict(list(audits.values())))
     outcomes = (
