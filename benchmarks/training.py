@@ -19,7 +19,8 @@ from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Forest, Settings
 from databricks_steps.steps import STEPS
 from databricks_steps.training import dataset
-from databricks_steps.training.fit import fit, to_onnx
+from databricks_steps.training.fit import fit
+from databricks_steps.training.onnx_graph import to_onnx
 
 if TYPE_CHECKING:
     import pandas as pd

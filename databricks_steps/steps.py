@@ -34,6 +34,7 @@ from databricks_steps.training import (
     fit,
     intervals,
     lineage,
+    onnx_graph,
     promotion,
     promotion_gate,
     registry,
@@ -104,8 +105,8 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
         settings.interval,
         settings.feature_delay_days,
         fingerprint.code(
-            *(candidate, distributions, expected_error, fit, _FOREST, dataset, promotion_gate),
-            *(intervals, feature_ages, zones, scorer),
+            *(candidate, dataset, distributions, expected_error, feature_ages, fit, intervals),
+            *(onnx_graph, promotion_gate, scorer, zones, _FOREST),
         ),
         *registry.requirements(),
     )

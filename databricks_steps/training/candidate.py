@@ -31,8 +31,9 @@ from databricks_steps.training import (
 )
 from databricks_steps.training.dataset import INPUTS
 from databricks_steps.training.expected_error import ExpectedError
-from databricks_steps.training.fit import fit, onnx_predict, to_onnx
+from databricks_steps.training.fit import fit
 from databricks_steps.training.lineage import Recipe
+from databricks_steps.training.onnx_graph import onnx_predict, to_onnx
 from databricks_steps.training.registry import CHAMPION, Version
 
 if TYPE_CHECKING:

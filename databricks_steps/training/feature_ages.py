@@ -12,7 +12,7 @@ from databricks_steps.features import lookups
 from databricks_steps.features.request import NOT_TOLD, TRIP_TYPE
 from databricks_steps.interfaces import Platform
 from databricks_steps.training import dataset, evaluation
-from databricks_steps.training.fit import onnx_predict
+from databricks_steps.training.onnx_graph import onnx_predict
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from databricks_steps import schemas
 from databricks_steps.inference import batch, feature_spec
 from databricks_steps.inference.feature_spec import FeatureSpec
 from databricks_steps.settings import Forest, Settings
-from databricks_steps.training import fit
+from databricks_steps.training import fit, onnx_graph
 from databricks_steps.training.dataset import INPUTS
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = fit.fit(frame, Forest(n_estimators=5))
     folder = tmp_path_factory.mktemp("scored") / feature_spec.FOLDER
     folder.mkdir()
-    (folder / feature_spec.ONNX_FILE).write_bytes(fit.to_onnx(made))
+    (folder / feature_spec.ONNX_FILE).write_bytes(onnx_graph.to_onnx(made))
     spec = FeatureSpec.current(Settings(home=folder)).to_json()
     (folder / feature_spec.FILE).write_text(spec)
     return folder.parent
@@ -61,7 +61,7 @@ def test_each_trip_gets_the_fare_of_its_own_inputs(spark: SparkSession, model: P
     assert len(found) == len(rows)
     graph = (model / feature_spec.FOLDER / feature_spec.ONNX_FILE).read_bytes()
     asked = pd.DataFrame(rows).astype(dict.fromkeys(INPUTS, "float64"))
-    fares, _ = fit.onnx_predict(graph, asked)
+    fares, _ = onnx_graph.onnx_predict(graph, asked)
     told = found.loc[asked["trip_id"]]
     np.testing.assert_allclose(told["predicted_fare"], fares, rtol=0, atol=1e-4)
     assert list(told["trip_month"]) == list(asked["trip_month"])

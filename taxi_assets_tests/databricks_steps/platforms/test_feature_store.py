@@ -26,7 +26,8 @@ from databricks_steps.platforms.databricks.feature_store import UnityFeatureStor
 from databricks_steps.platforms.embedded.tables import DeltaTables
 from databricks_steps.settings import DATABRICKS, REPOSITORY, Forest, Settings
 from databricks_steps.training import dataset, registry
-from databricks_steps.training.fit import fit, onnx_predict, to_onnx
+from databricks_steps.training.fit import fit
+from databricks_steps.training.onnx_graph import onnx_predict, to_onnx
 from databricks_steps.training.request_columns import RequestColumns
 
 if TYPE_CHECKING:

@@ -15,7 +15,14 @@ from databricks_steps.errors import ModelError
 from databricks_steps.inference.feature_spec import middle
 from databricks_steps.settings import METRICS, Forest, Gate, Settings
 from databricks_steps.training import dataset, evaluation, leakage_checks
-from databricks_steps.training.fit import ONNX_IR, ONNX_OPSET, fit, onnx_predict, to_onnx, tree_node
+from databricks_steps.training.fit import fit
+from databricks_steps.training.onnx_graph import (
+    ONNX_IR,
+    ONNX_OPSET,
+    onnx_predict,
+    to_onnx,
+    tree_node,
+)
 from databricks_steps.trips import zones
 
 if TYPE_CHECKING:
