@@ -30,6 +30,7 @@ OURS = ("databricks_steps.", "taxi_assets.")  # modules whose errors are written
 # The code location and its repository, as workspace.yaml and `dagster dev -m` name them.
 LOCATION, REPOSITORY = "taxi_assets.definitions", "__repository__"
 PID_TAG = "taxi_assets/pid"
+DEV_LOCK = "TAXI_DEV_LOCK"  # the lock's file descriptor, for what `dev` starts
 DAGSTER_RUN = "dagster_run_id"  # tag of an MLflow run, as dagster-mlflow calls it
 _OPEN = [
     dg.DagsterRunStatus.NOT_STARTED,  # killed between the record and its first event
@@ -172,8 +173,11 @@ def only_run(settings: Settings) -> Iterator[None]:
             del _HELD[path]
 
 
-def only_dev(settings: Settings) -> None:
-    """Hold this home's lock of `dev` as long as this process lives, whatever program it becomes.
+def only_dev(settings: Settings) -> int:
+    """Hold this home's lock of `dev` as long as this process or what it starts lives.
+
+    Whatever program it becomes; a daemon may outlive the `dagster dev` that was killed. Answers
+    the lock's file descriptor.
 
     Two daemons would tick the same sensors, and each tell of the other's runs.
 
@@ -192,6 +196,7 @@ def only_dev(settings: Settings) -> None:
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
     os.set_inheritable(lock, True)
+    return lock
 
 
 def create_run(
@@ -272,13 +277,20 @@ def close_killed_runs(settings: Settings, found: dg.DagsterInstance) -> tuple[st
     Call it under the run lock.
     """
     open_runs = found.get_runs(dg.RunsFilter(statuses=_OPEN))
-    killed = [run for run in open_runs if PID_TAG in run.tags]
+    killed = [run for run in open_runs if _is_signed(found, run)]
     # MLflow's first: killed in between, the next run finds the Dagster run open and does both.
     if killed and settings.platform == EMBEDDED and (settings.home / "mlflow.db").exists():
         _end_tracked_runs(settings, {run.run_id for run in killed})
     for run in killed:
         found.report_run_failed(run, "The process that ran it was killed")
     return tuple(run.run_id for run in killed)
+
+
+def _is_signed(found: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a process has said that it is at work on the run; a re-execution inherits tags."""
+    parent = found.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
+    inherited_tag = parent.tags.get(PID_TAG) if parent is not None else None
+    return run.tags.get(PID_TAG, inherited_tag) != inherited_tag
 
 
 def _end_tracked_runs(settings: Settings, dagster_runs: Collection[str]) -> None:

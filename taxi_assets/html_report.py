@@ -12,6 +12,7 @@ import dagster as dg
 
 from databricks_steps import atomic_write, schemas
 from databricks_steps.distributions import ALL
+from databricks_steps.errors import reason
 from databricks_steps.interfaces import TableLog
 from databricks_steps.page import Blocks, Figures, Table, Text, render
 from databricks_steps.settings import METRICS, Settings
@@ -184,19 +185,25 @@ def _drift(tables: TableLog) -> Blocks:
 
 def _endpoint(settings: Settings, state: Mapping[str, Any] | None) -> Blocks:
     if state is None:
-        return [Text("Not running: taxi-assets serve starts it.")]
+        return [Text(status.NOT_RUNNING)]
     told = [(name, state[name]) for name in ("name", "url", "state", "version")]
     return [Table(("", ""), [*told, *_answered(settings)])]
 
 
 def _answered(settings: Settings) -> Iterator[tuple[str, Any]]:
     """What the endpoint has answered so far, by the metrics that it exports."""
+    from databricks.sdk.errors.base import DatabricksError
     from prometheus_client.parser import text_string_to_metric_families
 
     from taxi_assets.resources.workspace import Workspace
 
     path = f"/api/2.0/serving-endpoints/{settings.endpoint}/metrics"
-    answer = Workspace(settings).client.api_client.do("GET", path, raw=True)
+    client = Workspace(settings).client.api_client
+    try:
+        answer = client.do("GET", path, headers={"Accept": "text/plain"}, raw=True)
+    except (DatabricksError, OSError) as error:  # it sleeps, or they are for others
+        yield "metrics", f"not told: {reason(error)}"
+        return
     text = answer["contents"].read().decode()
     for family in text_string_to_metric_families(text):
         if family.type == "counter" and family.name != "feature_lookup_count":

@@ -34,7 +34,6 @@ from databricks_steps.trips import ingest
 from databricks_steps.trips.sources import looked_at, require_months
 from taxi_assets import dagster_instance, status
 from taxi_assets.definitions import build_defs
-from taxi_assets.emulator import process
 from taxi_assets.graph import BY_MONTH, JUDGING, PAYLOADS, SERVING, TRAINING, made_by
 from taxi_assets.jobs import REPORTED, fare_pipeline
 from taxi_assets.partitions import RANGE_TAGS
@@ -92,6 +91,8 @@ def run(target: Target, options: Options, report: dict[str, Any]) -> None:
 
 def _prepared(settings: Settings, options: Options) -> tuple[str, ...]:
     """The months of a run on this machine, whose processes are started beside."""
+    from taxi_assets.emulator import process  # no part of the wheel
+
     _preflight(settings, options)
     if options.force_features:
         shutil.rmtree(settings.home / check_cache.FOLDER, ignore_errors=True)
@@ -123,6 +124,8 @@ def _named(target: Target, options: Options) -> tuple[str, ...]:
 
 def _serve(settings: Settings) -> None:
     """Start the workspace early; a failure is met again by the stage that needs it."""
+    from taxi_assets.emulator import process
+
     with suppress(TaxiError):
         process.ensure_running(settings)
 

@@ -32,6 +32,7 @@ from taxi_assets.resources.workspace import Workspace
 if TYPE_CHECKING:
     from taxi_assets.progress import Progress
 
+NOT_RUNNING = "not running: taxi-assets serve starts it, on Databricks taxi-assets deploy"
 LAST_RUN = "last_run.json"
 _REFUSED = ("source", "name", "reason", "remedy", "bytes")  # of a refused file, in a status
 SHOWN = 10  # refused files in a summary
@@ -99,10 +100,11 @@ def _told(ask: Callable[[], Answer]) -> Answer | None:
 
 def endpoint_state(settings: Settings) -> dict[str, Any] | None:
     """Name, address, version and state of the endpoint; None when there is none."""
-    from taxi_assets.emulator import process
+    if settings.platform == EMBEDDED:
+        from taxi_assets.emulator import process  # no part of the wheel
 
-    if settings.platform == EMBEDDED and not process.status(settings).running:
-        return None
+        if not process.status(settings).running:
+            return None
     workspace = Workspace(settings)
     found = workspace.endpoint()
     if found is None:
@@ -181,7 +183,7 @@ def status_text(found: Mapping[str, Any]) -> str:
     lines.append(
         f"endpoint  {endpoint['state']}, version {endpoint['version']}, {endpoint['url']}"
         if endpoint
-        else "endpoint  not running: taxi-assets serve starts it"
+        else f"endpoint  {NOT_RUNNING}"
     )
     return "\n".join([*lines, *arrived_lines(found["arrivals"]), *watched_lines(found)])
 

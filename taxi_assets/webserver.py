@@ -26,6 +26,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from databricks_steps.settings import LOOPBACK, inherited
+from taxi_assets.dagster_instance import DEV_LOCK
 from taxi_assets.resources.targets import UI
 
 HOSTS = {LOOPBACK, "localhost", "::1"}
@@ -79,7 +80,9 @@ class Webserver(DagsterWebserver[Any, Any]):
 
 
 def _start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """A process of `dagster dev`; its webserver is the one of this module."""
+    """A process of `dagster dev`, which holds its lock; its webserver is the one of this module."""
+    if lock := inherited().get(DEV_LOCK):
+        options["pass_fds"] = [*options.get("pass_fds", ()), int(lock)]
     ours = [__spec__.name if part == "dagster_webserver" else part for part in command]
     return open_ipc_subprocess(ours, **options)
 

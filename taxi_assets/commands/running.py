@@ -97,7 +97,7 @@ def dev(port: int) -> None:
     settings = target().settings
     export({"DAGSTER_HOME": str(dagster_instance.dagster_home(settings))})
     _require_free(port)
-    dagster_instance.only_dev(settings)
+    export({dagster_instance.DEV_LOCK: str(dagster_instance.only_dev(settings))})
     export({UI: inherited().get(UI) or f"http://{LOOPBACK}:{port}"})
     workspace = REPOSITORY / "workspace.yaml"
     where = ["-w", str(workspace)] if workspace.exists() else ["-m", "taxi_assets.definitions"]

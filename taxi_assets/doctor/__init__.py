@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from databricks_steps.settings import DATABRICKS
-from taxi_assets.doctor import contents, databricks, home, machine
+from taxi_assets.doctor import databricks, machine
 from taxi_assets.doctor.findings import Check, Finding, look
 from taxi_assets.resources.targets import Target
 
@@ -20,6 +20,8 @@ def checks(target: Target, deep: bool = False) -> Mapping[str, Check]:
     own = machine.checks(target.settings)
     if target.settings.platform == DATABRICKS:
         return {**own, **databricks.checks(target, deep)}
+    from taxi_assets.doctor import contents, home  # the emulator is no part of the wheel
+
     read = contents.checks(target.settings) if deep else {}
     return {**own, **home.checks(target.settings), **read}
 

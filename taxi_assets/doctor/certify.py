@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 FOLDER = "certify"
 MAIN = """import sys
 from databricks_steps.platforms.databricks import probe
-from databricks_steps.settings import STAGING_VOLUME
 probe.main(spark, sys.argv[1])
 """
 MONTHS = {RANGE_TAGS[0]: "2022-01", RANGE_TAGS[1]: "2022-02"}  # a tag with a colon in it
@@ -94,8 +93,10 @@ def _of_a_cluster(
     try:
         yield from _probed(target, cluster, staging, folder)
     except (DatabricksError, OperationFailed, OSError, TimeoutError) as error:
-        yield Fact(COLON, "unknown", "no cluster ran")
-        yield Fact(ON_A_CLUSTER[0], "differs", reason(error))
+        why = reason(error)
+        of_a_tag = any(word in why.lower() for word in ("tag", "label"))
+        yield Fact(COLON, "differs" if of_a_tag else "unknown", why)
+        yield Fact(ON_A_CLUSTER[0], "unknown" if of_a_tag else "differs", why)
         for item in ON_A_CLUSTER[1:]:
             yield Fact(item, "unknown", "no task ran")
 
@@ -114,8 +115,8 @@ def _probed(target: Target, cluster: Cluster, staging: Staging, folder: str) -> 
     jobs = staging.workspace_client.jobs
     run = jobs.wait_get_run_job_terminated_or_skipped(run_id, timeout=limit)
     on = "an existing cluster" if cluster.existing else f"month {':'.join(MONTHS.values())}"
-    yield Fact(COLON, "unknown" if cluster.existing else "ok", on)
     said = staging.read_file(f"{folder}/{probe.SAYS}")
+    yield Fact(COLON, "unknown" if cluster.existing else "ok", on)
     if not said:
         state = run.state.state_message if run.state else "no state"
         yield Fact(ON_A_CLUSTER[0], "differs", f"{state} ({run.run_page_url})")

@@ -14,9 +14,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from databricks_steps.platforms.embedded import sail
 from databricks_steps.platforms.embedded.session import OLDEST_JAVA, require_java
-from databricks_steps.settings import LOOPBACK, REPOSITORY, SAIL, Settings, inherited
+from databricks_steps.settings import EMBEDDED, LOOPBACK, REPOSITORY, SAIL, Settings, inherited
 from taxi_assets.doctor.findings import Check, FaultError
-from taxi_assets.emulator import process
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -34,7 +33,7 @@ def checks(settings: Settings) -> Mapping[str, Check]:
         "engine": lambda: engine(settings),
         "memory": lambda: memory(settings),
         "disk": lambda: disk(settings),
-        "port": lambda: port(settings),
+        **({"port": lambda: port(settings)} if settings.platform == EMBEDDED else {}),
         "packages": packages,
         "timezone": timezone,
     }
@@ -90,6 +89,8 @@ def disk(settings: Settings) -> str:
 
 def port(settings: Settings) -> str:
     """TAXI_PORT is free, or this home's own workspace answers there."""
+    from taxi_assets.emulator import process  # no part of the wheel
+
     if process.status(settings).running:
         return f"{settings.port}: this home's workspace"
     with socket.socket() as probe:

@@ -53,7 +53,7 @@ def call(target: Target, name: str, **arguments: Any) -> Any:
     folder = f"{staging.calls}/{uuid.uuid4().hex}"
     content = json.dumps(extras(target, name, arguments)).encode()
     try:
-        staging.put_file(io.BytesIO(content), f"{folder}/{CALL}")
+        staging.put_file(io.BytesIO(content), f"{folder}/{CALL}", overwrite=True)
         with run_cluster.SHARED.held():
             asked, run = task(cluster, staging, [folder])
             if cluster.is_shared:
@@ -66,8 +66,8 @@ def call(target: Target, name: str, **arguments: Any) -> Any:
             )
             try:
                 await_success(client, run_id, cluster.poll_seconds)
-            except KeyboardInterrupt:
-                client.jobs.cancel_run(run_id)
+            except BaseException:
+                cancel(client, run_id)
                 raise
         told = json.loads(staging.read_file(f"{folder}/{ANSWER}") or '{"error": "no answer"}')
     except (DatabricksError, requests.RequestException, TimeoutError) as error:
@@ -127,12 +127,23 @@ def task(
     return asked, run
 
 
+def cancel(client: WorkspaceClient, run_id: int) -> None:
+    """End a run that nobody waits for any more; one that has ended already is let be."""
+    import requests
+    from databricks.sdk.errors.base import DatabricksError
+
+    with suppress(DatabricksError, requests.RequestException, TimeoutError):
+        client.jobs.cancel_run(run_id)
+
+
 def await_success(client: WorkspaceClient, run_id: int, poll_seconds: float) -> None:
     """Wait until a run has succeeded.
 
     Raises:
         LaunchError: it did not; with what Databricks says of its task.
     """
+    import requests
+    from databricks.sdk.errors.base import DatabricksError
     from databricks.sdk.service.jobs import RunLifeCycleState as Life
     from databricks.sdk.service.jobs import RunResultState
 
@@ -146,7 +157,9 @@ def await_success(client: WorkspaceClient, run_id: int, poll_seconds: float) -> 
         time.sleep(poll_seconds)
     if run.state.result_state is not RunResultState.SUCCESS:
         numbers = [each.run_id for each in run.tasks or []]  # an output is a task's
-        told = client.jobs.get_run_output((numbers or [run_id])[0] or run_id).error
+        number, told = (numbers or [run_id])[0] or run_id, None
+        with suppress(DatabricksError, requests.RequestException, TimeoutError):
+            told = patiently(lambda: client.jobs.get_run_output(number)).error
         raise LaunchError(
             f"Run {run.run_name} must succeed",
             f"{told or run.state.state_message} ({run.run_page_url})",

@@ -14,11 +14,12 @@ from dagster_databricks.pipes import (
 from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service.jobs import SubmitTask
 
+from databricks_steps.errors import reason
 from taxi_assets.partitions import month_range
 from taxi_assets.resources import remote
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.remote import LaunchError
-from taxi_assets.resources.staging import Staging
+from taxi_assets.resources.staging import Staging, patiently
 from taxi_assets.resources.targets import Target
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ class ServerlessSteps:
             poll_interval_seconds=self._cluster.poll_seconds,
         )
         extras = remote.extras(self._target, name, arguments)
-        task, run_arguments = remote.task(self._cluster, self._staging, [run.run_id])
-        run_arguments["run_name"] = f"{step} {month_range(run.tags)}".strip()
         try:
+            task, run_arguments = remote.task(self._cluster, self._staging, [run.run_id])
+            run_arguments["run_name"] = f"{step} {month_range(run.tags)}".strip()
             done = client.run(
                 context=context.op_execution_context,
                 extras=extras,
@@ -67,20 +68,34 @@ class ServerlessSteps:
             )
         except (DatabricksError, requests.RequestException, TimeoutError) as error:
             raise LaunchError(
-                f"Step {step} must run on serverless compute", error, "Correct it, then run again"
+                f"Step {step} must run on serverless compute",
+                reason(error),
+                "taxi-assets doctor says why; correct it, then run again",
             ) from error
         finally:
             with suppress(DatabricksError, requests.RequestException, TimeoutError):
                 self._staging.remove_folder(folder)  # Pipes leaves folders, empty
         messages = done.get_custom_messages()
-        if not messages:  # Pipes goes on after an interruption, once the run is cancelled
+        if client.interrupted:  # Pipes goes on once the run is cancelled
             raise DagsterExecutionInterruptedError
+        if not messages:
+            raise LaunchError(f"Step {step} must answer", "it ended without", "Run it again")
         return messages[-1]
 
 
 class _Client(PipesDatabricksServerlessClient):
-    """Tells where a run is, and why it failed."""
+    """Tells where a run is, and why it failed; nothing stays at work that nobody waits for."""
+
+    interrupted = False
 
     def _poll_til_success(self, context: Any, run_id: int) -> None:
-        context.log.info("serverless run %s", self.client.jobs.get_run(run_id).run_page_url)
-        remote.await_success(self.client, run_id, self.poll_interval_seconds)
+        try:
+            page = patiently(lambda: self.client.jobs.get_run(run_id)).run_page_url
+            context.log.info("serverless run %s", page)
+            remote.await_success(self.client, run_id, self.poll_interval_seconds)
+        except DagsterExecutionInterruptedError:
+            self.interrupted = True
+            raise  # Pipes cancels the run
+        except Exception:
+            remote.cancel(self.client, run_id)
+            raise

@@ -203,7 +203,10 @@ class Staging(DatabricksClient):
             for wheel, at in list(self.folders(self.wheels)):
                 if 0 < at < oldest:
                     self.remove_file(f"{self.wheels}/{wheel}")
-        except NotFound:  # the first launch of all
+            for call, at in list(self.folders(self.calls)):
+                if 0 < at < oldest:
+                    self.remove_folder(f"{self.calls}/{call}")
+        except NotFound:  # the first launch, or call, of all
             return
         except (DatabricksError, requests.RequestException, TimeoutError) as error:
             _LOG.warning("%s could not be swept: %s", self.prefix, error)

@@ -167,3 +167,22 @@ def test_ticks_that_found_nothing_are_kept_for_a_day(tmp_path: Path) -> None:
         kept = found.get_tick_retention_settings(InstigatorType.SENSOR)
     days = {status.value: kept[status] for status in kept if kept[status] > 0}
     assert days == {"SKIPPED": 1, "SUCCESS": 30, "FAILURE": 30}
+
+
+def test_a_run_executed_again_is_not_taken_for_its_killed_parent(tmp_path: Path) -> None:
+    """Dagster copies the tags of the parent, also the one of its process."""
+    settings = Settings(home=tmp_path)
+
+    @dg.job
+    def nothing() -> None:
+        pass
+
+    with dagster_instance.instance(settings) as found:
+        signed = {dagster_instance.PID_TAG: "1"}
+        parent = found.create_run_for_job(nothing, tags=signed)
+        assert dagster_instance.close_killed_runs(settings, found) == (parent.run_id,)
+        ids = {"root_run_id": parent.run_id, "parent_run_id": parent.run_id}
+        again = found.create_run_for_job(nothing, tags=signed, **ids)
+        assert dagster_instance.close_killed_runs(settings, found) == ()
+        found.add_run_tags(again.run_id, {dagster_instance.PID_TAG: "2"})
+        assert dagster_instance.close_killed_runs(settings, found) == (again.run_id,)

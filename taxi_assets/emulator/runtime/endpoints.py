@@ -202,7 +202,8 @@ class Endpoints:
         return {
             entity["entity_version"]
             for endpoint in list(self._endpoints.values())
-            for config in (endpoint.document["config"], endpoint.document.get("pending_config"))
+            # In this order: what is pending becomes what serves meanwhile, and is seen twice.
+            for config in (endpoint.document.get("pending_config"), endpoint.document["config"])
             for entity in (config or {}).get("served_entities", ())
             if entity["entity_name"] == model
         }

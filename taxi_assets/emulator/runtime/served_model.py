@@ -110,7 +110,7 @@ class Registry:
         """Remove the copies of a model's versions but the `wanted`; the registry has them all."""
         with self._copying:  # whoever wants one says so before it is fetched
             kept = wanted(name)
-            for copy in folder(self._settings, name, "").glob("[!.]*"):
+            for copy in folder(self._settings, name, "").glob("*"):  # unfinished ones, too
                 if copy.name not in kept:
                     shutil.rmtree(copy, ignore_errors=True)
 
