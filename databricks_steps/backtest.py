@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps import atomic_write, fingerprint, histograms, page, schemas
+from databricks_steps import atomic_write, distributions, fingerprint, histograms, page, schemas
 from databricks_steps.distributions import Baseline
 from databricks_steps.errors import ModelError, SettingsError, TableError
 from databricks_steps.inference import batch, feature_spec
@@ -29,7 +29,15 @@ from databricks_steps.months import end, start, trailing
 from databricks_steps.page import Blocks, Figures, Table, Text
 from databricks_steps.settings import Settings
 from databricks_steps.steps import dropoff_features, pickup_features, trips
-from databricks_steps.training import candidate, dataset, evaluation, plots, promotion_gate, slices
+from databricks_steps.training import (
+    candidate,
+    dataset,
+    evaluation,
+    expected_error,
+    plots,
+    promotion_gate,
+    slices,
+)
 from databricks_steps.training.expected_error import ExpectedError
 from databricks_steps.training.promotion_gate import Champion
 from databricks_steps.training.registry import HOLDOUT_FROM, Version
@@ -39,7 +47,7 @@ if TYPE_CHECKING:
 
 NEVER, MONTHLY, DRIFT = POLICIES = ("never", "monthly", "drift")
 PAGE = "backtest.html"
-_MODEL, _BASELINE, _EXPECTED = "version.json", "baseline.json", "expected_error.json"
+_MODEL, _BASELINE, _EXPECTED = "version.json", distributions.FILE, expected_error.FILE
 _HOLDOUT = "holdout.parquet"
 _COLORS = {NEVER: plots.GREY, MONTHLY: plots.PALE, DRIFT: plots.BLUE}
 
@@ -152,7 +160,9 @@ class Backtest:
         tables, settings = self.platform.tables, self.settings
         learned = trailing(tables.months("trips"), month, settings.trailing_months)
         made_from = fingerprint.digest(
-            self._code, settings.forest, settings.gate, tables.contents("trips", learned)
+            *(self._code, settings.forest, settings.gate, settings.interval),
+            *(settings.feature_delay_days, settings.holdout_share, settings.max_training_rows),
+            tables.contents("trips", learned),
         )
         folder = self.folder / f"model_{month}_{made_from:x}"
         if not folder.exists():

@@ -52,7 +52,7 @@ def measured(
 ) -> list[Row]:
     """Rows of `schemas.DRIFT_REPORT`, for every month, slice and feature that was counted.
 
-    `found` is month → slice → counts, over the baseline's bins (`counting.counted`). Boroughs
+    `found` is month → slice → counts, over the baseline's bins (`histograms.counted`). Boroughs
     are compared with the same borough of the baseline, weeks with all of it.
     """
     now = datetime.now(timezone.utc)

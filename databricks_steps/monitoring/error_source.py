@@ -22,7 +22,7 @@ def mix(
 ) -> Verdict:
     """Whether the month's mix of kinds, distances and hours makes for larger errors: `mix`."""
     row, usual = performance.whole(rows, month), expected.mae
-    if row is None or not usual:
+    if row is None or not usual or row["trips"] < limits.least_of_mix:
         return Verdict("mix", True, "too few trips to tell", severity="warn")
     ratio = row["expected"] / usual
     warn, error = limits.ratio
@@ -53,7 +53,7 @@ def carrier(rows: Sequence[Row], month: str, limits: ErrorLimits = LIMITS) -> Ve
         each
         for each in found
         if (each.name.startswith(f"{VENDOR.name} ") or each.name == f"kind {BLOCK}")
-        and each.trips < 0.5
+        and each.trips < limits.alone
         and each.ratio > limits.slice_ratio[1]
         and each.rest <= limits.ratio[0]
     ]
@@ -64,15 +64,14 @@ def carrier(rows: Sequence[Row], month: str, limits: ErrorLimits = LIMITS) -> Ve
 
 
 def in_traffic(
-    error: Verdict, rows: Sequence[Row], audits: Sequence[Audit], limits: ErrorLimits = LIMITS
+    error: Verdict, rows: Sequence[Row], audit: Audit, limits: ErrorLimits = LIMITS
 ) -> Verdict:
     """The live error's verdict; no worse than a warning where slower or faster trips explain it.
 
     They do where the error would be within its limit, had metered trips taken as long as in the
     month that the version knows: that is the season, and no other tariff.
     """
-    audit = next((a for a in audits if a.month == error.figures.get("month")), None)
-    if error.passed or error.severity == "warn" or audit is None or audit.changed:
+    if error.passed or error.severity == "warn" or audit.changed:
         return error
     whole, row = (performance.whole(rows, audit.month, name) for name in (ALL, _METERED))
     if whole is None or row is None or audit.explained is None:

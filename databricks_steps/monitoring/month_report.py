@@ -7,6 +7,7 @@ once for both; predictions are those that were made, rows of `batch_predictions`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,9 +71,9 @@ class Judged:
     expected: ExpectedError
 
     @property
-    def newest_month(self) -> str:
-        """The newest month it has learned from; empty where that is not known."""
-        return max(self.version.tags.get("months", "").split(","))
+    def months(self) -> list[str]:
+        """The months it has learned from, the newest first; one empty where that is not known."""
+        return sorted(self.version.tags.get("months", "").split(","), reverse=True)
 
 
 def judged(platform: Platform) -> Judged | None:
@@ -82,18 +83,14 @@ def judged(platform: Platform) -> Judged | None:
     if champion is None:
         return None
     try:
-        baseline, expected = (
-            registry.read_text(settings, champion, file)
-            for file in (distributions.FILE, expected_error.FILE)
-        )
+        baseline = Baseline.from_json(registry.read_text(settings, champion, distributions.FILE))
     except ModelError:  # registered before they were kept, or by other means
         return None
-    return Judged(
-        champion,
-        registry.folder(settings, champion.number),
-        Baseline.from_json(baseline),
-        ExpectedError.from_json(expected),
-    )
+    expected = ExpectedError()  # as of a version of before it was kept: too few trips to tell
+    with suppress(ModelError):
+        text = registry.read_text(settings, champion, expected_error.FILE)
+        expected = ExpectedError.from_json(text)
+    return Judged(champion, registry.folder(settings, champion.number), baseline, expected)
 
 
 def drift_report(
@@ -113,7 +110,7 @@ def drift_report(
     def digest(month: str) -> int:
         read = ("trips", "batch_predictions")
         contents = [tables.contents(name, [month]) for name in read]
-        contents.append(tables.contents("trips", [champion.newest_month]))
+        contents.append(tables.contents("trips", champion.months))
         return fingerprint.digest(
             version.number, code, *inputs, *contents, tables.contents(PAYLOADS)
         )
@@ -125,9 +122,12 @@ def drift_report(
     found: Mapping[str, Mapping[str, Counted]] = {}
     if stale := plan.stale:
         scored = _scored(platform, version, stale)
-        found = histograms.counted(
-            scored, champion.baseline.bins, stale, tables.rows("trips", stale)
-        )
+        # Of how many one is counted hangs on a month, not on which are judged with it.
+        largest = max(tables.rows("trips", [month]) for month in stale)
+        found = histograms.counted(scored, champion.baseline.bins, stale, largest)
+        # A page that is there from here on is of these rows.
+        for month in stale:
+            page(platform, month).unlink(missing_ok=True)
         for name, rows in measured(platform, champion, scored, found).items():
             values = [[row.get(column) for column in schemas.TABLES[name].names] for row in rows]
             frame = platform.spark.createDataFrame(values, schemas.TABLES[name].spark())
@@ -173,17 +173,17 @@ def measured(
 
 
 def audited(platform: Platform, champion: Judged, scored: DataFrame, month: str) -> Audit:
-    """The month's tariff beside that of the newest month that the champion has learned from."""
-    before = champion.newest_month
-    trips = platform.tables.read("trips", [before])
+    """The month's tariff beside that of the newest month that the champion has learned from.
+
+    The newest that holds enough metered trips to tell one.
+    """
+    for before in champion.months:
+        known = tariff.metered(platform.tables.read("trips", [before]), before)
+        if len(known) >= tariff.LEAST:
+            break
     unseen = performance.unseen_from(champion.version)
-    return tariff.audited(
-        month,
-        before,
-        tariff.metered(scored, month),
-        tariff.metered(trips, before),
-        f"{unseen:%Y-%m-%d}" if unseen else "",
-    )
+    day = f"{unseen:%Y-%m-%d}" if unseen else ""
+    return tariff.audited(month, before, tariff.metered(scored, month), known, day)
 
 
 def asked(platform: Platform, months: Sequence[str]) -> DataFrame:
@@ -213,15 +213,16 @@ def _told(
     """Both outcomes, and month → what its page tells."""
     tables, version, months = platform.tables, champion.version, list(audits)
     rows = {name: _rows(tables, name, months) for name in (DRIFT, LIVE)}
-    error = performance.verdict(rows[LIVE], version)
-    error = error_source.in_traffic(error, rows[LIVE], list(audits.values()))
+    error = max((_live_error(rows[LIVE], version, a) for a in audits.values()), key=_badness)
     ranged = fare_range.verdict(rows[LIVE], version)
     told = {month: told_of(platform, champion, rows, audit) for month, audit in audits.items()}
     last = told[max(months)]
+    triages = [told[month].diagnosis.to_json() for month in sorted(months)]
     shared = {"months": months, "model_version": version.number}
     figures = {
         **shared,
         "triage": last.diagnosis.to_json(),
+        "triages": triages,
         "verdicts": {a: asdict(v) for a, v in drift.verdicts(rows[DRIFT]).items()},
         "pages": [str(page(platform, month)) for month in months],
     }
@@ -251,7 +252,7 @@ def told_of(platform: Platform, champion: Judged, rows: Mapping[str, Rows], audi
         schema=quality_checks.source_schema(platform.tables, [month], cache),
         drift=drift.verdicts(own),
         mix=error_source.mix(live, month, champion.expected),
-        error=error_source.in_traffic(performance.verdict(live, version), live, [audit]),
+        error=_live_error(live, version, audit),
         carrier=error_source.carrier(live, month),
         tariff=tariff.verdict([audit]),
         metered=error_source.metered(live, audit),
@@ -260,6 +261,18 @@ def told_of(platform: Platform, champion: Judged, rows: Mapping[str, Rows], audi
     carriers = performance.carriers(live, month)
     alarms = tuple(dict.fromkeys(v.check for v in checks.all if triage.is_error(v)))
     return Told(diagnosis, triage.verdict(diagnosis, checks), own, live, audit, carriers, alarms)
+
+
+def _live_error(rows: Rows, version: Version, audit: Audit) -> Verdict:
+    """The live error of the audit's month, told with what traffic explains of it."""
+    own = [row for row in rows if row["trip_month"] == audit.month]
+    return error_source.in_traffic(performance.verdict(own, version), own, audit)
+
+
+def _badness(verdict: Verdict) -> tuple[bool, bool, float]:
+    """By which of several months the worst is told."""
+    ratio = float(verdict.figures.get("ratio") or 0.0)
+    return triage.is_error(verdict), not verdict.passed, ratio
 
 
 def page(platform: Platform, month: str) -> Path:

@@ -17,6 +17,8 @@ class ErrorLimits:
     slice_ratio: tuple[float, float] = (1.3, 1.5)  # of a slice
     sure: float = 2.0
     least: int = 100  # trips, of those it was measured on too; fewer are not judged
+    least_of_mix: int = 1_000  # trips; the mix of fewer is chance
+    alone: float = 0.5  # share of the trips from which on a slice is not one alone
     carried: float = 0.25  # share of the growth from which on a slice is named
     more_than_its_trips: float = 1.5  # times its share of the trips
 

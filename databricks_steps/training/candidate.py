@@ -284,11 +284,12 @@ def expected(model: Fitted, settings: Settings) -> ExpectedError:
     import numpy as np
     import pandas as pd
 
-    rows = model.newest[:: len(model.newest) // MOST_UNSEEN + 1]
+    step = (len(model.newest) + len(model.holdout)) // MOST_UNSEEN + 1
+    rows, holdout = model.newest[::step], model.holdout.iloc[::step]
     asked = dataset.as_served(model.train, settings)
     fares = model.pipeline[-1].predict_unseen(dataset.matrix(asked), rows)
-    trips = pd.concat([asked.iloc[rows], model.holdout], ignore_index=True)
-    error = np.concatenate([fares, model.predicted]) - trips[schemas.LABEL].to_numpy()
+    trips = pd.concat([asked.iloc[rows], holdout], ignore_index=True)
+    error = np.concatenate([fares, model.predicted[::step]]) - trips[schemas.LABEL].to_numpy()
     known = np.isfinite(error)
     return expected_error.measured(trips[known].reset_index(drop=True), error[known], settings.gate)
 

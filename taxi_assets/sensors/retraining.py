@@ -65,8 +65,7 @@ def newest_reports(instance: dg.DagsterInstance) -> dict[str, dict[str, Any]]:
     records = instance.fetch_materializations(dg.AssetKey("drift_report"), limit=REPORTS).records
     found: dict[str, dict[str, Any]] = {}
     for record in records:
-        triage = runs.triage(record.asset_materialization)
-        if triage is not None:
+        for triage in runs.triages(record.asset_materialization):
             newest = found.setdefault(str(triage["month"]), {"was": "", **triage})
             newest["was"] = newest["was"] or (triage["kind"] if triage["kind"] in ENDING else "")
     return found
@@ -132,12 +131,17 @@ def _outcome(  # noqa: PLR0911 one line an end
     latest: bool,
 ) -> str:
     month = report["month"]
+    learned = champion.tags.get("months", "").split(",") if champion is not None else []
     if report["kind"] == DATA:
-        return "refused, nothing is trained on a month whose data are at fault"
+        if month in learned:
+            return f"{ASKS}: the champion has learned from it; run again once it is corrected"
+        return "refused, no retrain is asked for a month whose data are at fault"
     if report["kind"] not in RETRAIN:
         return f"over, version {report['model_version']} finds {report['kind']}"
-    if champion is not None and month in champion.tags.get("months", "").split(","):
+    if champion is not None and month in learned:
         return f"learned by version {champion.number}, the champion"
+    if champion is not None and month < min(learned):
+        return f"over, version {champion.number}, the champion, knows newer months"
     if asked := runs.asked_for(instance, NAME, _key(report)):
         return _of_run(instance, asked[0])
     if not latest:

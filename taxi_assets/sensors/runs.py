@@ -76,9 +76,9 @@ def report_of(
             run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
         ).records
         for record in reversed(records):
-            found = triage(record.event_log_entry.asset_materialization)
-            if found is not None and found["month"] == month:
-                return found
+            for found in triages(record.event_log_entry.asset_materialization):
+                if found["month"] == month:
+                    return found
     return None
 
 
@@ -96,10 +96,10 @@ def failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
     )
 
 
-def triage(event: dg.AssetMaterialization | None) -> dict[str, Any] | None:
-    """The triage of a materialization of `drift_report`; None for anything else."""
+def triages(event: dg.AssetMaterialization | None) -> list[dict[str, Any]]:
+    """The triage of each month of a materialization of `drift_report`; none of anything else."""
     if event is None or event.asset_key != dg.AssetKey("drift_report"):
-        return None
-    found = event.metadata.get("triage")
-    value = found.value if found is not None else None
-    return value if isinstance(value, dict) else None
+        return []
+    every, last = (event.metadata.get(name) for name in ("triages", "triage"))
+    values: Any = every.value if every is not None else [last.value if last is not None else None]
+    return [value for value in values if isinstance(value, dict)]

@@ -32,7 +32,7 @@ class There:
     known: dict[str, str]
 
     def call(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return self.home.call(*arguments, "--target", "dev", **self.known, **more)
+        return self.home.call(*arguments, "--target", "dev", **{**self.known, **more})
 
     def served(self) -> str:
         config = client(self.home).serving_endpoints.get(self.home.settings.endpoint).config

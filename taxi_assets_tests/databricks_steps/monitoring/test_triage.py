@@ -155,7 +155,7 @@ def test_an_error_that_slower_traffic_explains_is_a_warning() -> None:
     error = performance.verdict(rows, Version("3", ""))
     assert (error.passed, error.severity) == (False, "error")
     slow = audit(slower=0.1, error=1.3, in_traffic=1.1)
-    told = error_source.in_traffic(error, rows, [slow])
+    told = error_source.in_traffic(error, rows, slow)
     assert (told.passed, told.severity) == (False, "warn")
     assert told.reason.endswith("metered trips take +10%, without which the error were +12%")
     assert error_source.metered(rows, slow).passed
@@ -165,7 +165,7 @@ def test_an_error_that_slower_traffic_explains_is_a_warning() -> None:
         Audit("2023-01", "2022-12"),
         replace(slow, month="2023-02"),
     ):
-        assert error_source.in_traffic(error, rows, [other]) is error
+        assert error_source.in_traffic(error, rows, other) is error
     for by_before, passed in ((0.5, True), (0.7, False)):  # of 0.4 on its own month
         told = error_source.metered(rows, audit(by_before=by_before, error=1.3, in_traffic=1.29))
         assert told.passed == passed
