@@ -114,7 +114,7 @@ def outcomes(world: World) -> dict[str, str]:
 def test_each_month_ends_in_a_retrain_a_refusal_or_a_question(served: World) -> None:
     report(served, "2022-11", kind="data problem")
     report(served, "2022-12", kind="none")
-    refused = "data problem: refused, nothing is trained on a month whose data are at fault"
+    refused = "data problem: refused, no retrain is asked for a month whose data are at fault"
     assert outcomes(served) == {"2022-11": refused}
     report(served, "2023-01", **DRIFT)
     assert outcomes(served)["2023-01"] == "concept drift: waits for its retrain"
@@ -129,6 +129,13 @@ def test_each_month_ends_in_a_retrain_a_refusal_or_a_question(served: World) -> 
         "2023-01": "concept drift: learned by version 2, the champion",
     }
     assert served.problems() == []
+    # Learned together with newer months, and by now out of those that a version learns from.
+    registry.tag(served.settings, "2", "months", "2023-02,2023-03")
+    assert outcomes(served)["2023-01"] == (
+        "concept drift: over, version 2, the champion, knows newer months"
+    )
+    registry.tag(served.settings, "2", "months", "2022-11,2022-12,2023-01")
+    assert outcomes(served)["2022-11"].startswith("data problem: asks you: the champion has learn")
 
 
 def test_a_retrain_that_broke_asks_a_person_until_it_is_over(served: World) -> None:
