@@ -89,19 +89,20 @@ def history(settings: Settings) -> list[Made]:
 
 
 def _of_asset(found: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[Made]:
-    """A run that made several months has an event for each of them, with the figures of all."""
+    """A run that made several months has an event for each of them, with its own row count."""
     by_run: dict[str, list[dg.EventLogRecord]] = {}
     for record in found.fetch_materializations(key, limit=RUNS).records:
         by_run.setdefault(record.run_id, []).append(record)
     for run, records in by_run.items():
-        told = records[0].asset_materialization
-        figures_of = {name: value.value for name, value in (told.metadata if told else {}).items()}
+        told = [r.asset_materialization for r in records]
+        every = [{n: v.value for n, v in (t.metadata if t else {}).items()} for t in told]
+        figures_of, rows = every[0], [each.get("dagster/row_count") for each in every]
         yield Made(
             key.to_user_string(),
             run,
             datetime.fromtimestamp(records[0].timestamp, timezone.utc),
             tuple(sorted(r.partition_key for r in records if r.partition_key)),
-            _number(figures_of.get("dagster/row_count")),
+            None if None in rows else sum(map(_number, rows)),
             _number(figures_of.get("seconds")),
             _number(figures_of.get("spark_peak_gib")),
         )

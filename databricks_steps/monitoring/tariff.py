@@ -167,7 +167,7 @@ class Audit:
 
 
 def metered(trips: DataFrame, month: str) -> pd.DataFrame:
-    """Metered trips of a month, at most about `MOST`, the same ones every time.
+    """Metered trips of a month, at most about `MOST`, the same ones in the same order every time.
 
     Columns: `day` (YYYY-MM-DD), `hour`, `miles`, `minutes`, `fare`, and `predicted` where the
     trips have a `predicted_fare`.
@@ -187,8 +187,10 @@ def metered(trips: DataFrame, month: str) -> pd.DataFrame:
     if "predicted_fare" in trips.columns:
         columns["predicted"] = F.col("predicted_fare")
     drawn = rows.where(F.pmod(F.xxhash64("trip_id"), F.lit(one_in)) == 0)
-    found: Any = drawn.select(*(value.alias(name) for name, value in columns.items())).toPandas()
-    result: pd.DataFrame = found.dropna(subset=["miles", "minutes", "fare"])
+    named = (value.alias(name) for name, value in columns.items())
+    found: Any = drawn.select("trip_id", *named).toPandas()
+    known: pd.DataFrame = found.dropna(subset=["miles", "minutes", "fare"])
+    result: pd.DataFrame = known.sort_values("trip_id", ignore_index=True).drop(columns="trip_id")
     return result
 
 

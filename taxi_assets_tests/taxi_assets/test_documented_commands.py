@@ -63,6 +63,7 @@ ELSEWHERE = {
     "taxi-assets run": FIRST_RUN,
     "taxi-assets dev": "taxi_assets/test_dev.py",
     "taxi-assets mlflow": "taxi_assets/test_pages.py",
+    "taxi-assets backtest": "databricks_steps/test_backtest.py",
     "taxi-assets certify": "taxi_assets/test_certify.py",
     "taxi-assets status --target": "taxi_assets/test_operated_there.py",
     "taxi-assets rollback --target": "taxi_assets/test_operated_there.py",

@@ -293,7 +293,7 @@ def test_three_real_months_without_java(
     assert done.returncode == 0, done.stderr + done.stdout
     report = home.last_run()
     assert report["tables"]["raw_trips"] == 210_431
-    assert report["checks"] == {"passed": 34, "warned": 0, "failed": 0}
+    assert report["checks"] == {"passed": 35, "warned": 0, "failed": 0}
     folder = Path(no_java["PATH"].partition(":")[0])
     assert [path.name for path in folder.iterdir()] == ["java"]
 
