@@ -55,5 +55,5 @@ def test_a_home_where_nothing_has_run_yet(tmp_path: Path) -> None:
     page = html_report.write(settings).read_text()
     for name in ("Pipeline", "Models", "Drift and live error", "Time and memory"):
         assert section(page, name) == "<p>Nothing yet.</p>"
-    assert "Not running" in section(page, "Endpoint")
+    assert "not running" in section(page, "Endpoint")
     assert not (settings.home / "dagster").exists()
