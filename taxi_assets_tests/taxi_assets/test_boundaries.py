@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "vacuum": ("vacuum",),
     "scenario": ("scenario", "meter-error"),
     "alerts": ("alerts",),
+    "backtest": ("backtest", "--months", "2022-01:2022-02"),
 }
 # As a script's shell starts what it puts in the background: with SIGINT ignored.
 IGNORING = ("bash", "-c", "trap '' INT; exec \"$@\"", "bash")
