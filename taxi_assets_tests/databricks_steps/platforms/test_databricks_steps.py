@@ -117,7 +117,7 @@ def on_databricks_every_step_makes_the_rows_of_the_embedded_platform(both: Both)
             assert made == rows(both.embedded, table), table.name
     verdicts = [v for outcomes in both.outcomes.values() for o in outcomes for v in o.verdicts]
     assert [v for v in verdicts if not v.passed] == []
-    assert len(verdicts) == 22
+    assert len(verdicts) == 23
 
 
 def on_databricks_the_champion_is_a_model_with_its_lookups_and_a_row_of_the_ledger(
