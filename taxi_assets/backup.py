@@ -193,7 +193,8 @@ class _Writer:
         log = root / "_delta_log"
         numbers = [int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()]
         if not numbers:
-            if any(log.iterdir()):  # an empty log is of a table that is being made
+            # A log that is empty, or in which the first commit is being written, is of a new table.
+            if not all(map(home_inventory.is_passing, log.iterdir())):
                 raise TableError(
                     f"The log of {name} must have a commit", str(log), "Restore or drop the table"
                 )

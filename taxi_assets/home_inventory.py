@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from databricks_steps import schemas
@@ -39,11 +40,13 @@ LEFT_OUT = (
 OF_THIS_MACHINE = ("dagster/dagster.yaml",)  # where Dagster's storage is, and its classes
 PASSING = (".lock", ".part", ".tmp", "-wal", "-shm", "-journal")  # ends of names
 UNFINISHED = (".new-", ".token-")  # beginnings of names
+_COMMITTING = re.compile(r"\.json#\d+$")  # as Delta's log has a commit that is being written
 
 
 def is_passing(path: Path) -> bool:
     """Whether it is a lock, or a file that somebody is writing now."""
-    return path.name.endswith(PASSING) or path.name.startswith(UNFINISHED)
+    name = path.name
+    return name.endswith(PASSING) or name.startswith(UNFINISHED) or bool(_COMMITTING.search(name))
 
 
 def unknown(settings: Settings) -> list[str]:

@@ -256,6 +256,8 @@ def carriers(rows: Sequence[Row], month: str, limits: ErrorLimits = LIMITS) -> l
             continue
         share = row["trips"] / count
         left = count * usual - row["trips"] * row["expected"]
+        if left <= 0:  # nothing would be expected of all others: too little is known of the slice
+            continue
         one = Carrier(
             name,
             share,

@@ -125,6 +125,7 @@ def measured(trips: pd.DataFrame, error: Array, gate: Gate) -> ExpectedError:
         name: (int(rows.sum()), float(np.abs(error[rows]).sum() / expected[rows].sum()))
         for masks in cut.values()
         for name, rows in masks.items()
+        if rows.any()
     }
     return ExpectedError(cells, slices)
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from databricks_steps import schemas
 from databricks_steps.errors import TaxiError, reason
 from databricks_steps.interfaces import Commit
 from taxi_assets.resources import run_cluster
@@ -187,13 +188,14 @@ class RemoteTables:
         return sorted(filter(None, self._found.get(name, {"rows": {}})["rows"]))
 
     def records(self, name: str, months: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """Every row of one of the small tables."""
-        rows = self._found.get(name, {"records": []})["records"]
-        return [from_plain(name, row) for row in rows]
+        """Rows of one of the small tables, of some months or all."""
+        rows, month = self._found.get(name, {"records": []})["records"], schemas.TABLES[name].month
+        own = (row for row in rows if months is None or not month or row[month] in months)
+        return [from_plain(name, row) for row in own]
 
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Commit:
         done = call(self._target, "append", table=name, rows=plain(list(rows)))
-        del self._found
+        self.__dict__.pop("_found", None)
         return Commit(**done)
 
     @cached_property

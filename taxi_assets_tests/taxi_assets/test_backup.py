@@ -337,6 +337,15 @@ def test_a_table_whose_files_are_gone_is_not_backed_up_in_silence(
 ) -> None:
     home = Home(tmp_path / "broken", restored.before.port)
     assert home.invoke("restore", str(restored.file)).returncode == 0
+    # A table whose first commit is being written is none yet.
+    new = home.settings.table_path("trips").with_name("new") / "_delta_log"
+    new.mkdir(parents=True)
+    (new / "00000000000000000000.json#1").write_text("{")
+    whole = tmp_path / "whole.tar.gz"
+    assert home.invoke("backup", str(whole)).returncode == 0
+    with tarfile.open(whole) as archive:
+        assert not [name for name in archive.getnames() if "#" in name]
+    whole.unlink()
     lost = Path(DeltaTable(str(home.settings.table_path("trips"))).file_uris()[0])
     lost.unlink()
     done = home.invoke("backup", str(tmp_path / "file.tar.gz"))
