@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/scripts/set_up.sh"
 set_up
 cd "$ROOT"
 export PATH="$VENV/bin:$PATH"
-workers=3 # more than two cores: tests wait for processes, too
+workers=4 # more than two cores: tests wait for processes, too
 alone=0
 case "${1-}" in
   "") chosen="not long" ;;
@@ -23,13 +23,24 @@ if [ ! "$VENV/.compiled" -nt "$VENV/pyvenv.cfg" ]; then
 fi
 ruff check .
 ruff format --check .
-mypy
-lint-imports
-[ -n "$chosen" ] || exit 0
+types() { mypy && lint-imports; }
+[ -n "$chosen" ] || { types && exit; }
 shift || true
-# Those that want the machine for themselves first: the last line is the one people and CI read.
-# All of them are long.
-[ "$chosen" != "not alone" ] || python -m pytest -q -m alone "$@" || alone=$?
 others=0
+if [ "$chosen" = "not alone" ]; then
+  types
+  # Those that want the machine for themselves first: the last line is the one people and CI read.
+  # All of them are long.
+  python -m pytest -q -m alone "$@" || alone=$?
+else # beside the tests, which leave a core idle now and then
+  said="$(mktemp)"
+  trap 'rm -f "$said"' EXIT
+  types >"$said" 2>&1 &
+  beside=$!
+fi
 python -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder -m "$chosen" "$@" || others=$?
+if [ -n "${beside-}" ] && ! wait "$beside"; then
+  cat "$said" >&2
+  exit 1
+fi
 exit $((alone ? alone : others))

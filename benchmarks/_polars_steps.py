@@ -23,6 +23,10 @@ NAMES = {
     "PULocationID": "from",
     "DOLocationID": "to",
 }
+PARTS = (
+    *("fare_amount", "extra", "mta_tax", "tip_amount", "tolls_amount", "ehail_fee"),
+    *("improvement_surcharge", "congestion_surcharge"),
+)
 SAME_TRIP = ("VendorID", *NAMES.values(), "month")  # what both halves of a voided trip share
 
 
@@ -68,6 +72,9 @@ def valid(raw: pl.DataFrame) -> pl.DataFrame:
     """The trips that break no rule; both halves of a voided one and further copies go."""
     miles, fare, negative = pl.col("trip_distance"), pl.col("fare_amount"), pl.col("negative")
     micros = (pl.col("dropoff") - pl.col("pickup")).dt.total_microseconds()
+    parts = (pl.col(n).cast(pl.Float64).fill_null(0) for n in PARTS if n in raw.columns)
+    total = pl.col("total_amount")
+    apart = (total - pl.sum_horizontal(parts)).abs()
     group = [*SAME_TRIP, "size"]
     marked = raw.with_columns(
         first=pl.struct(raw.columns).is_first_distinct(), size=fare.abs(), negative=fare < 0
@@ -82,6 +89,7 @@ def valid(raw: pl.DataFrame) -> pl.DataFrame:
         miles.is_between(0.05, 100),
         fare.is_between(2.5, 250),
         miles * 3600e6 / micros <= 80,
+        (apart > pl.max_horizontal(pl.lit(5.0), total.abs() * 0.5)).fill_null(False).not_(),
         pl.col("number") >= pl.col("pairs"),
         pl.col("first"),
     )

@@ -16,7 +16,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps import atomic_write, distributions, fingerprint, histograms, page, schemas
+from databricks_steps import (
+    atomic_write,
+    distributions,
+    fingerprint,
+    histograms,
+    page,
+    plots,
+    schemas,
+)
 from databricks_steps.distributions import Baseline
 from databricks_steps.errors import ModelError, SettingsError, TableError
 from databricks_steps.inference import batch, feature_spec
@@ -34,7 +42,6 @@ from databricks_steps.training import (
     dataset,
     evaluation,
     expected_error,
-    plots,
     promotion_gate,
     slices,
 )

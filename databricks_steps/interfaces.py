@@ -49,13 +49,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step made of a table (or model): how many rows, by which commit, the verdicts."""
+    """What a step made of a table (or model): how many rows, by which commit, the verdicts.
+
+    `pictures` is month, or "" for all → caption → SVG text.
+    """
 
     name: str
     rows: int
     figures: Mapping[str, Any] = field(default_factory=dict)
     commit: Commit | None = None
     verdicts: tuple[Verdict, ...] = ()
+    pictures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The outcome as plain values; what JSON has no word for is text."""
@@ -69,7 +73,8 @@ class Outcome:
     def from_json(cls, told: Mapping[str, Any]) -> Outcome:
         commit = Commit(**told["commit"]) if told["commit"] else None
         verdicts = tuple(Verdict(**each) for each in told["verdicts"])
-        return cls(told["name"], told["rows"], told["figures"], commit, verdicts)
+        plain = {name: told[name] for name in ("name", "rows", "figures", "pictures")}
+        return cls(**plain, commit=commit, verdicts=verdicts)
 
 
 def described(name: str) -> schemas.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from databricks_steps.trips import ingest, kinds, zones
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+_LOG = logging.getLogger(__name__)
 Months = Sequence[str] | None
 _FOREST = "databricks_steps.training.forest"  # by name: it brings scikit-learn
 
@@ -115,6 +117,7 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
         model = candidate.known(settings, found, lambda: tables.read("training_set"))
     else:
         lookback = timedelta(days=settings.lookback_days)
+        _LOG.info("proves that no label leaks")
         leak = no_label_leak(
             tables.read("trips", chosen),
             lambda trips: featured(trips, chosen, lookback),
@@ -133,7 +136,8 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
         "skipped": found is not None,
     }
     rows_used = int(model.figures.get("train_rows", 0))
-    return (Outcome("fare_model", rows_used, figures, verdicts=model.verdicts),)
+    drawn = {"": model.pictures}
+    return (Outcome("fare_model", rows_used, figures, verdicts=model.verdicts, pictures=drawn),)
 
 
 def champion_model(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:

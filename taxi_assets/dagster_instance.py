@@ -202,21 +202,19 @@ def only_dev(settings: Settings) -> int:
 def create_run(
     found: dg.DagsterInstance,
     job: IJob,
-    assets: frozenset[dg.AssetKey],
-    checks: frozenset[dg.AssetCheckKey],
+    chosen: dg.JobDefinition,
     tags: Mapping[str, str],
     run_config: Mapping[str, Any],
 ) -> dg.DagsterRun:
-    """Record a run of this process as one of the code location's job.
+    """Record a run of this process, of a subset of the code location's job.
 
     So the location's timeline shows it, and people can execute it again from there.
     """
-    whole = job.get_definition()
-    chosen = whole.get_subset(asset_selection=assets, asset_check_selection=checks)
+    name = job.get_definition().name
     plan = create_execution_plan(chosen, run_config, instance_ref=found.get_ref(), tags=tags)
     location = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), REPOSITORY)
     return found.create_run(
-        job_name=whole.name,
+        job_name=name,
         run_id=None,
         run_config=run_config,
         status=None,
@@ -227,11 +225,11 @@ def create_run(
         execution_plan_snapshot=snapshot_from_execution_plan(plan, chosen.get_job_snapshot_id()),
         job_snapshot=chosen.get_job_snapshot(),
         parent_job_snapshot=chosen.get_parent_job_snapshot(),
-        asset_selection=assets,
-        asset_check_selection=checks,
+        asset_selection=chosen.asset_selection,
+        asset_check_selection=chosen.asset_check_selection,
         resolved_op_selection=None,
         op_selection=None,
-        remote_job_origin=RemoteJobOrigin(location, whole.name),
+        remote_job_origin=RemoteJobOrigin(location, name),
         job_code_origin=job.get_python_origin() if isinstance(job, ReconstructableJob) else None,
         asset_graph=chosen.asset_layer.asset_graph,
     )

@@ -10,13 +10,13 @@ from typing import Any
 
 import dagster as dg
 
-from databricks_steps import atomic_write, schemas
+from databricks_steps import atomic_write, plots, schemas
 from databricks_steps.distributions import ALL
 from databricks_steps.errors import reason
 from databricks_steps.interfaces import TableLog
 from databricks_steps.page import Blocks, Figures, Table, Text, render
 from databricks_steps.settings import METRICS, Settings
-from databricks_steps.training import deployment_log, plots
+from databricks_steps.training import deployment_log
 from taxi_assets import dagster_instance, status
 
 FILE = "report.html"

@@ -177,13 +177,15 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
     forced = {name: {"config": {"force": True}} for name in FEATURES if options.force_features}
     *earlier, last = spans(months)
     job = _job(target)
+    parts = [(by_month, span, forced) for span in earlier if by_month]
+    parts.append(((*by_month, *training, *SERVING), last, forced))
+    # Predictions are for the latest month alone; the earlier ones taught the model.
+    parts.append(((*JUDGING, *PAYLOADS), last[-1:], {}))
+    progress.planned = sum(len(_subset(job, assets).nodes) for assets, _, _ in parts)
     with dagster_instance.instance(target.settings) as found, run_cluster.SHARED.held():
         _end_leftovers(target, found)
-        for span in earlier if by_month else ():
-            _execute(job, found, by_month, span, forced)
-        _execute(job, found, (*by_month, *training, *SERVING), last, forced)
-        # Predictions are for the latest month alone; the earlier ones taught the model.
-        _execute(job, found, (*JUDGING, *PAYLOADS), last[-1:], {})
+        for part in parts:
+            _execute(job, found, *part)
 
 
 def _end_leftovers(target: Target, found: dg.DagsterInstance) -> None:
@@ -252,12 +254,18 @@ def _execute(
         "loggers": {"stages": {}},
         "ops": {name: each for name, each in config.items() if name in assets},
     }
-    keys = frozenset(dg.AssetKey(name) for name in assets)
-    checks = _checks(job.get_definition(), keys)
-    run = dagster_instance.create_run(found, job, keys, checks, tags, run_config)
+    chosen = _subset(job, assets)
+    run = dagster_instance.create_run(found, job, chosen, tags, run_config)
     result = execute_run(job, run, found)
     if not result.success:
         raise _failure(result)
+
+
+def _subset(job: IJob, assets: Sequence[str]) -> dg.JobDefinition:
+    """The job of these assets and their checks alone."""
+    keys = frozenset(dg.AssetKey(name) for name in assets)
+    whole = job.get_definition()
+    return whole.get_subset(asset_selection=keys, asset_check_selection=_checks(whole, keys))
 
 
 def _checks(job: dg.JobDefinition, keys: Set[dg.AssetKey]) -> frozenset[dg.AssetCheckKey]:

@@ -28,7 +28,8 @@ class Progress:
     failures: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)  # asset → rows of the months it was made for
-    _started: dict[str, float] = field(default_factory=dict)
+    planned: int = 0  # steps of the whole run
+    at_work: dict[str, float] = field(default_factory=dict)  # step → when it began
     _notes: dict[str, dict[str, str]] = field(default_factory=dict)
     _rows: dict[tuple[str, str], int] = field(default_factory=dict)  # of a step's asset so far
 
@@ -37,13 +38,14 @@ class Progress:
         self.say = say
         self.stages, self.failures, self.refused, self.rows = [], [], {}, {}
         self.checks = dict(_NO_CHECKS)
-        self._started, self._notes, self._rows = {}, {}, {}
+        self.planned = 0
+        self.at_work, self._notes, self._rows = {}, {}, {}
 
     def record(self, event: dg.DagsterEvent) -> None:
         """One event of Dagster's log."""
         kind, step = event.event_type, event.step_key or ""
         if kind == dg.DagsterEventType.STEP_START:
-            self._started[step] = time.monotonic()
+            self.at_work[step] = time.monotonic()
             self._rows = {each: n for each, n in self._rows.items() if each[0] != step}
         elif kind == dg.DagsterEventType.ASSET_MATERIALIZATION:
             self._materialized(event)
@@ -72,7 +74,7 @@ class Progress:
             self.say(f"  refused {len(new) - SHOWN:,} more: taxi-assets status")
 
     def _end(self, step: str, *, ok: bool) -> None:
-        seconds = time.monotonic() - self._started.get(step, time.monotonic())
+        seconds = time.monotonic() - self.at_work.pop(step, time.monotonic())
         self.stages.append({"name": step, "seconds": round(seconds, 2)})
         notes = self._notes.get(step, {})
         several = "; ".join(f"{asset} {said}" for asset, said in notes.items())

@@ -216,6 +216,7 @@ def summary(report: Mapping[str, Any]) -> str:
             *_refused_lines(report["refused_files"]),
             f"next         {ours} query --now 74 42 1.8  # a fare between zones, with its range",
             f"             {ours} dev  # assets, runs and checks in the browser",
+            f"             {ours} serve  # an address for months, models and endpoint",
             f"             {ours} stop  # until then the endpoint serves",
         )
     )

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,9 @@ FIRST_PICKUP = datetime(2009, 1, 1)  # noqa: DTZ001 - New York wall clock, as th
 LAST_PICKUP = datetime(2100, 1, 1)  # noqa: DTZ001
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
 _MICROSECOND = timedelta(microseconds=1)
+_HOUR = 3_600_000_000  # microseconds
+_FIRST_WEEKDAY = _EPOCH.weekday()  # Monday is 0
+_FEW = 8  # values that are read one by one: arrays would cost more
 FORMS = ("dataframe_records", "dataframe_split", "instances", "inputs")
 
 OWN = "taxi-assets-check"  # how the client_request_id of the project's own requests begins
@@ -64,18 +67,20 @@ class FareRequest:
     pickup_location_id: NDArray[np.int64]
     dropoff_location_id: NDArray[np.int64]
     trip_distance: NDArray[np.float64]
-    pickup_datetime: tuple[datetime, ...]
+    pickup_micros: NDArray[np.int64]  # since 1970, of the wall clock
     trip_type: NDArray[np.int64]  # 0 where it is not told
     client_request_id: str | None = None
     interval: bool = False  # whether each fare is wanted with its low and high
     explain: bool = False  # whether the model's inputs are wanted beside the fares
 
     def __len__(self) -> int:
-        return len(self.pickup_datetime)
+        return len(self.pickup_micros)
 
-    def at(self) -> NDArray[np.int64]:
-        """The pickup times, in microseconds since 1970."""
-        return np.array([(at - _EPOCH) // _MICROSECOND for at in self.pickup_datetime], np.int64)
+    @property
+    def pickup_datetime(self) -> tuple[datetime, ...]:
+        """The pickup times, New York wall clock."""
+        found = self.pickup_micros.tolist()
+        return tuple(_EPOCH + timedelta(microseconds=at) for at in found)
 
     def keys(self, name: str) -> NDArray[np.int64]:
         """The values of a lookup key."""
@@ -83,10 +88,11 @@ class FareRequest:
 
     def features(self) -> dict[str, NDArray[Any]]:
         """What the model takes from the request itself, in the order of `REQUEST_FEATURES`."""
-        weekday = np.array([at.weekday() for at in self.pickup_datetime])
+        hours = self.pickup_micros // _HOUR
+        weekday = (hours // 24 + _FIRST_WEEKDAY) % 7
         values = (
             self.trip_distance,
-            np.array([at.hour for at in self.pickup_datetime]),
+            hours % 24,
             weekday,
             (weekday >= 5).astype(np.int64),
             np.isin(self.pickup_location_id, AIRPORTS).astype(np.int64),
@@ -96,6 +102,17 @@ class FareRequest:
             self.trip_type,
         )
         return dict(zip((c.name for c in schemas.REQUEST_FEATURES), values, strict=True))
+
+    def only_row(self) -> list[float]:
+        """The values of `features` for a request of one row; arrays would cost more than it."""
+        hours = self.pickup_micros.item() // _HOUR
+        weekday = (hours // 24 + _FIRST_WEEKDAY) % 7
+        pickup, dropoff = self.pickup_location_id.item(), self.dropoff_location_id.item()
+        return [
+            *(self.trip_distance.item(), hours % 24, weekday, int(weekday >= 5)),
+            *(int(pickup in AIRPORTS), int(dropoff in AIRPORTS), pickup, dropoff),
+            self.trip_type.item(),
+        ]
 
 
 def parse(body: bytes) -> FareRequest:
@@ -140,11 +157,11 @@ def of_columns(
         RequestError: a value breaks the contract; the message names field, row, value and range.
     """
     return FareRequest(
-        _checked(columns, "pickup_location_id", _location, np.int64, _LOCATION),
-        _checked(columns, "dropoff_location_id", _location, np.int64, _LOCATION),
-        _checked(columns, "trip_distance", _miles, np.float64, _MILES),
-        tuple(_values(columns, "pickup_datetime", _time, PICKUP_RULE)),
-        _checked(columns, TRIP_TYPE, _trip_type, np.int64, _TRIP_TYPE),
+        _checked(columns, "pickup_location_id", _LOCATIONS),
+        _checked(columns, "dropoff_location_id", _LOCATIONS),
+        _checked(columns, "trip_distance", _DISTANCES),
+        _checked(columns, "pickup_datetime", _TIMES),
+        _checked(columns, TRIP_TYPE, _TRIP_TYPES),
         client_request_id,
         interval,
         explain,
@@ -278,9 +295,6 @@ def _known(names: Any, row: int) -> None:
             raise RequestError(f"Row {row}: a field is missing", name, f"Send {', '.join(FIELDS)}")
 
 
-_LOCATION = f"a whole number from {FIRST_LOCATION} to {LAST_LOCATION}"
-_TRIP_TYPE = "1 (street hail), 2 (dispatch), or left out"
-_MILES = f"a number above 0 and at most {MOST_MILES:g} (miles)"
 PICKUP_RULE = (
     "a New York wall-clock time as text, YYYY-MM-DD HH:MM:SS without an offset, "
     f"from {FIRST_PICKUP:%Y-%m-%d} until {LAST_PICKUP:%Y-%m-%d}"
@@ -294,11 +308,22 @@ def _location(value: object) -> int | None:
     return None
 
 
+def _locations(values: Sequence[Any]) -> NDArray[Any] | None:
+    if {*map(type, values)} != {int}:
+        return None
+    found = np.array(values, np.int64)
+    return found if found.min() >= FIRST_LOCATION and found.max() <= LAST_LOCATION else None
+
+
 def _trip_type(value: object) -> int | None:
     if value is None:
         return NOT_TOLD
     known = type(value) in (int, float) and value in (NOT_TOLD, *TRIP_TYPES)
     return int(value) if known else None  # type: ignore[call-overload]
+
+
+def _trip_types(values: Sequence[Any]) -> NDArray[Any] | None:
+    return np.full(len(values), NOT_TOLD) if {*values} == {None} else None
 
 
 def _miles(value: object) -> float | None:
@@ -307,7 +332,14 @@ def _miles(value: object) -> float | None:
     return None
 
 
-def _time(value: object) -> datetime | None:
+def _distances(values: Sequence[Any]) -> NDArray[Any] | None:
+    if not {*map(type, values)} <= {int, float}:
+        return None
+    found = np.array(values, np.float64)
+    return found if found.min() > 0 and found.max() <= MOST_MILES else None  # NaN is neither
+
+
+def _time(value: object) -> int | None:
     parts = _TIME.fullmatch(value) if isinstance(value, str) else None
     if parts is None:
         return None
@@ -318,23 +350,78 @@ def _time(value: object) -> datetime | None:
         )
     except ValueError:
         return None
-    return at if FIRST_PICKUP <= at < LAST_PICKUP else None
+    return (at - _EPOCH) // _MICROSECOND if FIRST_PICKUP <= at < LAST_PICKUP else None
 
 
-def _values(columns: Columns, name: str, convert: Callable[[object], Any], rule: str) -> list[Any]:
-    values = [convert(value) for value in columns[name]]
+def _times(values: Sequence[Any]) -> NDArray[Any] | None:
+    """Of texts of whole seconds: each character a number, all texts at once."""
+    if {*map(type, values)} != {str} or {*map(len, values)} != {len(_SHAPE)}:
+        return None
+    text = "".join(values)
+    if not text.isascii():
+        return None
+    letters = np.frombuffer(text.encode(), np.uint8).reshape(-1, len(_SHAPE)).astype(np.int64)
+    digits = letters[:, _DIGITS] - ord("0")
+    marks = letters[:, [4, 7, 13, 16]] == [ord(mark) for mark in "--::"]
+    between = np.isin(letters[:, 10], (ord(" "), ord("T")))
+    if not (marks.all() and between.all() and digits.min() >= 0 and digits.max() <= 9):
+        return None
+    year = digits[:, :4] @ [1000, 100, 10, 1]
+    month, day, hour, minute, second = (digits[:, n : n + 2] @ [10, 1] for n in range(4, 14, 2))
+    if not (month.min() >= 1 and month.max() <= 12 and day.min() >= 1):
+        return None
+    first = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    days = first.astype("datetime64[D]").astype(np.int64)
+    length = (first + 1).astype("datetime64[D]").astype(np.int64) - days
+    if (day > length).any() or hour.max() > 23 or max(minute.max(), second.max()) > 59:
+        return None
+    found = (((days + day - 1) * 24 + hour) * 3600 + minute * 60 + second) * 1_000_000
+    bounds = [(at - _EPOCH) // _MICROSECOND for at in (FIRST_PICKUP, LAST_PICKUP)]
+    within = bounds[0] <= found.min() and found.max() < bounds[1]
+    return found.astype(np.int64) if within else None
+
+
+_SHAPE = "YYYY-MM-DD HH:MM:SS"
+_DIGITS = [place for place, letter in enumerate(_SHAPE) if letter.isalpha()]
+
+
+class _Field(NamedTuple):
+    """How a field is read: all values at once, None where one must be looked at; one by one."""
+
+    rule: str
+    kind: type
+    of_one: Callable[[object], Any]
+    of_many: Callable[[Sequence[Any]], NDArray[Any] | None]
+
+
+_LOCATIONS = _Field(
+    f"a whole number from {FIRST_LOCATION} to {LAST_LOCATION}", np.int64, _location, _locations
+)
+_DISTANCES = _Field(
+    f"a number above 0 and at most {MOST_MILES:g} (miles)", np.float64, _miles, _distances
+)
+_TIMES = _Field(PICKUP_RULE, np.int64, _time, _times)
+_TRIP_TYPES = _Field(
+    "1 (street hail), 2 (dispatch), or left out", np.int64, _trip_type, _trip_types
+)
+
+
+def _checked(columns: Columns, name: str, field: _Field) -> NDArray[Any]:
+    given = columns[name]
+    if len(given) >= _FEW:
+        try:
+            at_once = field.of_many(given)
+        except (OverflowError, TypeError):  # a number or a value beyond all that is allowed
+            at_once = None
+        if at_once is not None:
+            return at_once
+    values = [field.of_one(value) for value in given]
     if None in values:
         row = values.index(None)
         raise RequestError(
-            f"Row {row}: {name} must be {rule}", _shown(columns[name][row]), "Correct the value"
+            f"Row {row}: {name} must be {field.rule}", _shown(given[row]), "Correct the value"
         )
-    return values
-
-
-def _checked(
-    columns: Columns, name: str, convert: Callable[[object], Any], kind: type, rule: str
-) -> NDArray[Any]:
-    return np.array(_values(columns, name, convert, rule), dtype=kind)
+    return np.array(values, dtype=field.kind)
 
 
 def _shown(value: object) -> str:

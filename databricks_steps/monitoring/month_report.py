@@ -43,6 +43,7 @@ from databricks_steps.monitoring import (
 from databricks_steps.monitoring.report import Told
 from databricks_steps.monitoring.tariff import Audit
 from databricks_steps.monitoring.triage import Checks, Diagnosis
+from databricks_steps.plots import zone_map
 from databricks_steps.training import dataset, expected_error, registry
 from databricks_steps.training.expected_error import ExpectedError
 from databricks_steps.training.registry import Version
@@ -143,8 +144,9 @@ def drift_report(
     )
     for month, slices in found.items():
         zones = platform.settings.zones
-        picture = plots.zone_map(scored, month, Path(zones)) if zones else ""
-        text = report.render(told[month], champion.baseline, slices, picture)
+        shapes = plots.outlines(Path(zones)) if zones else None
+        drawn = zone_map(plots.errors_by_zone(scored, month), "dollars", shapes)
+        text = report.render(told[month], champion.baseline, slices, drawn)
         atomic_write.write(page(platform, month), text)
     return outcomes
 
@@ -229,11 +231,36 @@ def _told(
     if (by_databricks := monitor_metrics.newest(tables)) is not None:
         figures["databricks_monitor"] = by_databricks
     verdicts = (last.verdict, tariff.verdict(list(audits.values())))
+    drawn = _drawn(platform, months)
     outcomes = (
-        Outcome(DRIFT, len(rows[DRIFT]), figures, commits.get(DRIFT), verdicts),
-        Outcome(LIVE, len(rows[LIVE]), shared, commits.get(LIVE), (error, ranged)),
+        Outcome(DRIFT, len(rows[DRIFT]), figures, commits.get(DRIFT), verdicts, drawn[DRIFT]),
+        Outcome(LIVE, len(rows[LIVE]), shared, commits.get(LIVE), (error, ranged), drawn[LIVE]),
     )
     return outcomes, told
+
+
+def _drawn(platform: Platform, months: Sequence[str]) -> dict[str, dict[str, dict[str, str]]]:
+    """Table → month (or "" for all) → caption → SVG: what moved in all months, and the errors."""
+    tables = platform.tables
+
+    def draw() -> dict[str, Any]:
+        every = {name: _rows(tables, name, None) for name in (DRIFT, LIVE)}
+        by_day = {
+            month: {
+                "Mean absolute error by day": plots.error_by_day(
+                    [row for row in every[LIVE] if row["trip_month"] == month]
+                )
+            }
+            for month in months
+        }
+        return {
+            DRIFT: {"": {"How far features moved": plots.heat_map(every[DRIFT])}},
+            LIVE: {"": {"Mean absolute error": plots.error_by_month(every[LIVE])}, **by_day},
+        }
+
+    contents = (tables.contents(name) for name in (DRIFT, LIVE))
+    drawn_of = fingerprint.digest(fingerprint.code(plots), *contents, *months)
+    return CheckCache(platform.settings, DRIFT).one("pictures", drawn_of, draw)
 
 
 def told_of(platform: Platform, champion: Judged, rows: Mapping[str, Rows], audit: Audit) -> Told:
@@ -280,7 +307,7 @@ def page(platform: Platform, month: str) -> Path:
     return platform.settings.home / "reports" / f"{DRIFT}_{month}.html"
 
 
-def _rows(tables: Tables, name: str, months: Sequence[str]) -> Rows:
+def _rows(tables: Tables, name: str, months: Sequence[str] | None) -> Rows:
     """Rows of the months by their key: what is told first does not hang on files."""
     key = schemas.TABLES[name].primary_key
     return sorted(tables.records(name, months), key=lambda row: [str(row[part]) for part in key])

@@ -16,7 +16,7 @@ from databricks_steps import fingerprint, incremental
 from databricks_steps.check_cache import CheckCache
 from databricks_steps.inference import request as contract
 from databricks_steps.interfaces import Commit, Outcome, Platform, Verdict
-from databricks_steps.monitoring import inference_table
+from databricks_steps.monitoring import inference_table, plots
 from databricks_steps.monitoring_schemas import ENDPOINT_PAYLOADS
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ def endpoint_payloads(
         lambda: answered(tables.read(NAME, judged)),
         lambda each: not each["unreadable"],
     )
-    return (Outcome(NAME, tables.rows(NAME, months), figures, commit, (readable(read),)),)
+    pictures = {"": cache.one("pictures", contents, lambda: drawn(tables.read(NAME, judged)))}
+    verdicts = (readable(read),)
+    return (Outcome(NAME, tables.rows(NAME, months), figures, commit, verdicts, pictures),)
 
 
 def _merged(
@@ -130,6 +132,29 @@ def answered(rows: DataFrame) -> dict[str, Any]:
     ).collect()[0]
     figures: dict[str, Any] = {"answered": told["answered"], "unreadable": told["unread"]}
     return figures | ({"example": list(told["example"])} if told["unread"] else {})
+
+
+def drawn(rows: DataFrame) -> dict[str, str]:
+    """Caption → SVG of the requests of clients over time; nothing where there was none."""
+    from pyspark.sql import functions as F
+
+    of_clients = F.col("origin") == inference_table.CLIENT
+    asked = rows.where(of_clients & (F.col("request_row") == 0) & F.col("latency").isNotNull())
+    hour = F.date_format("requested_at", "dd HH:00").alias("hour")
+    found = (
+        asked.groupBy(hour)
+        .agg(
+            F.count("*").alias("requests"),
+            F.percentile_approx("latency", 0.5).alias("half"),
+            F.percentile_approx("latency", 0.99).alias("slow"),
+        )
+        .orderBy("hour")
+        .collect()
+    )
+    if not found:
+        return {}
+    hours = [(row["hour"], row["requests"], row["half"], row["slow"]) for row in found]
+    return {"Requests and time to the answer": plots.requests_by_hour(hours)}
 
 
 def readable(told: Mapping[str, Any]) -> Verdict:

@@ -1,4 +1,4 @@
-"""Pictures of a month: histograms against the baseline, error by day, and the map of the zones."""
+"""Pictures of months: histograms against the baseline, drift, error and requests over time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps.distributions import FINE, Bins, Counted
+from databricks_steps import plots
+from databricks_steps.distributions import ALL, FINE, Bins, Counted
 from databricks_steps.errors import TableError
-from databricks_steps.training.plots import BLUE, GREY, axes_of, svg
+from databricks_steps.plots import BLUE, GREY, INK, PALE, axes_of, svg
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _BARS = 32
-_LEAST_TRIPS = 10  # of a zone on the map
+LEAST_TRIPS = 10  # of a zone on a map
+_FEATURES = 16  # that moved most
+_FAR = 1.0  # standard deviations from which on all are the darkest
 
 
 def histogram(feature: str, bins: Bins, before: Counted, now: Counted) -> str:
@@ -46,60 +49,90 @@ def error_by_day(rows: Sequence[Mapping[str, Any]]) -> str:
             day, error, expected = zip(*days, strict=True)
             axes.plot(day, error, "o-", color=color, markersize=3, label=source)
             axes.plot(day, expected, "--", color=color, linewidth=1, label=f"{source}, expected")
+            axes.legend(frameon=False, fontsize=8)
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=8)
     return svg(figure)
 
 
-def zone_map(scored: DataFrame, month: str, geometry: Path) -> str:
-    """The pickup zones by mean absolute error of the predicted fares, as an SVG text.
+def heat_map(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How far each feature moved, month by month, of rows of `schemas.DRIFT_REPORT`."""
+    import numpy as np
 
-    `geometry` is a GeoJSON of polygons whose property `LocationID` is the zone.
+    whole = [row for row in rows if row["slice"] == ALL and row["wasserstein"] is not None]
+    months = sorted({row["trip_month"] for row in whole})
+    most: dict[str, float] = {}
+    for row in whole:
+        most[row["feature"]] = max(row["wasserstein"], most.get(row["feature"], 0.0))
+    features = sorted(most, key=lambda name: -most[name])[:_FEATURES]
+    values = np.full((len(features), len(months)), np.nan)
+    for row in whole:
+        if row["feature"] in features:
+            place = features.index(row["feature"]), months.index(row["trip_month"])
+            values[place] = row["wasserstein"]
+    return plots.heat_map(features, months, values, "standard deviations moved", _FAR)
 
-    Raises:
-        TableError: it cannot be read as that.
-    """
-    from matplotlib import colormaps
-    from matplotlib.patches import Polygon
 
-    shapes = _polygons(geometry)
-    errors = _errors_by_zone(scored, month)
-    top = sorted(errors.values())[int(len(errors) * 0.95)] if errors else 1.0
-    figure, axes = axes_of("", "", height=6.0)
-    for zone, rings in shapes:
-        known = zone in errors
-        color = colormaps["YlOrRd"](min(errors[zone] / top, 1.0)) if known else "#eef1f4"
-        for ring in rings:
-            axes.add_patch(Polygon(ring, facecolor=color, edgecolor="white", linewidth=0.3))
-    axes.autoscale_view()
-    axes.set_aspect(1.32)  # a degree of latitude against one of longitude, in New York
-    axes.set_axis_off()
-    axes.set_title(f"darkest from {top:.2f} dollars on", fontsize=8, color=GREY)
+def error_by_month(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Mean absolute error of each month, and the one expected of its trips; `rows` as by day."""
+    figure, axes = axes_of("", "mean absolute error, dollars")
+    told = [row for row in rows if row["slice"] == row["day"] == ALL and row["mae"] is not None]
+    for source, color in (("batch", BLUE), ("endpoint", GREY)):
+        months = {row["trip_month"]: row for row in told if row["predictions"] == source}
+        if months:
+            names = sorted(months)
+            axes.plot(names, [months[m]["mae"] for m in names], "o-", color=color, label=source)
+            wanted = [months[m]["expected"] for m in names]
+            axes.plot(names, wanted, "--", color=color, linewidth=1, label=f"{source}, expected")
+            axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(bottom=0)
+    axes.tick_params(axis="x", rotation=45)
     return svg(figure)
 
 
-def _errors_by_zone(scored: DataFrame, month: str) -> dict[int, float]:
+def requests_by_hour(hours: Sequence[tuple[str, int, float, float]]) -> str:
+    """Requests of clients by hour (UTC, requests, median and 99 of 100 in milliseconds)."""
+    figure, axes = axes_of("hour, UTC", "requests", height=3.6)
+    names, requests, median, slow = zip(*hours, strict=True)
+    axes.bar(range(len(names)), requests, color=PALE)
+    step = len(names) // 6 + 1
+    axes.set_xticks(range(0, len(names), step), names[::step], rotation=30, fontsize=7)
+    beside = axes.twinx()
+    beside.set_ylabel("milliseconds to the answer", fontsize=8, color=INK)
+    beside.tick_params(labelsize=8, colors=INK)
+    beside.plot(range(len(names)), median, "-", color=BLUE, label="half of the answers")
+    beside.plot(range(len(names)), slow, "--", color=GREY, label="99 of 100")
+    beside.set_ylim(bottom=0)
+    beside.legend(frameon=False, fontsize=8)
+    return svg(figure)
+
+
+def errors_by_zone(scored: DataFrame, month: str) -> dict[int, float]:
+    """Pickup zone → mean absolute error of the fares predicted, dollars, where trips are enough."""
     from pyspark.sql import functions as F
 
     error = F.abs(F.col("predicted_fare") - F.col("fare_amount"))
     rows = scored.where(F.col("trip_month") == month).groupBy("pickup_location_id")
     found = rows.agg(F.avg(error).alias("mae"), F.count(error).alias("trips")).collect()
-    return {r["pickup_location_id"]: r["mae"] for r in found if r["trips"] >= _LEAST_TRIPS}
+    return {r["pickup_location_id"]: r["mae"] for r in found if r["trips"] >= LEAST_TRIPS}
 
 
-def _polygons(geometry: Path) -> list[tuple[int, list[list[list[float]]]]]:
-    """Zone → the outer ring of each of its parts."""
+def outlines(geometry: Path) -> dict[int, str]:
+    """Zone → its outline for a map, of a GeoJSON of polygons whose `LocationID` is the zone.
+
+    Raises:
+        TableError: it cannot be read as that.
+    """
     try:
-        found = []
+        found: dict[int, list[list[list[float]]]] = {}
         for each in json.loads(geometry.read_text(encoding="utf-8"))["features"]:
             shape = each["geometry"]
             parts = shape["coordinates"]
             parts = [parts] if shape["type"] == "Polygon" else parts
-            found.append((int(each["properties"]["LocationID"]), [part[0] for part in parts]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            found.setdefault(int(each["properties"]["LocationID"]), []).extend(p[0] for p in parts)
+        return plots.projected(found)
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise TableError(
             "TAXI_ZONES must name a GeoJSON of polygons with a property LocationID",
             f"{geometry}: {error!r}",
-            "Correct it, or unset it: reports go without the map",
+            "Correct it, or unset it: the map is that of New York then",
         ) from error
-    return found

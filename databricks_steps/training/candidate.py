@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from databricks_steps import distributions, schemas
 from databricks_steps.distributions import Baseline
+from databricks_steps.errors import ModelError
 from databricks_steps.features.lookups import LOOKUPS
 from databricks_steps.features.request import NOT_TOLD
 from databricks_steps.inference.feature_spec import FareInterval
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
+_LOG = logging.getLogger(__name__)
 NEWEST = timedelta(days=31)
 MOST_UNSEEN = 60_000  # training rows whose error by the trees that have not seen them is measured
 
@@ -56,6 +60,7 @@ class Candidate:
     verdicts: tuple[Verdict, ...]
     figures: Mapping[str, Any]
     passport: Path | str
+    pictures: Mapping[str, str]  # caption → SVG
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,9 @@ def train(
     that lets the version become champion. `made_from` is the digest of all inputs.
     """
     settings = platform.settings
+    _LOG.info("fits the forest")
     model = fitted(settings, training_set)
+    _LOG.info("measures the error by the age of features, and by slice")
     metrics = evaluation.measures(model.fares, model.predicted)
     baselines = _baselines(model.train, model.holdout)
     ages = feature_ages.errors(platform, training_set, model.graph, model.looked_up)
@@ -161,6 +168,7 @@ def train(
         promotion_gate.onnx_parity(model.parity, len(model.holdout), settings.gate),
     )
     figures = _figures(model, metrics, baselines)
+    _LOG.info("logs and registers the version")
     version = _log(platform, training_set, model, figures, verdicts, ingredients)
     told = model_card.Evidence(
         settings.registered_model,
@@ -179,10 +187,14 @@ def train(
         ages,
         made_again(settings, version, ingredients),
     )
-    registry.log_text(model_card.render(told, model_card.plots(model)), model_card.FILE)
+    _LOG.info("draws the model card")
+    pictures = model_card.plots(model, cut)
+    for caption, file in model_card.PICTURES.items():
+        registry.log_text(pictures[caption], file)
+    registry.log_text(model_card.render(told, pictures), model_card.FILE)
     # Last of all: a run that was killed before here is not found again, but made anew.
     registry.tag(settings, version.number, registry.MADE_FROM, made_from)
-    return Candidate(version, verdicts, figures, passport_of(settings, version))
+    return Candidate(version, verdicts, figures, passport_of(settings, version), pictures)
 
 
 def known(settings: Settings, version: Version, training_set: Callable[[], DataFrame]) -> Candidate:
@@ -208,7 +220,17 @@ def known(settings: Settings, version: Version, training_set: Callable[[], DataF
         verdicts = tuple(anew.get(v.check, v) for v in verdicts)
         for key, value in _judgement(verdicts).items():
             registry.tag(settings, version.number, key, value)
-    return Candidate(version, verdicts, version.metrics, passport_of(settings, version))
+    card, pictures = passport_of(settings, version), _pictures(settings, version)
+    return Candidate(version, verdicts, version.metrics, card, pictures)
+
+
+def _pictures(settings: Settings, version: Version) -> dict[str, str]:
+    """Caption → SVG, as the version's run keeps them; a run of before that keeps none."""
+    found = {}
+    for caption, file in model_card.PICTURES.items():
+        with suppress(ModelError):
+            found[caption] = registry.read_text(settings, version, file)
+    return found
 
 
 def passport_of(settings: Settings, version: Version) -> Path | str:

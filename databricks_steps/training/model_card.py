@@ -20,6 +20,14 @@ from databricks_steps.training.lineage import Recipe
 from databricks_steps.training.slices import Slice
 
 FILE = "passport.html"
+# Caption → the file of the model's run that keeps the picture.
+PICTURES = {
+    "Predicted against paid": "pictures/calibration.svg",
+    "RMSE by slice": "pictures/slices.svg",
+    "Residuals by fare": "pictures/residuals_by_fare.svg",
+    "Residuals by hour": "pictures/residuals_by_hour.svg",
+    "Importances, by permutation on the holdout": "pictures/importances.svg",
+}
 
 
 class Judged(Protocol):
@@ -56,19 +64,19 @@ class Evidence:
     again: str = ""  # how the version is made again
 
 
-def plots(model: Judged) -> dict[str, str]:
-    """Caption → SVG, of a fitted model on its holdout."""
+def plots(model: Judged, slices: Sequence[Slice]) -> dict[str, str]:
+    """Caption → SVG, of a fitted model on its holdout; the captions are those of `PICTURES`."""
     fares, predicted = model.fares, model.predicted
     hours = model.holdout["pickup_hour"].to_numpy()
     inputs = model.holdout[list(INPUTS)]
-    return {
-        "Residuals by fare": draw.residuals_by_fare(fares, predicted),
-        "Residuals by hour": draw.residuals_by_hour(hours, fares, predicted),
-        "Calibration": draw.calibration(fares, predicted),
-        "Importances, by permutation on the holdout": draw.importances(
-            model.pipeline, inputs, fares
-        ),
-    }
+    drawn = (
+        draw.calibration(fares, predicted),
+        draw.errors_by_slice(slices),
+        draw.residuals_by_fare(fares, predicted),
+        draw.residuals_by_hour(hours, fares, predicted),
+        draw.importances(model.pipeline, inputs, fares),
+    )
+    return dict(zip(PICTURES, drawn, strict=True))
 
 
 def render(told: Evidence, pictures: Mapping[str, str]) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from io import StringIO
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from databricks_steps.plots import BLUE, GREY, PALE, axes_of, svg
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from databricks_steps.training.slices import Slice
+
     Array = np.ndarray[Any, np.dtype[Any]]
 
-BLUE, PALE, GREY, INK = "#1f6feb", "#b6d4fe", "#8b949e", "#1f2328"
-_SIZE = (5.6, 3.2)  # inches
 _BINS = 20
 _SHUFFLED_ROWS = 3_000  # enough for an order of importance; bounds the cost
 _SHUFFLES = 3
@@ -67,11 +69,25 @@ def importances(pipeline: Any, inputs: pd.DataFrame, fares: Array) -> str:
             shuffled = (some.assign(**{name: chance.permutation(some[name])}) for _ in growth[0])
             growth[place] = [error(frame) - usual for frame in shuffled]
     mean, spread = growth.mean(axis=1), growth.std(axis=1)
-    order = np.argsort(mean)
+    order = [place for place in np.argsort(mean) if mean[place] > 0]
     figure, axes = axes_of("growth of the absolute error when shuffled, dollars", "", height=4.6)
     names = [inputs.columns[n] for n in order]
+    axes.set_xscale("log")
     axes.barh(names, mean[order], xerr=spread[order], color=BLUE)
     axes.tick_params(axis="y", labelsize=7)
+    return svg(figure)
+
+
+def errors_by_slice(slices: Sequence[Slice]) -> str:
+    """RMSE of the candidate by slice, and of the champion on the same trips."""
+    names = [each.name for each in slices][::-1]
+    figure, axes = axes_of("RMSE, dollars", "", height=0.8 + 0.2 * len(names))
+    axes.barh(names, [each.rmse for each in slices][::-1], color=PALE, label="candidate")
+    theirs = [(s.champion_rmse, s.name) for s in slices if s.champion_rmse is not None]
+    if theirs:
+        axes.plot(*zip(*theirs, strict=True), "|", color=BLUE, markersize=10, label="champion")
+    axes.tick_params(axis="y", labelsize=7)
+    axes.legend(frameon=False, fontsize=8)
     return svg(figure)
 
 
@@ -93,24 +109,3 @@ def _quantiles(error: Array) -> tuple[float, float, float]:
 
     low, middle, high = np.quantile(error, [0.1, 0.5, 0.9])
     return float(low), float(middle), float(high)
-
-
-def axes_of(x: str, y: str, height: float = _SIZE[1]) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # not pyplot: no screen, no global state
-
-    figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
-    axes = figure.subplots()
-    axes.set_xlabel(x, fontsize=8, color=INK)
-    axes.set_ylabel(y, fontsize=8, color=INK)
-    axes.tick_params(labelsize=8, colors=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def svg(figure: Any) -> str:
-    from matplotlib import rc_context
-
-    buffer = StringIO()
-    with rc_context({"svg.hashsalt": "taxi-assets"}):  # the same picture gives the same text
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()

@@ -22,6 +22,7 @@ from databricks_steps.trips import (
     file_index,
     limits,
     normalize,
+    plots,
     quality_checks,
     reading,
     sources,
@@ -137,9 +138,14 @@ def trips(
     )
     by_rule = {"rows_by_rule": rows_by_rule(measured)}
     quarantine = outcomes[QUARANTINED]
+    drawn = {name: {m: each["pictures"][name] for m, each in measured.items()} for name in outcomes}
     return (
-        replace(outcomes[VALID], verdicts=verdicts),
-        replace(quarantine, figures={**quarantine.figures, **by_rule}),
+        replace(outcomes[VALID], verdicts=verdicts, pictures=drawn[VALID]),
+        replace(
+            quarantine,
+            figures={**quarantine.figures, **by_rule},
+            pictures=drawn[QUARANTINED],
+        ),
     )
 
 
@@ -163,14 +169,21 @@ def rows_conserved(tables: Tables, months: Sequence[str]) -> Verdict:
 def _month_figures(
     platform: Platform, months: Sequence[str], force: bool
 ) -> dict[str, dict[str, Any]]:
-    """Month → what `trip_figures` and `rules_broken` tell of it."""
+    """Month → what `trip_figures` and `rules_broken` tell of it, and its `pictures` by table."""
     tables = platform.tables
-    code = fingerprint.code(sys.modules[__name__], schemas)
+    code = fingerprint.code(sys.modules[__name__], schemas, plots)
 
     def measure(stale: Sequence[str]) -> dict[str, dict[str, Any]]:
-        valid = trip_figures(tables.read(VALID, stale), stale)
+        written = tables.read(VALID, stale)
+        valid = trip_figures(written, stale)
         broken = rules_broken(tables.read(QUARANTINED, stale))
-        return {month: valid[month] | {"rules": broken.get(month, {})} for month in stale}
+        drawn = plots.of_months(written, stale)
+        return {
+            month: valid[month]
+            | {"rules": broken.get(month, {})}
+            | {"pictures": {VALID: drawn[month], QUARANTINED: plots.rules(broken.get(month, {}))}}
+            for month in stale
+        }
 
     fingerprints = {
         m: fingerprint.digest(code, *(tables.contents(t, [m]) for t in (VALID, QUARANTINED)))

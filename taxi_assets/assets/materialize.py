@@ -1,5 +1,6 @@
 """From a step's outcome to what Dagster records: how every launched asset is materialized."""
 
+import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from types import MappingProxyType
@@ -39,9 +40,13 @@ def materialized(
     for report in _reports(context, step, months, force, source):
         name = report.outcome.name
         version = report.data_version
-        for month in set(partitions) & set(report.rows_by_month):
-            counted = {"dagster/row_count": report.rows_by_month[month]}
-            context.add_asset_metadata(counted, name, partition_key=month)
+        drawn = report.outcome.pictures
+        table = schemas.TABLES.get(name)
+        for month in partitions if table is not None and table.month else ():
+            own = pictures({**drawn.get("", {}), **drawn.get(month, {})})
+            if month in report.rows_by_month:
+                own["dagster/row_count"] = report.rows_by_month[month]
+            context.add_asset_metadata(own, name, partition_key=month)
         yield dg.MaterializeResult(
             asset_key=name,
             metadata=metadata(report),
@@ -131,7 +136,17 @@ def metadata(report: Report) -> dict[str, Any]:
         found["table_version"] = report.table_version
     if outcome.commit is not None:
         found["commit"] = f"{outcome.commit.action}, {outcome.commit.rows:,} rows"
+    found |= pictures(outcome.pictures.get("", {}))
     return found | {k: shown(v) for k, v in outcome.figures.items()}
+
+
+def pictures(drawn: Mapping[str, str]) -> dict[str, Any]:
+    """Caption → SVG text as metadata that Dagster's UI shows: markdown with the pictures inside."""
+    if not drawn:
+        return {}
+    encoded = {caption: base64.b64encode(svg.encode()).decode() for caption, svg in drawn.items()}
+    texts = (f"{c}\n\n![{c}](data:image/svg+xml;base64,{svg})" for c, svg in encoded.items())
+    return {"pictures": dg.MetadataValue.md("\n\n".join(texts))}
 
 
 def shown(value: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from textwrap import indent
 
@@ -109,4 +110,6 @@ def backtest(months: str, policy: str | None, source: str | None) -> None:
         click.echo(f"{name:<8}{served}, {trained} trained, {promoted} promoted")
     page = settings.home / "reports" / walks.PAGE
     atomic_write.write(page, walks.render(history))
+    told = {name: [asdict(each) for each in lived] for name, lived in history.items()}
+    atomic_write.write(page.with_suffix(".json"), json.dumps(told, default=str))
     click.echo(page)

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -75,8 +76,14 @@ def run(
     )
     progress.reset(lambda line: None if quiet else click.echo(line, err=as_json))
     report: dict[str, Any] = {}
+    watched: AbstractContextManager[None] = nullcontext()
+    if sys.stdout.isatty() and not (as_json or quiet):
+        from taxi_assets import terminal
+
+        watched = terminal.shown(progress)
     try:
-        stoppable(where.settings, lambda: pipeline.run(where, options, report))
+        with watched:
+            stoppable(where.settings, lambda: pipeline.run(where, options, report))
     except TaxiError as error:
         report.setdefault("error", str(error))
         raise

@@ -21,11 +21,12 @@ NEW_YORK = "America/New_York"  # by whose wall clock rides are asked for
 @one_line_errors
 def serve(access_log: bool) -> None:
     """Start the emulator; the endpoint answers as it did before."""
-    from taxi_assets.emulator import process
+    from taxi_assets.emulator import auth, process
 
     settings = embedded().settings
     host = process.ensure_running(settings, *(["--access-log"] if access_log else []))
     click.echo(f"{host}  token in {settings.token_file}")
+    click.echo(f"{process.page_link(settings)}  its pages, for {auth.PASS_SECONDS // 3600} hours")
 
 
 @click.command()

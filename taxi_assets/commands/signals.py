@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,6 +65,8 @@ def _stop(settings: Settings, number: int) -> None:
     )
     closing.start()
     closing.join(_SECONDS)
+    if terminal := sys.modules.get("taxi_assets.terminal"):
+        terminal.restored()
     name = signal.Signals(number).name
     click.secho(f"error: stopped by {name}; the same command goes on from here", err=True, fg="red")
     os._exit(128 + number)

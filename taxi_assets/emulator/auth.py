@@ -8,6 +8,7 @@ import hmac
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN = frozenset({"/", "/health", "/openapi.json"})
+COOKIE = "taxi_pages"
+PASS_SECONDS = 12 * 3600
+# What a page pass reads; all else asks for the token.
+READABLE = frozenset({"/api/2.0/taxi/overview", "/api/2.0/taxi/pages"})
+SESSION, PAGES = "/api/2.0/taxi/session", "/pages/"
 MAX_BODY = 1024 * 1024
 FILES, MAX_FILE = "/api/2.0/fs/files/", 64 * 1024 * 1024
 DRAINED = 16 * MAX_BODY
@@ -69,6 +75,39 @@ def proof(secret: str, port: int, nonce: str) -> str:
     The port is in it: else who listens on another one could have the server itself answer.
     """
     return hmac.new(secret.encode(), f"{port} {nonce}".encode(), hashlib.sha256).hexdigest()
+
+
+def page_pass(secret: str) -> str:
+    """What reads the pages for `PASS_SECONDS`, and does nothing else: it may be shown to people."""
+    until = str(int(time.time()) + PASS_SECONDS)
+    return f"{until}.{_signed(secret, until)}"
+
+
+def _signed(secret: str, until: str) -> str:
+    return hmac.new(secret.encode(), f"pages {until}".encode(), hashlib.sha256).hexdigest()
+
+
+def may_read(scope: Scope, secret: str) -> bool:
+    """Whether a request asks for nothing but a page, and brings a pass that is still good."""
+    method, path = scope["method"], scope["path"]
+    reads = method in ("GET", "HEAD") and (path in READABLE or path.startswith(PAGES))
+    if not (reads or (method, path) == ("POST", SESSION)):
+        return False
+    given: list[str] = []
+    for name, value in scope["headers"]:
+        text = value.decode("latin-1")
+        if name == b"authorization" and text[:7].lower() == "bearer ":
+            given.append(text[7:].strip())
+        elif name == b"cookie" and reads:
+            pairs = (each.strip().partition("=") for each in text.split(";"))
+            given += [found for key, _, found in pairs if key == COOKIE]
+    return any(_is_good(secret, each) for each in given)
+
+
+def _is_good(secret: str, given: str) -> bool:
+    until, _, signed = given.partition(".")
+    fresh = until.isascii() and until.isdigit() and len(until) < 12 and int(until) > time.time()
+    return fresh and hmac.compare_digest(signed.encode(), _signed(secret, until).encode())
 
 
 def refusal(headers: Iterable[tuple[bytes, bytes]], expected: bytes) -> tuple[str, str] | None:
@@ -153,14 +192,15 @@ class Guard:
 
     def __init__(self, app: ASGIApp, secret: str) -> None:
         self._app = app
-        self._expected = f"Bearer {secret}".encode()
+        self._secret, self._expected = secret, f"Bearer {secret}".encode()
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
-        refused = refusal(scope["headers"], self._expected)
+        allowed = may_read(scope, self._secret)
+        refused = None if allowed else refusal(scope["headers"], self._expected)
         if refused is None and self._in_flight >= IN_FLIGHT:
             refused = "REQUEST_LIMIT_EXCEEDED", "Too many requests wait. Try again soon"
         if refused is not None:

@@ -66,6 +66,11 @@ def ensure_running(settings: Settings, *options: str) -> str:
     return settings.host
 
 
+def page_link(settings: Settings) -> str:
+    """The address that signs a browser in to the pages, and to nothing else, for some hours."""
+    return f"{settings.host}/#pass={auth.page_pass(auth.token(settings.token_file))}"
+
+
 def require_port(settings: Settings) -> None:
     """Refuse a port that something else than this home's workspace listens on.
 

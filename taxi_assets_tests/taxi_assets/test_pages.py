@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest_run import free_port
+from conftest_run import MONTHS, free_port
 
 from taxi_assets.emulator import auth
 
@@ -59,8 +59,71 @@ def test_the_workspace_shows_endpoint_and_online_tables_to_who_has_the_token(
 def test_without_the_token_the_workspace_shows_nothing(first_run: Any, tmp_path: Path) -> None:
     home, _ = first_run
     page = seen(f"{home.settings.host}/#token=wrong", tmp_path)
-    assert "That is not the token." in page
+    assert "That is not the token, or the address is too old." in page
     assert 'data-endpoint="' not in page
+
+
+def test_the_index_leads_to_every_page_and_each_leads_back(first_run: Any, tmp_path: Path) -> None:
+    home, done = first_run
+    assert "#pass=" not in done.stdout
+    served = home.call("serve")
+    assert served.returncode == 0, served.stderr
+    link = next(line.split()[0] for line in served.stdout.splitlines() if "#pass=" in line)
+    host, _, given = link.partition("/#pass=")
+    shown = seen(link, tmp_path)
+    cookie = {"Cookie": signed_in(host, given)}
+    index = json.loads(asked(f"{host}/api/2.0/taxi/pages", cookie)[1])
+    months = [f"/pages/month-{MONTHS[-1]}.html"]
+    assert [each["url"] for each in index["pages"]] == [
+        "/pages/report.html",
+        *months,
+        "/pages/model-1.html",
+    ]
+    for each in index["pages"]:
+        assert f'<a href="{each["url"]}">' in shown
+        code, page = asked(host + each["url"], cookie)
+        assert (code, '<a href="/">' in page, "<script" in page) == (200, True, False)
+        assert f'href="{each["json"]}"' in page
+        code, twin = asked(host + each["json"], cookie)
+        assert (code, bool(json.loads(twin))) == (200, True)
+    for page in ("month-2021-01", "model-9", "backtest", "month-..%2Freport", "other"):
+        assert asked(f"{host}/pages/{page}.html", cookie)[0] == 404
+
+
+def test_a_page_pass_reads_pages_and_does_nothing_else(first_run: Any) -> None:
+    home, _ = first_run
+    host, secret = home.settings.host, auth.token(home.settings.token_file)
+    given = auth.page_pass(secret)
+    bearer, cookie = {"Authorization": f"Bearer {given}"}, {"Cookie": f"{auth.COOKIE}={given}"}
+    page = f"{host}/pages/model-1.html"
+    assert [asked(page, headers)[0] for headers in ({}, bearer, cookie)] == [401, 200, 200]
+    for path in ("/api/2.2/jobs/list", "/api/2.0/serving-endpoints"):
+        assert [asked(host + path, headers)[0] for headers in (bearer, cookie)] == [403, 401]
+    session = f"{host}/api/2.0/taxi/session"
+    assert [asked(session, each, b"")[0] for each in ({}, cookie, bearer)] == [401, 401, 200]
+    until, _, signed = given.partition(".")
+    old = str(int(until) - auth.PASS_SECONDS - 1)
+    for forged in (f"{int(until) + 1}.{signed}", f"{old}.{auth._signed(secret, old)}", ".", secret):
+        assert asked(page, {"Cookie": f"{auth.COOKIE}={forged}"})[0] == 401
+
+
+def signed_in(host: str, given: str) -> str:
+    """The cookie that a page pass is given for."""
+    headers = {"Authorization": f"Bearer {given}"}
+    request = urllib.request.Request(f"{host}/api/2.0/taxi/session", b"", headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        cookie = str(answer.headers["Set-Cookie"])
+    assert {"HttpOnly", "SameSite=strict"} <= {part.strip() for part in cookie.split(";")}
+    return cookie.partition(";")[0]
+
+
+def asked(url: str, headers: dict[str, str], body: bytes | None = None) -> tuple[int, str]:
+    try:
+        request = urllib.request.Request(url, body, headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
 
 
 def test_the_report_shows_its_sections_and_pictures(first_run: Any, tmp_path: Path) -> None:

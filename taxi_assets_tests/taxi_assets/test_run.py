@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import socket
@@ -10,12 +11,14 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from conftest_run import MONTHS, ROWS, Home
 
 from databricks_steps import schemas
 from databricks_steps.settings import JVM
+from databricks_steps.training import model_card
 from taxi_assets.deployment import endpoint
 
 pytestmark = pytest.mark.slow  # looks at a whole run
@@ -154,6 +157,15 @@ def test_status_tells_what_is_there(first_run: FirstRun) -> None:
     assert "endpoint  READY, version 1" in home.call("status").stdout
 
 
+PICTURES = {
+    "trips": ["Mean fare by hour and weekday", "Mean fare by pickup zone"],
+    "quarantined_trips": ["Trips by the rule they broke"],
+    "fare_model": [*model_card.PICTURES],
+    "drift_report": ["How far features moved"],
+    "live_performance": ["Mean absolute error", "Mean absolute error by day"],
+}
+
+
 def test_the_run_shows_in_dagster(first_run: FirstRun) -> None:
     import dagster as dg
 
@@ -167,6 +179,14 @@ def test_the_run_shows_in_dagster(first_run: FirstRun) -> None:
         for key in found.all_asset_keys():
             for record in found.fetch_materializations(key, limit=10).records:
                 assert [v for v in floats(metadata(record)) if float(f"{v:.6g}") != v] == []
+        for name, pictures in PICTURES.items():
+            records = found.fetch_materializations(dg.AssetKey(name), limit=10).records
+            for told in map(metadata, records):
+                captions = re.findall(r"!\[(.+?)\]\(data:image/svg\+xml;base64,", told["pictures"])
+                assert captions == pictures
+                for svg in re.findall(r"base64,([^)]+)\)", told["pictures"]):
+                    ElementTree.fromstring(base64.b64decode(svg))
+                assert len(told["pictures"]) < 150_000
         model = found.get_latest_materialization_event(dg.AssetKey("fare_model"))
         assert model is not None
         assert model.asset_materialization is not None

@@ -20,6 +20,7 @@ from taxi_assets.emulator.api import (
     jobs_routes,
     metrics_routes,
     openapi,
+    page_routes,
     volume_routes,
 )
 from taxi_assets.emulator.api.invocations import Invocations
@@ -75,6 +76,7 @@ def create_app(settings: Settings) -> ASGIApp:
     openapi.install(app)
     app.include_router(openapi.routes())
     app.include_router(_own_routes(settings.port, secret, capture))
+    app.include_router(page_routes.routes(settings, secret))
     app.include_router(_identity(memory))
     app.include_router(endpoint_routes.routes(endpoints))
     app.include_router(metrics_routes.routes(endpoints, capture.settle))

@@ -90,8 +90,8 @@ def matrix(request: FareRequest, model: ServedModel) -> tuple[Matrix, tuple[Look
     """The model's inputs for every row: what the request says, and what the lookups answer."""
     now = model.tables.snapshot  # one for all lookups: no publish falls in between
     if len(request) == 1:  # the common case; arrays of one element would cost more than the lookup
-        at = request.at().item()
-        row = [values.item() for values in request.features().values()]
+        at = request.pickup_micros.item()
+        row = request.only_row()
         looked_up = []
         for lookup in model.lookups:
             location = request.keys(lookup.key).item()
@@ -100,7 +100,7 @@ def matrix(request: FareRequest, model: ServedModel) -> tuple[Matrix, tuple[Look
             looked_up.append(LookedUp(lookup, location, found))
         inputs = np.array([[row[place] for place in model.order]], dtype=np.float32)
         return inputs, tuple(looked_up)
-    times, columns, asked = request.at(), [*request.features().values()], []
+    times, columns, asked = request.pickup_micros, [*request.features().values()], []
     for lookup in model.lookups:
         locations = request.keys(lookup.key)
         many = lookup.many(now, locations, times)
@@ -148,7 +148,7 @@ def _ages(request: FareRequest, looked_up: LookedUp) -> list[int | None]:
     return [
         (at - then) // 1_000_000 if fresh else None
         for at, then, fresh in zip(
-            request.at().tolist(), known.tolist(), state == FRESH, strict=True
+            request.pickup_micros.tolist(), known.tolist(), state == FRESH, strict=True
         )
     ]
 

@@ -242,3 +242,62 @@ def test_every_time_in_range_is_read_as_written(at: datetime) -> None:
     for text in (at.isoformat(), at.isoformat(" "), f"{at:%Y-%m-%d %H:%M:%S}"):
         parsed = request.read({"inputs": [{**GOOD, "pickup_datetime": text}]})
         assert parsed.pickup_datetime == (at.replace(microsecond=0),)
+
+
+TEXTS = st.one_of(
+    st.datetimes(wall("2008-12-31"), wall("2100-01-02")).map(
+        lambda at: at.strftime("%Y-%m-%d %H:%M:%S")
+    ),
+    st.from_regex(r"\d{4}-[01]\d-[0-3]\d[ T][0-2]\d:[0-6]\d:[0-6]\d", fullmatch=True),
+)
+VALUES = {
+    "_LOCATIONS": st.one_of(st.integers(0, 100_001), st.integers(), st.floats(), st.booleans()),
+    "_DISTANCES": st.one_of(st.floats(0, 101), st.integers(), st.floats(), st.none()),
+    "_TRIP_TYPES": st.one_of(st.none(), st.integers(0, 3), st.floats()),
+    "_TIMES": st.one_of(TEXTS, st.text(min_size=19, max_size=19), st.none()),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+@given(data=st.data())
+def test_many_values_read_at_once_are_those_read_one_by_one(name: str, data: Any) -> None:
+    field = getattr(request, name)
+    values = data.draw(st.lists(VALUES[name], min_size=1, max_size=5))
+    one_by_one = [field.of_one(value) for value in values]
+    with contextlib.suppress(OverflowError):
+        at_once = field.of_many(values)
+        assert at_once is None or at_once.tolist() == one_by_one
+
+
+@pytest.mark.parametrize("name", ["_LOCATIONS", "_DISTANCES", "_TIMES"])
+@given(data=st.data())
+def test_good_values_are_read_at_once(name: str, data: Any) -> None:
+    good = {
+        "_LOCATIONS": st.integers(1, 99_999),
+        "_DISTANCES": st.one_of(st.floats(0.01, 100), st.integers(1, 100)),
+        "_TIMES": st.datetimes(wall("2009-01-01"), wall("2099-12-31 23:59:59")).map(
+            lambda at: f"{at:%Y-%m-%d}{data.draw(st.sampled_from(' T'))}{at:%H:%M:%S}"
+        ),
+    }
+    values = data.draw(st.lists(good[name], min_size=1, max_size=5))
+    field = getattr(request, name)
+    assert field.of_many(values).tolist() == [field.of_one(value) for value in values]
+
+
+RIDES = st.tuples(
+    *(st.integers(1, 266), st.integers(1, 266), st.floats(0.01, 100), TEXTS, st.integers(0, 2))
+)
+
+
+@given(RIDES)
+def test_the_only_row_is_that_of_the_features(ride: tuple[Any, ...]) -> None:
+    row = dict(zip((*GOOD, "trip_type"), ride, strict=True))
+    with contextlib.suppress(RequestError):
+        asked = request.read({"dataframe_records": [row]})
+        assert asked.only_row() == [value.item() for value in asked.features().values()]
+
+
+def test_a_bad_row_among_many_is_named() -> None:
+    rows = [GOOD] * 20 + [{**GOOD, "pickup_location_id": True}] + [GOOD] * 5
+    with pytest.raises(RequestError, match="Row 20: pickup_location_id must be a whole number"):
+        request.read({"dataframe_records": rows})

@@ -1,0 +1,78 @@
+"""A run on a terminal: under the lines so far, the step at work, which of how many, and a clock."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from taxi_assets.progress import Progress
+
+_A_SECOND = 4  # times that the line is drawn
+SHOW_CURSOR = "\x1b[?25h"  # rich hides it; a process that is ended at once must show it again
+
+
+class _AtWork:
+    """The last line, as it is at the moment it is drawn."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.doing = progress, ""
+
+    def __rich__(self) -> Text:
+        told = self.progress
+        if not told.at_work:
+            return Text("")
+        step, since = next(iter(told.at_work.items()))
+        minutes, seconds = divmod(int(time.monotonic() - since), 60)
+        place = f"{len(told.stages) + 1} of {told.planned}"
+        line = f"  {step:<42}{minutes:3}:{seconds:02} min  {place}  {self.doing}"
+        return Text(line, style="cyan", no_wrap=True, overflow="ellipsis")
+
+
+class _Doing(logging.Handler):
+    """What a step says that it does, for the line."""
+
+    def __init__(self, line: _AtWork) -> None:
+        super().__init__(logging.INFO)
+        self.line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.line.doing = record.getMessage()
+
+
+@contextmanager
+def shown(progress: Progress) -> Iterator[None]:
+    """Lines of the run go through the terminal meanwhile, above the one that moves."""
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    line = _AtWork(progress)
+    said, handler = progress.say, _Doing(line)
+    logger = logging.getLogger("databricks_steps")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with Live(line, console=console, refresh_per_second=_A_SECOND, transient=True):
+
+            def say(text: str) -> None:
+                line.doing = ""
+                console.print(text)
+
+            progress.say = say
+            yield
+    finally:
+        progress.say = said
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def restored() -> None:
+    """Show the cursor again, from a process that is about to end in the middle of a run."""
+    if sys.stdout.isatty():
+        sys.stdout.write(f"{SHOW_CURSOR}\n")
+        sys.stdout.flush()
