@@ -54,14 +54,18 @@ def svg(figure: Any) -> str:
 
 
 def heat_map(
-    rows: Sequence[str], columns: Sequence[str], values: Array, unit: str, most: float | None = None
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Array,
+    unit: str,
+    bounds: tuple[float | None, float | None] = (None, None),
 ) -> str:
-    """Values (rows, columns) as shades, NaN as nothing; from `most` on all are the darkest."""
+    """Values (rows, columns) as shades, NaN as nothing; what lies beyond the bounds as those."""
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = LinearSegmentedColormap.from_list("shades", _SHADES[1:])
     figure, axes = axes_of("", "", height=0.9 + 0.2 * len(rows))
-    drawn = axes.imshow(values, cmap=shades, aspect="auto", vmin=0, vmax=most)
+    drawn = axes.imshow(values, cmap=shades, aspect="auto", vmin=bounds[0], vmax=bounds[1])
     axes.set_yticks(range(len(rows)), rows, fontsize=7)
     step = len(columns) // 12 + 1
     axes.set_xticks(range(0, len(columns), step), columns[::step], fontsize=7)
@@ -97,7 +101,8 @@ def zone_map(values: Mapping[int, float], unit: str, paths: Mapping[int, str] | 
     width, height = _MAP
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-size="20" '
-        f'font-family="sans-serif"><g stroke="#fff" stroke-width="1">{shapes}</g>'
+        f'font-family="sans-serif"><rect width="{width}" height="{height}" fill="#fff"/>'
+        f'<g stroke="#fff" stroke-width="1">{shapes}</g>'
         f'<text x="20" y="26">{escape(unit)}</text>{legend}</svg>'
     )
 

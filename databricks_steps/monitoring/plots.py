@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _BARS = 32
 LEAST_TRIPS = 10  # of a zone on a map
 _FEATURES = 16  # that moved most
-_FAR = 1.0  # standard deviations from which on all are the darkest
+_SCALE = (0.0, 1.0)  # standard deviations
 
 
 def histogram(feature: str, bins: Bins, before: Counted, now: Counted) -> str:
@@ -69,7 +69,7 @@ def heat_map(rows: Sequence[Mapping[str, Any]]) -> str:
         if row["feature"] in features:
             place = features.index(row["feature"]), months.index(row["trip_month"])
             values[place] = row["wasserstein"]
-    return plots.heat_map(features, months, values, "standard deviations moved", _FAR)
+    return plots.heat_map(features, months, values, "standard deviations moved", _SCALE)
 
 
 def error_by_month(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from databricks_steps.steps import STEPS
 from taxi_assets.resources import staging
 from taxi_assets.resources.targets import target
 
-pytestmark = [pytest.mark.long, pytest.mark.alone]  # the whole pipeline, each step with a JVM
+pytestmark = pytest.mark.long  # the whole pipeline, each step with a JVM
 
 PARITY = "serving_endpoint_train_serve_parity"  # the one check that reads the holdout with Spark
 
