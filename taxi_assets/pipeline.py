@@ -188,7 +188,20 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
             _execute(job, found, *part)
 
 
-def _end_leftovers(target: Target, found: dg.DagsterInstance) -> None:
+def end_leftovers(target: Target) -> None:
+    """Cancel the launched steps of runs that are over, this process's own among them.
+
+    Nobody waits for their end: the run would see its step fail, and tell people that.
+
+    Raises:
+        PipelineError: the workspace does not let one be cancelled.
+    """
+    if target.cluster is not None:
+        with dagster_instance.instance(target.settings) as found:
+            _end_leftovers(target, found, wait=False)
+
+
+def _end_leftovers(target: Target, found: dg.DagsterInstance, *, wait: bool = True) -> None:
     """End what killed runs have left: open records, and launched steps that are still at work.
 
     Nobody hears those any more, and two would write.
@@ -207,8 +220,10 @@ def _end_leftovers(target: Target, found: dg.DagsterInstance) -> None:
         active = list(jobs.list_runs(active_only=True, expand_tasks=True))
         for run in active:
             if run.run_id is not None and _is_leftover(run, found):
+                cancelled = jobs.cancel_run(run.run_id)
                 with suppress(OperationFailed):  # it has ended, in a way of its own
-                    jobs.cancel_run(run.run_id).result()
+                    if wait:
+                        cancelled.result()
     except (DatabricksError, OSError, TimeoutError) as error:
         raise PipelineError(
             "Steps that a killed run has left at work must end",

@@ -83,7 +83,11 @@ def run(
         watched = terminal.shown(progress)
     try:
         with watched:
-            stoppable(where.settings, lambda: pipeline.run(where, options, report))
+            stoppable(
+                where.settings,
+                lambda: pipeline.run(where, options, report),
+                lambda: pipeline.end_leftovers(where),
+            )
     except TaxiError as error:
         report.setdefault("error", str(error))
         raise

@@ -7,11 +7,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import click
 
+from databricks_steps.errors import TaxiError
 from databricks_steps.settings import Settings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -19,12 +20,15 @@ _SECONDS = 10.0  # for closing the records of a run
 _LOOK_SECONDS = 0.2
 
 
-def stoppable(settings: Settings, work: Callable[[], None]) -> None:
+def stoppable(
+    settings: Settings, work: Callable[[], None], afterwards: Callable[[], None] = lambda: None
+) -> None:
     """Do the work in a thread of its own, while this one listens for signals.
 
     Dagster and py4j answer signals in the main thread, each in its own way: with tracebacks, and
     as failures that alert people. Here the process ends, as it would by SIGKILL, from which the
-    next run recovers; but before, its runs are marked as canceled.
+    next run recovers; but before, its runs are marked as canceled, and what is to be done
+    `afterwards` is done, as far as it goes in `_SECONDS`.
     """
     failed: list[BaseException] = []
 
@@ -35,7 +39,7 @@ def stoppable(settings: Settings, work: Callable[[], None]) -> None:
             failed.append(error)
 
     thread = threading.Thread(target=guarded, daemon=True, name="run")
-    with _heard(lambda number, _: _stop(settings, number)):
+    with _heard(lambda number, _: _stop(settings, number, afterwards)):
         thread.start()
         while thread.is_alive():
             thread.join(_LOOK_SECONDS)
@@ -55,14 +59,17 @@ def _heard(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def _stop(settings: Settings, number: int) -> None:
+def _stop(settings: Settings, number: int, afterwards: Callable[[], None]) -> None:
     from taxi_assets import dagster_instance
+
+    def close() -> None:
+        dagster_instance.cancel_own_runs(settings)
+        with suppress(TaxiError):  # the next run does it
+            afterwards()
 
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    closing = threading.Thread(
-        target=dagster_instance.cancel_own_runs, args=(settings,), daemon=True
-    )
+    closing = threading.Thread(target=close, daemon=True)
     closing.start()
     closing.join(_SECONDS)
     if terminal := sys.modules.get("taxi_assets.terminal"):

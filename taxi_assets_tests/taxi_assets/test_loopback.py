@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest_run import MONTHS, Home, table_rows
-from faulty_proxy import client, runs
+from faulty_proxy import client, runs, tasks
 
 from databricks_steps import schemas
 from databricks_steps.settings import STAGING_VOLUME
 from databricks_steps.steps import STEPS
+from taxi_assets import dagster_instance
 from taxi_assets.resources import staging
 from taxi_assets.resources.targets import target
+from taxi_assets_tests.waiting import until
 
 pytestmark = pytest.mark.long  # the whole pipeline, each step with a JVM
 
@@ -78,3 +81,18 @@ def test_nothing_is_left_on_the_volume_and_no_token_in_any_run(launched: Home) -
     assert token not in json.dumps(runs(launched))
     files = [file for file in launched.path.rglob("*") if file.is_file()]
     assert [f for f in files if token.encode() in f.read_bytes()] == [settings.token_file]
+
+
+def test_what_ctrl_c_ends_is_ended_on_the_cluster_too(homes: Any, small_source: Path) -> None:
+    home: Home = homes("stopped")
+    words = ("run", "--target", "loopback", "--source", str(small_source), "--months", MONTHS[0])
+    with home.start(*words) as process:
+        until(lambda: tasks(home), 120)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGINT, said
+    assert said.splitlines()[-1].startswith("error: stopped by SIGINT")
+    until(lambda: not tasks(home), 30)
+    assert [run["state"]["result_state"] for run in runs(home)] == ["CANCELED"]
+    with dagster_instance.instance(home.settings) as found:
+        assert [run.status.value for run in found.get_runs()] == ["CANCELED"]
