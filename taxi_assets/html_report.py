@@ -228,14 +228,13 @@ def _cost(made: Sequence[Made]) -> Blocks:
         )
         for asset, runs in sorted(by_asset.items(), key=lambda item: -_total(item[1]))
     ]
-    figure, axes = plots.axes_of("seconds, all runs shown", "", height=0.3 * len(rows) + 1)
-    axes.barh([row[0] for row in rows][::-1], [row[2] for row in rows][::-1], color=plots.BLUE)
+    drawn = plots.bars({str(row[0]): row[2] for row in rows}, "seconds, all runs shown")
     names = ("asset", "runs", "seconds, sum", "seconds, last", "Spark's peak, GiB")
     told = Text(
         "On Databricks a launched step is a job run with the tags asset, run and month: "
         "docs/databricks.md has the query of its DBUs."
     )
-    return [Figures({"Seconds by asset": plots.svg(figure)}), Table(names, rows), told]
+    return [Figures({"Seconds by asset": drawn}), Table(names, rows), told]
 
 
 def _total(runs: Sequence[Made]) -> float:

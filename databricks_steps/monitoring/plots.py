@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,19 +57,14 @@ def error_by_day(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def heat_map(rows: Sequence[Mapping[str, Any]]) -> str:
     """How far each feature moved, month by month, of rows of `schemas.DRIFT_REPORT`."""
-    import numpy as np
-
     whole = [row for row in rows if row["slice"] == ALL and row["wasserstein"] is not None]
     months = sorted({row["trip_month"] for row in whole})
     most: dict[str, float] = {}
     for row in whole:
         most[row["feature"]] = max(row["wasserstein"], most.get(row["feature"], 0.0))
     features = sorted(most, key=lambda name: -most[name])[:_FEATURES]
-    values = np.full((len(features), len(months)), np.nan)
-    for row in whole:
-        if row["feature"] in features:
-            place = features.index(row["feature"]), months.index(row["trip_month"])
-            values[place] = row["wasserstein"]
+    moved = {(row["feature"], row["trip_month"]): row["wasserstein"] for row in whole}
+    values = [[moved.get((name, month), nan) for month in months] for name in features]
     return plots.heat_map(features, months, values, "standard deviations moved", _SCALE)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps.plots import BLUE, GREY, PALE, axes_of, svg
+from databricks_steps.plots import BLUE, GREY, PALE, axes_of, bars, svg
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,27 +68,17 @@ def importances(pipeline: Any, inputs: pd.DataFrame, fares: Array) -> str:
         if some[name].nunique() > 1:
             shuffled = (some.assign(**{name: chance.permutation(some[name])}) for _ in growth[0])
             growth[place] = [error(frame) - usual for frame in shuffled]
-    mean, spread = growth.mean(axis=1), growth.std(axis=1)
-    order = [place for place in np.argsort(mean) if mean[place] > 0]
-    figure, axes = axes_of("growth of the absolute error when shuffled, dollars", "", height=4.6)
-    names = [inputs.columns[n] for n in order]
-    axes.set_xscale("log")
-    axes.barh(names, mean[order], xerr=spread[order], color=BLUE)
-    axes.tick_params(axis="y", labelsize=7)
-    return svg(figure)
+    mean = growth.mean(axis=1)
+    ranked = [place for place in np.argsort(-mean) if mean[place] > 0]
+    found = {str(inputs.columns[place]): float(mean[place]) for place in ranked}
+    return bars(found, "dollars the absolute error grows by", logarithmic=True)
 
 
 def errors_by_slice(slices: Sequence[Slice]) -> str:
     """RMSE of the candidate by slice, and of the champion on the same trips."""
-    names = [each.name for each in slices][::-1]
-    figure, axes = axes_of("RMSE, dollars", "", height=0.8 + 0.2 * len(names))
-    axes.barh(names, [each.rmse for each in slices][::-1], color=PALE, label="candidate")
-    theirs = [(s.champion_rmse, s.name) for s in slices if s.champion_rmse is not None]
-    if theirs:
-        axes.plot(*zip(*theirs, strict=True), "|", color=BLUE, markersize=10, label="champion")
-    axes.tick_params(axis="y", labelsize=7)
-    axes.legend(frameon=False, fontsize=8)
-    return svg(figure)
+    ours = {each.name: each.rmse for each in slices}
+    theirs = {s.name: s.champion_rmse for s in slices if s.champion_rmse is not None}
+    return bars(ours, "RMSE, dollars", marks=theirs, marked="the champion's")
 
 
 def _residuals(at: Array, error: Array, band: Array, label: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import nan
 from typing import TYPE_CHECKING, Any
 
-from databricks_steps.plots import BLUE, axes_of, heat_map, svg, zone_map
+from databricks_steps.plots import bars, heat_map, zone_map
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -44,13 +45,9 @@ def _of_month(
     by_hour: Mapping[tuple[int, int], Any], by_zone: Mapping[int, float]
 ) -> dict[str, str]:
     """(Monday 0, hour) and pickup zone → mean fare, as pictures."""
-    import numpy as np
-
     if not by_hour:
         return {}
-    fares = np.full((len(_DAYS), len(_HOURS)), np.nan)
-    for place, fare in by_hour.items():
-        fares[place] = fare
+    fares = [[by_hour.get((d, h), nan) for h in range(len(_HOURS))] for d in range(len(_DAYS))]
     return {
         "Mean fare by hour and weekday": heat_map(_DAYS, _HOURS, fares, "dollars"),
         "Mean fare by pickup zone": zone_map(by_zone, "dollars"),
@@ -61,8 +58,5 @@ def rules(broken: Mapping[str, int]) -> dict[str, str]:
     """Caption → SVG of how many trips broke which rule; nothing where none did."""
     if not broken:
         return {}
-    names = sorted(broken, key=lambda name: broken[name])
-    figure, axes = axes_of("trips", "", height=0.8 + 0.22 * len(names))
-    axes.barh(names, [broken[name] for name in names], color=BLUE)
-    axes.set_xscale("log")
-    return {"Trips by the rule they broke": svg(figure)}
+    ranked = dict(sorted(broken.items(), key=lambda item: -item[1]))
+    return {"Trips by the rule they broke": bars(ranked, "trips", logarithmic=True)}

@@ -1,0 +1,73 @@
+"""Pictures drawn by hand: what stands in them, and what becomes of nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from math import nan
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from databricks_steps import plots
+from databricks_steps.monitoring.plots import outlines
+from databricks_steps.trips import zones
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def texts(svg: str) -> list[str]:
+    return [str(each.text) for each in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_bars_are_as_long_as_their_values_and_marks_stand_where_they_are() -> None:
+    drawn = plots.bars({"a": 1.0, "<b>": 4.0}, "dollars", marks={"a": 2.0}, marked="then")
+    root = ElementTree.fromstring(drawn)
+    lengths = [float(each.attrib["width"]) for each in root.iter(f"{SVG}rect")][1:]
+    assert lengths[1] == 4 * lengths[0]
+    (mark,) = root.iter(f"{SVG}path")
+    assert float(mark.attrib["d"][1:].split()[0]) == plots._NAMES + lengths[1] / 2
+    assert texts(drawn) == ["a", "1", "<b>", "4", "dollars; line: then"]
+
+
+def test_a_logarithmic_bar_begins_at_a_power_of_ten() -> None:
+    root = ElementTree.fromstring(plots.bars({"a": 20, "b": 1_000}, "trips", logarithmic=True))
+    long, short = (float(each.attrib["width"]) for each in [*root.iter(f"{SVG}rect")][:0:-1])
+    assert short / long == pytest.approx(0.3010 / 2, abs=0.001)
+
+
+@pytest.mark.parametrize("values", [{}, {"a": 0.0}, {"a": 7}])
+def test_nothing_and_one_are_drawn(values: dict[str, float]) -> None:
+    for logarithmic in (False, True):
+        if not (logarithmic and 0.0 in values.values()):
+            assert texts(plots.bars(values, "x", logarithmic=logarithmic))
+
+
+def test_a_heat_map_has_a_cell_for_each_value_and_a_shade_for_each_fifth() -> None:
+    drawn = plots.heat_map(["Mon", "Tue"], ["0", "1", "2"], [[0, 1, nan], [9, 5, 3]], "x", (0, 5))
+    paths = ElementTree.fromstring(drawn).iter(f"{SVG}path")
+    cells = {each.attrib["fill"]: each.attrib["d"].count("M") for each in paths}
+    assert [cells[shade] for shade in plots._SHADES] == [1, 1, 1, 0, 1, 2]
+    assert texts(drawn)[:2] == ["Mon", "Tue"]
+    assert texts(plots.heat_map([], [], [], "x"))
+
+
+def test_the_map_has_the_city_s_zones_and_shows_those_with_values() -> None:
+    assert {*plots.city()} <= {number for name in zones.NAMES for number in zones.zones_of(name)}
+    assert len(plots.city()) == 260
+    values = {1: 10.0, 132: 20.0, 999: 5.0}
+    fills = re.findall(r'd="([^"]*)" fill="([^"]*)"', plots.zone_map(values, "dollars"))
+    assert {fill for path, fill in fills if plots.city()[132] in path} == {plots._SHADES[-1]}
+    assert {fill for path, fill in fills if plots.city()[4] in path} == {plots._SHADES[0]}
+    ElementTree.fromstring(plots.zone_map({}, "dollars"))
+
+
+def test_outlines_of_other_zones_fill_the_map(tmp_path: Path) -> None:
+    square = [[[0.0, 0.0], [2.0, 0.0], [2.0, 2.0], [0.0, 2.0], [0.0, 0.0]]]
+    geometry = {"type": "Polygon", "coordinates": square}
+    zone = {"properties": {"LocationID": 7}, "geometry": geometry}
+    file = tmp_path / "zones.geojson"
+    file.write_text(json.dumps({"features": [zone]}))
+    (path,) = outlines(file).values()
+    assert path == "M0 1000L1000 1000L1000 0L0 0L0 1000z"
