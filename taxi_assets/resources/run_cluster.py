@@ -47,11 +47,11 @@ class RunCluster:
         return self._id
 
     def _end(self) -> None:
-        from databricks.sdk.errors.base import DatabricksError
-
         number, client, self._id, self._client = self._id, self._client, "", None
         if not number or client is None:
             return
+        from databricks.sdk.errors.base import DatabricksError  # a run without clusters needs none
+
         try:
             client.clusters.delete(number)
         except (DatabricksError, OSError, TimeoutError) as error:
