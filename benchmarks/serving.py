@@ -1,4 +1,4 @@
-"""The endpoint with everything on, against `mlflow models serve` and a bare FastAPI echo.
+"""The endpoint with everything on, against `mlflow models serve`, an echo, and a bare echo.
 
 Same model, same machine, wrk on loopback; the endpoint checks the token, validates, looks up both
 keys and captures every payload, the others do none of it.
@@ -23,10 +23,17 @@ from benchmarks._served import Load
 from databricks_steps.settings import LOOPBACK, Settings
 from taxi_assets.deployment import endpoint
 
-MLFLOW_PORT, ECHO_PORT = 8380, 8381
+MLFLOW_PORT, ECHO_PORT, BARE_PORT = 8380, 8381, 8382
 MLFLOW_WORKERS = 2
 BATCH = 1_000
-WANTED = {"mlflow rate": 20.0, "mlflow p50": 10.0, "echo rate": 0.5, "rows": 50_000.0}
+WANTED = {
+    "mlflow rate": 20.0,
+    "mlflow p50": 10.0,
+    "echo rate": 0.5,
+    "bare rate": 0.25,
+    "rows": 450_000.0,
+}
+MOST_P99 = 5.0  # times that of the bare echo
 ECHO = """
 from typing import Any
 import uvicorn
@@ -38,6 +45,25 @@ async def echo(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 uvicorn.run(app, host="{host}", port={port}, access_log=False, log_level="warning")
+"""
+
+# No framework: the body as it came, by the server that the endpoint has, too.
+BARE = """
+import uvicorn
+
+async def app(scope, receive, send):
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+uvicorn.run(
+    app, host="{host}", port={port}, access_log=False, log_level="warning", lifespan="off"
+)
 """
 
 
@@ -54,11 +80,16 @@ def main(arguments: Sequence[str]) -> int:
         ours = f"{settings.host}/serving-endpoints/{settings.endpoint}/invocations"
         inputs = _inputs(settings, single)
         echo = f"http://{LOOPBACK}:{ECHO_PORT}/echo"
-        with _process(_echo(), ECHO_PORT, "/docs"):
-            many, one, echoed = [], [], []
+        bare = f"http://{LOOPBACK}:{BARE_PORT}/"
+        with (
+            _process(_script(ECHO, ECHO_PORT), ECHO_PORT, "/docs"),
+            _process(_script(BARE, BARE_PORT), BARE_PORT, "/"),
+        ):
+            many, one, echoed, bared = [], [], [], []
             for _ in range(given.rounds):
                 many.append(_served.load(ours, single, 16, given.seconds, token))
                 echoed.append(_served.load(echo, single, 16, given.seconds))
+                bared.append(_served.load(bare, single, 16, given.seconds))
                 one.append(_served.load(ours, single, 1, given.seconds, token))
         batch = {"dataframe_records": single["dataframe_records"] * BATCH}
         batches = _served.load(ours, batch, 2, given.seconds, token)
@@ -67,17 +98,22 @@ def main(arguments: Sequence[str]) -> int:
             _served.load(invocations, inputs, 16, 3)  # its workers load the model on first use
             mlflow_many = _served.load(invocations, inputs, 16, given.seconds)
             mlflow_one = _served.load(invocations, inputs, 1, given.seconds)
-    ours_many, ours_one, bare = _served.median(many), _served.median(one), _served.median(echoed)
+    ours_many, ours_one = _served.median(many), _served.median(one)
+    fastapi, nothing = _served.median(echoed), _served.median(bared)
     print(f"\n{_machine.described()}")
     _line("endpoint, 16 connections", ours_many)
     _line("endpoint, 1 connection", ours_one)
     _line(f"endpoint, {BATCH} rows a request, 2 connections", batches)
-    _line("bare FastAPI echo, 16 connections", bare)
+    _line("FastAPI echo, 16 connections", fastapi)
+    _line("bare ASGI echo, 16 connections", nothing)
     _line(f"mlflow models serve, {MLFLOW_WORKERS} workers, 16 connections", mlflow_many)
     _line("mlflow models serve, 1 connection", mlflow_one)
     _ratio("requests a second to mlflow's", ours_many.rate / mlflow_many.rate, "mlflow rate")
     _ratio("mlflow's p50 at 1 connection to ours", mlflow_one.p50 / ours_one.p50, "mlflow p50")
-    _ratio("requests a second to the bare echo's", ours_many.rate / bare.rate, "echo rate")
+    _ratio("requests a second to FastAPI's echo", ours_many.rate / fastapi.rate, "echo rate")
+    _ratio("requests a second to the bare echo", ours_many.rate / nothing.rate, "bare rate")
+    slow = ours_many.p99 / nothing.p99
+    print(f"p99 to the bare echo's: {slow:,.1f} times; at most {MOST_P99:g} wanted")
     _ratio("rows a second in batches", batches.rate * BATCH, "rows")
     failed = ours_many.failed + ours_one.failed + batches.failed
     print(f"failed requests of the endpoint: {failed}")
@@ -109,12 +145,8 @@ def _inputs(settings: Settings, single: dict[str, Any]) -> dict[str, Any]:
     return {"dataframe_records": [row]}
 
 
-def _echo() -> list[str]:
-    return [
-        sys.executable,
-        "-c",
-        ECHO.replace("{host}", LOOPBACK).replace("{port}", str(ECHO_PORT)),
-    ]
+def _script(text: str, port: int) -> list[str]:
+    return [sys.executable, "-c", text.replace("{host}", LOOPBACK).replace("{port}", str(port))]
 
 
 def _mlflow(settings: Settings) -> list[str]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TAUGHT, UNSEEN = ("2022-01", "2022-02"), "2022-03"
 MOST_MEGABYTES = 60
+MOST_OF_FIT = 1.8  # seconds of the whole step, in those of its fit
 STEPS_BEFORE = ("raw_trips", "trips", "pickup_features", "dropoff_features")
 
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks training", description=__doc__)
     data = os.environ.get("TAXI_REAL_DATA", "../shared/data")
     parser.add_argument("--source", default=f"{data}/tlc/green")
+    parser.add_argument("--step", action="store_true", help="the step against its fit, no search")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         on = EmbeddedPlatform(Settings(home=Path(folder), source=given.source))
@@ -43,7 +45,20 @@ def main(arguments: Sequence[str]) -> int:
         train, _ = dataset.parts(dataset.training_rows(on, TAUGHT), on.settings.max_training_rows)
         train = dataset.as_taught(train, on.settings)
         unseen = _looked_up(on, UNSEEN)
+        STEPS["training_set"].run(on, TAUGHT, False)
+        before = _spent()
+        STEPS["fare_model"].run(on, TAUGHT, False)
+        whole = [after - then for after, then in zip(_spent(), before, strict=True)]
+    before = _spent()
+    fit(train, Forest())
+    alone = [after - then for after, then in zip(_spent(), before, strict=True)]
     print(_machine.described())
+    print(
+        f"fare_model {whole[0]:.1f} s, {whole[1]:.0f} CPU seconds; its fit alone {alone[0]:.1f} s, "
+        f"{alone[1]:.0f}: {whole[0] / alone[0]:.1f} times the seconds; {MOST_OF_FIT} wanted"
+    )
+    if given.step:
+        return 0
     print(f"{len(train):,} trips taught, {len(unseen):,} of {UNSEEN} unseen; dollars\n")
     columns = ("trees", "leaf", "features", "rows a tree", "fit s", "ONNX MB")
     errors = (
@@ -59,6 +74,11 @@ def main(arguments: Sequence[str]) -> int:
     for forest in forests():
         print(_line(train, unseen, forest), flush=True)
     return 0
+
+
+def _spent() -> tuple[float, float]:
+    """Seconds, and processor seconds of this process, so far."""
+    return time.monotonic(), time.process_time()
 
 
 def forests() -> Iterator[Forest]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 RAW, VALID, QUARANTINED = "raw_trips", "trips", "quarantined_trips"
 ARRIVALS = arrivals.NAME
+DEMO, REAL = "demo", "real"
 _EMPTIED = 0  # what an emptied month was made from: nothing
 
 
@@ -321,16 +322,16 @@ def _emptied_demo_months(platform: Platform, found: sources.Source) -> list[str]
         SourceError: demo trips would come in where real ones are.
     """
     tables = platform.tables
-    stored = _months_by_kind(tables)
+    stored = _months_by_kind(platform)
     if found.is_demo:
-        if stored["real"]:
+        if stored[REAL]:
             raise SourceError(
                 "Demo and real trips never mix",
-                f"raw_trips holds real trips of {', '.join(stored['real'])}",
+                f"raw_trips holds real trips of {', '.join(stored[REAL])}",
                 "Name the source of the real trips with --source, or set another TAXI_HOME",
             )
         return []
-    months = stored["demo"]
+    months = stored[DEMO]
     for table in schemas.TABLES.values():
         if table.month and table.name != RAW and months and tables.rows(table.name, months):
             nothing = tables.read(table.name, [])
@@ -338,15 +339,22 @@ def _emptied_demo_months(platform: Platform, found: sources.Source) -> list[str]
     return months
 
 
-def _months_by_kind(tables: Tables) -> dict[str, list[str]]:
+def _months_by_kind(platform: Platform) -> dict[str, list[str]]:
     """The months of demo trips and of real trips that raw_trips holds."""
-    found: dict[str, list[str]] = {"demo": [], "real": []}
-    if tables.months(RAW):
+    tables = platform.tables
+
+    def kinds(stale: Sequence[str]) -> dict[str, dict[str, Any]]:
         is_demo = f"startswith(source_file, '{demo.PREFIX}') AS is_demo"
-        rows: list[Any] = tables.read(RAW).selectExpr("trip_month", is_demo).distinct().collect()
-        for row in sorted(rows):
-            found["demo" if row["is_demo"] else "real"].append(row["trip_month"])
-    return found
+        rows = tables.read(RAW, stale).selectExpr("trip_month", is_demo).distinct().collect()
+        told = {month: {DEMO: False, REAL: False} for month in stale}
+        for row in rows:
+            told[row["trip_month"]][DEMO if row["is_demo"] else REAL] = True
+        return told
+
+    # Kept by month: to look at all trips that were ever held would cost more each month.
+    digests = {m: fingerprint.digest(tables.contents(RAW, [m])) for m in tables.months(RAW)}
+    measured = CheckCache(platform.settings, RAW).measured("kinds", digests, kinds)
+    return {kind: [m for m, told in measured.items() if told[kind]] for kind in (DEMO, REAL)}
 
 
 def _unchanged(tables: Tables, name: str) -> Commit:
