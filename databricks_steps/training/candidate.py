@@ -332,6 +332,7 @@ def _log(
     logged |= {"feature_delay_days": settings.feature_delay_days}
     mlflow.log_params({**params, **logged})
     mlflow.log_metrics(dict(figures))
+    _log_datasets(platform, ingredients)
     stored = [{**asdict(v), "figures": dict(v.figures)} for v in verdicts]
     registry.log_text(json.dumps({"verdicts": stored}), registry.VERDICTS)
     registry.log_text(ingredients.to_json(), lineage.FILE)
@@ -349,7 +350,32 @@ def _log(
     def log_model(arguments: Mapping[str, Any]) -> str:
         return platform.features.log_model(model.pipeline, LOOKUPS, training_set, arguments)
 
-    return registry.log_version(settings, log_model, model.graph, model.interval, example, tags)
+    version = registry.log_version(settings, log_model, model.graph, model.interval, example, tags)
+    registry.describe(settings, version.number, _described(figures, verdicts, ingredients))
+    return version
+
+
+def _log_datasets(platform: Platform, ingredients: Recipe) -> None:
+    """The tables that were learned from, with their Delta versions, as inputs of the MLflow run."""
+    import mlflow
+    from mlflow.data.delta_dataset_source import DeltaDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+
+    for name, version in ingredients.table_versions.items():
+        source = DeltaDatasetSource(platform.tables.uri(name), delta_table_version=version)
+        # The version in the digest, too: MLflow's source leaves out a version 0.
+        mlflow.log_input(MetaDataset(source, name, digest=f"version {version}"), "training")
+
+
+def _described(
+    figures: Mapping[str, float], verdicts: tuple[Verdict, ...], ingredients: Recipe
+) -> str:
+    failed = [verdict.check for verdict in verdicts if not verdict.passed]
+    return (
+        f"Learned from {', '.join(ingredients.months)}. RMSE {figures['rmse']:.2f}, "
+        f"MAE {figures['mae']:.2f} dollars on the holdout. "
+        + (f"Checks failed: {', '.join(failed)}." if failed else "Checks passed.")
+    )
 
 
 def _judgement(verdicts: tuple[Verdict, ...]) -> dict[str, str]:

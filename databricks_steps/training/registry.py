@@ -289,6 +289,11 @@ def tag(settings: Settings, number: str, key: str, value: str) -> None:
     client(settings).set_model_version_tag(settings.registered_model, number, key, value)
 
 
+def describe(settings: Settings, number: str, text: str) -> None:
+    """What people read of a version in the registry's own pages."""
+    client(settings).update_model_version(settings.registered_model, number, text)
+
+
 def untag(settings: Settings, number: str, key: str) -> None:
     """Remove a tag; nothing happens where there is none."""
     found = client(settings)

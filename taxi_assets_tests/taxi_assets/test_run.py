@@ -18,7 +18,7 @@ from conftest_run import MONTHS, ROWS, Home
 
 from databricks_steps import schemas
 from databricks_steps.settings import JVM
-from databricks_steps.training import model_card
+from databricks_steps.training import model_card, registry
 from taxi_assets.deployment import endpoint
 
 pytestmark = pytest.mark.slow  # looks at a whole run
@@ -198,6 +198,25 @@ def test_the_run_shows_in_dagster(first_run: FirstRun) -> None:
             records = found.event_log_storage.get_asset_check_execution_history(key, limit=5)
             told = [each.run_id for each in records if each.status.value == "SUCCEEDED"]
             assert told == [report.run_id]
+
+
+def test_mlflow_knows_what_a_version_has_learned_from_and_keeps_its_pictures(
+    first_run: FirstRun,
+) -> None:
+    home, _ = first_run
+    found = registry.client(home.settings)
+    version = found.get_model_version(home.settings.registered_model, "1")
+    assert re.match(
+        r"Learned from 2022-01, .*RMSE \d\.\d\d, .*Checks passed\.", version.description
+    )
+    datasets = [each.dataset for each in found.get_run(version.run_id).inputs.dataset_inputs]
+    assert {each.name: each.digest for each in datasets} == dict.fromkeys(
+        ("trips", "pickup_features", "dropoff_features"), "version 0"
+    )
+    for each in datasets:
+        assert json.loads(each.source)["path"] == str(home.settings.table_path(each.name))
+    kept = {each.path for each in found.list_artifacts(version.run_id, "pictures")}
+    assert kept == {*model_card.PICTURES.values()}
 
 
 REFUSED = {
