@@ -364,7 +364,8 @@ def _log_datasets(platform: Platform, ingredients: Recipe) -> None:
     for name, version in ingredients.table_versions.items():
         source = DeltaDatasetSource(platform.tables.uri(name), delta_table_version=version)
         # The version in the digest, too: MLflow's source leaves out a version 0.
-        mlflow.log_input(MetaDataset(source, name, digest=f"version {version}"), "training")
+        table = MetaDataset(source, name, f"version {version}")  # type: ignore[abstract]
+        mlflow.log_input(table, "training")
 
 
 def _described(
