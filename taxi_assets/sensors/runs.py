@@ -29,9 +29,14 @@ def month_tags(month: str) -> dict[str, str]:
     return dict.fromkeys(RANGE_TAGS, month)
 
 
+def months_asked(request: dg.RunRequest | None) -> tuple[str, ...]:
+    """The months of the run that a sensor asks for; none where it asks for none."""
+    return run_months(request.tags) or () if request else ()
+
+
 def months_of(run: dg.DagsterRun) -> str:
     """The months of a run as people write them: `2022-01`, `2022-01:2022-03`, or none."""
-    months = run_months(dict(run.tags)) or ()
+    months = run_months(run.tags) or ()
     return months[0] if len(months) == 1 else ":".join((months[0], months[-1])) if months else ""
 
 
