@@ -164,7 +164,7 @@ def test_months_out_of_order_go_by_month_and_one_after_another(served: World) ->
 def test_never_two_in_flight(served: World, job: str, status: dg.DagsterRunStatus) -> None:
     served.land("2022-03")
     served.said(NAME)
-    run = served.queue(job, status, **{RANGE_TAGS[0]: "2022-01", RANGE_TAGS[1]: "2022-02"})
+    run = served.queue(job, status, **served.tags("2022-01", "2022-02"))
     assert served.said(NAME) == (
         f"waits for run {run.run_id[:8]} of {job} for 2022-01:2022-02, {status.value}"
     )
