@@ -239,8 +239,10 @@ def create_run(
 ) -> dg.DagsterRun:
     """Record a run of this process, of a subset of the code location's job.
 
-    So the location's timeline shows it, and people can execute it again from there.
+    So the location's timeline shows it, and people can execute it again from there. Its months
+    are partitions from now on.
     """
+    partitions.hold(found, partitions.run_months(tags) or ())
     name = job.get_definition().name
     plan = create_execution_plan(chosen, run_config, instance_ref=found.get_ref(), tags=tags)
     location = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), REPOSITORY)
