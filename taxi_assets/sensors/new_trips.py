@@ -47,7 +47,7 @@ def new_trips_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
         name=NAME,
         jobs=[new_month, retrain, fare_pipeline],
         minimum_interval_seconds=watch.seconds or SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=runs.default_status(watch),
         description="A month that lands is run once it is whole, and learned from when it is quiet",
     )
     def found(context: dg.SensorEvaluationContext) -> dg.SensorResult:

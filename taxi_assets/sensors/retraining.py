@@ -35,7 +35,7 @@ def drift_retrain_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
         name=NAME,
         jobs=[retrain],
         minimum_interval_seconds=watch.seconds or SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=runs.default_status(watch),
         description="Asks for a retrain when the latest month drifted; tells what became of others",
     )
     def found(context: dg.SensorEvaluationContext) -> dg.SensorResult:

@@ -11,7 +11,7 @@ from databricks_steps.errors import SettingsError
 from taxi_assets import dagster_instance as home
 from taxi_assets.jobs import fare_pipeline, new_month, retrain
 from taxi_assets.partitions import RANGE_TAGS, run_months
-from taxi_assets.resources.targets import Target
+from taxi_assets.resources.targets import Target, Watch
 
 RUN_KEY, ROOT, SENSOR = "dagster/run_key", "dagster/root_run_id", "dagster/sensor_name"
 STATUS = dg.DagsterRunStatus
@@ -22,6 +22,11 @@ IN_FLIGHT = [
     STATUS.STARTED,
     STATUS.CANCELING,
 ]
+
+
+def default_status(watch: Watch) -> dg.DefaultSensorStatus:
+    """What a sensor is until a person starts or stops it."""
+    return dg.DefaultSensorStatus.RUNNING if watch.started else dg.DefaultSensorStatus.STOPPED
 
 
 def month_tags(month: str) -> dict[str, str]:

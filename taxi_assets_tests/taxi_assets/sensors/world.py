@@ -137,6 +137,7 @@ class World:
         found = self.tick(sensor)
         assert found.run_requests == []
         assert found.skip_message
+        assert "\n" not in found.skip_message
         return str(found.skip_message)
 
     def asked(self, sensor: str) -> dg.RunRequest:
