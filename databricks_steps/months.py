@@ -37,6 +37,11 @@ def parse(text: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def is_month(text: str) -> bool:
+    """Whether the text is a month as this project writes it, whichever."""
+    return _MONTH.fullmatch(text) is not None
+
+
 def this_month() -> str:
     """The month of today, as people read their calendar."""
     return f"{date.today():%Y-%m}"  # noqa: DTZ011

@@ -55,7 +55,9 @@ def _drift_check(asset: str, name: str, description: str) -> Any:
         asset=asset, name=name, description=description, additional_deps=["drift_report"]
     )
     def told(context: dg.AssetCheckExecutionContext) -> Result:
-        verdicts = _newest_verdicts(context.instance, run_months(dict(context.run.tags)))
+        verdicts = _newest_verdicts(
+            context.instance, run_months(context.run.tags, context.instance)
+        )
         if verdicts is None:
             return Result(passed=True, description="there is no drift report of the month yet")
         return check_result(Verdict(**verdicts[asset]), asset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,8 +22,10 @@ from dagster._core.snap import snapshot_from_execution_plan
 
 from databricks_steps import atomic_write
 from databricks_steps.errors import SettingsError
+from databricks_steps.months import is_month, this_month
 from databricks_steps.settings import EMBEDDED, Settings, inherited
 from databricks_steps.training import registry
+from taxi_assets import partitions
 from taxi_assets.resources.targets import POSTGRES
 
 OURS = ("databricks_steps.", "taxi_assets.")  # modules whose errors are written for people
@@ -147,6 +149,35 @@ def instance(settings: Settings) -> dg.DagsterInstance:
         ) from error
 
 
+def hold_months(settings: Settings, found: dg.DagsterInstance, months: Iterable[str] = ()) -> None:
+    """Let the partitions be the months that the home holds, those asked for, and these.
+
+    Months of demo trips that real ones have replaced are none any more, and what people added in
+    the UI that is no month, or not over.
+    """
+    made = found.get_materialized_partitions(dg.AssetKey("raw_trips"))
+    held = _months_of_trips(settings) or made
+    wrong = {
+        each
+        for each in found.get_dynamic_partitions(partitions.NAME)
+        if not (is_month(each) and each < this_month())
+    }
+    gone = {*made, *wrong} - {*held, *months}
+    partitions.hold(found, {*held, *months}, gone)
+
+
+def _months_of_trips(settings: Settings) -> list[str]:
+    """The months that the table of this machine's home holds."""
+    if settings.platform != EMBEDDED:
+        return []
+    from databricks_steps.platforms.embedded.tables import DeltaTables
+
+    def no_spark() -> Any:
+        raise AssertionError("a table's log is read without Spark")
+
+    return DeltaTables(settings, no_spark).months("raw_trips")
+
+
 @contextmanager
 def only_run(settings: Settings) -> Iterator[None]:
     """Hold the run lock of this home; it goes with the process, however that ends.
@@ -208,8 +239,10 @@ def create_run(
 ) -> dg.DagsterRun:
     """Record a run of this process, of a subset of the code location's job.
 
-    So the location's timeline shows it, and people can execute it again from there.
+    So the location's timeline shows it, and people can execute it again from there. Its months
+    are partitions from now on.
     """
+    partitions.hold(found, partitions.run_months(tags) or ())
     name = job.get_definition().name
     plan = create_execution_plan(chosen, run_config, instance_ref=found.get_ref(), tags=tags)
     location = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), REPOSITORY)

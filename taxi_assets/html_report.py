@@ -92,6 +92,8 @@ def _of_asset(found: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[Made]:
     """A run that made several months has an event for each of them, with its own row count."""
     by_run: dict[str, list[dg.EventLogRecord]] = {}
     for record in found.fetch_materializations(key, limit=RUNS).records:
+        if not record.run_id:  # told of a month that no run made
+            continue
         by_run.setdefault(record.run_id, []).append(record)
     for run, records in by_run.items():
         told = [r.asset_materialization for r in records]

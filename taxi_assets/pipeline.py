@@ -36,7 +36,7 @@ from taxi_assets import dagster_instance, status
 from taxi_assets.definitions import build_defs
 from taxi_assets.graph import BY_MONTH, JUDGING, PAYLOADS, SERVING, TRAINING, made_by
 from taxi_assets.jobs import REPORTED, fare_pipeline
-from taxi_assets.partitions import RANGE_TAGS
+from taxi_assets.partitions import RANGE_TAGS, without
 from taxi_assets.progress import progress
 from taxi_assets.resources import run_cluster, step_launcher
 from taxi_assets.resources.targets import Target, export
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from databricks.sdk.service.jobs import BaseRun
 
 FEATURES = made_by("pickup_features", "dropoff_features")
+NOT_JUDGED = "A run judges its latest month; the champion learns from those before it."
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,12 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
     progress.planned = sum(len(_subset(job, assets).nodes) for assets, _, _ in parts)
     with dagster_instance.instance(target.settings) as found, run_cluster.SHARED.held():
         _end_leftovers(target, found)
-        for part in parts:
-            _execute(job, found, *part)
+        dagster_instance.hold_months(target.settings, found, months)
+        for assets, span, config in parts:
+            if assets[0] in JUDGING:
+                without(found, assets, months[:-1], NOT_JUDGED)
+            _execute(job, found, assets, span, config)
+        dagster_instance.hold_months(target.settings, found)  # real trips replace those of demo
 
 
 def end_leftovers(target: Target) -> None:

@@ -10,6 +10,7 @@ import dagster as dg
 
 from databricks_steps import schemas
 from databricks_steps.interfaces import Platform, Verdict
+from databricks_steps.months import parse
 from databricks_steps.reports import Report, reported
 from databricks_steps.steps import STEPS
 from taxi_assets.partitions import MONTHS, ONE_RUN, run_months
@@ -34,15 +35,19 @@ def materialized(
     """Run a step for the run's months and tell Dagster what came of it.
 
     `source` stands in for the source of the settings.
+
+    Raises:
+        SettingsError: a partition is no month, or one that is not over yet.
     """
-    partitions = context.partition_keys if context.has_partition_key_range else []
-    months = partitions or run_months(dict(context.run.tags))
+    months = run_months(context.run.tags, context.instance)
+    for month in months or ():
+        parse(month)
     for report in _reports(context, step, months, force, source):
         name = report.outcome.name
         version = report.data_version
         drawn = report.outcome.pictures
         table = schemas.TABLES.get(name)
-        for month in partitions if table is not None and table.month else ():
+        for month in months or () if table is not None and table.month else ():
             own = pictures({**drawn.get("", {}), **drawn.get(month, {})})
             if month in report.rows_by_month:
                 own["dagster/row_count"] = report.rows_by_month[month]
@@ -79,14 +84,13 @@ def step_assets(
     description: str = "",
     blocking: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     telling: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
-    deps: Sequence[dg.AssetDep] | None = None,
     columns_of: str = "",
 ) -> dg.AssetsDefinition:
     """The assets of a step: names, dependencies, months and columns are those of `STEPS`.
 
     `blocking` and `telling` are asset → check → description, of checks that stop what is
-    downstream and of those that tell people alone. `deps` replaces the dependencies, where months
-    are not mapped one to one; `columns_of` names the table to show where the step writes none.
+    downstream and of those that tell people alone. `columns_of` names the table to show where the
+    step writes none.
     """
     made = STEPS[step]
     tables = {name: schemas.TABLES[name] for name in made.writes if name in schemas.TABLES}
@@ -97,7 +101,7 @@ def step_assets(
         specs=[
             dg.AssetSpec(
                 name,
-                deps=deps or made.reads,
+                deps=made.reads,
                 group_name=group,
                 kinds={*kinds},
                 owners=OWNERS,

@@ -1,9 +1,5 @@
 """The assets that steps make, but for trips: features, training, predictions, monitoring."""
 
-import dagster as dg
-
-from databricks_steps.features.windows import REACH
-from databricks_steps.months import start, with_months_before
 from taxi_assets.assets.materialize import step_assets
 
 _FEATURE_CHECKS = {
@@ -11,14 +7,9 @@ _FEATURE_CHECKS = {
     "no_future_knowledge": "A sample of trips looks up what the trips ended by then tell, "
     "recomputed by brute force",
 }
-# How many months before its own a month of features reads.
-_BEFORE = len(with_months_before([f"{start('2022-03'):%Y-%m}"], REACH)) - 1
-_TRIPS = dg.AssetDep(
-    "trips", partition_mapping=dg.TimeWindowPartitionMapping(start_offset=-_BEFORE)
-)
 
 pickup_features, dropoff_features = (
-    step_assets(step, "features", blocking={step: _FEATURE_CHECKS}, deps=[_TRIPS])
+    step_assets(step, "features", blocking={step: _FEATURE_CHECKS})
     for step in ("pickup_features", "dropoff_features")
 )
 training_set = step_assets("training_set", "training")

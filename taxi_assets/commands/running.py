@@ -108,6 +108,8 @@ def dev(port: int) -> None:
     settings = target().settings
     export({"DAGSTER_HOME": str(dagster_instance.dagster_home(settings))})
     _require_free(port)
+    with dagster_instance.instance(settings) as found:
+        dagster_instance.hold_months(settings, found)
     export({dagster_instance.DEV_LOCK: str(dagster_instance.only_dev(settings))})
     export({UI: inherited().get(UI) or f"http://{LOOPBACK}:{port}"})
     workspace = REPOSITORY / "workspace.yaml"
@@ -138,7 +140,8 @@ def configure() -> None:
     from taxi_assets import dagster_instance
 
     settings = target().settings
-    with dagster_instance.instance(settings):  # the storage answers, and has its tables
+    with dagster_instance.instance(settings) as found:  # the storage answers, and has its tables
+        dagster_instance.hold_months(settings, found)
         click.echo(dagster_instance.dagster_home(settings))
 
 

@@ -11,7 +11,7 @@ import dagster as dg
 from databricks_steps.interfaces import Platform
 from databricks_steps.platforms.databricks.platform import cluster_session
 from databricks_steps.settings import DATABRICKS, Settings
-from taxi_assets import dagster_instance
+from taxi_assets import dagster_instance, partitions
 from taxi_assets.resources.targets import target
 
 if TYPE_CHECKING:
@@ -39,8 +39,12 @@ def platform(settings: Settings) -> dg.ResourceDefinition:
 
         run = context.run
         launched = target().launched
-        if run is not None and OWN_PROCESS in run.tags and not launched:
-            dagster_instance.hold(settings, run, context.instance)
+        if run is not None and (launched or OWN_PROCESS in run.tags):
+            if not launched:
+                dagster_instance.hold(settings, run, context.instance)
+            if context.instance is not None:  # that of a cluster knows no months
+                months = partitions.run_months(run.tags, context.instance)
+                partitions.hold(context.instance, months or ())
         own: Callable[[], SparkSession] | None = cluster_session if launched else start
         if settings.platform == DATABRICKS:
             own = None

@@ -25,6 +25,7 @@ from taxi_assets.resources.clusters import Cluster
 
 LOCAL, LOOPBACK = "local", "loopback"
 DEV, STAGING, PROD = "dev", "staging", "prod"
+DAGSTER_HOME = "DAGSTER_HOME"  # set wherever Dagster's records are to stay
 LAUNCHED = "TAXI_LAUNCHED"  # set where a launched step runs: it launches nothing itself
 POSTGRES = "TAXI_DAGSTER_POSTGRES"  # a URL: its password stays in the environment
 UI = "TAXI_UI"  # address of Dagster's UI, for the links of alerts
@@ -154,11 +155,16 @@ class Address:
 
 @dataclass(frozen=True)
 class Watch:
-    """How sensors watch, and whom they tell. `seconds` between ticks: None is each sensor's own."""
+    """How sensors watch, and whom they tell. `seconds` between ticks: None is each sensor's own.
+
+    `started`: whether they watch unasked. On the throw-away instance of plain `dagster dev` they
+    would run again what the home's own instance has long run.
+    """
 
     addresses: tuple[Address, ...] = ()
     seconds: int | None = None
     ui: str = "http://127.0.0.1:3000"
+    started: bool = True
 
 
 def watch(environment: Mapping[str, str] | None = None) -> Watch:
@@ -178,7 +184,8 @@ def watch(environment: Mapping[str, str] | None = None) -> Watch:
         raise SettingsError(
             "TAXI_SENSOR_SECONDS must be a whole number from 1 to 86400", repr(text), "Unset it"
         )
-    return Watch(addresses, int(text) if text else None, (env.get(UI) or Watch.ui).rstrip("/"))
+    seconds, ui = int(text) if text else None, (env.get(UI) or Watch.ui).rstrip("/")
+    return Watch(addresses, seconds, ui, started=bool(env.get(DAGSTER_HOME)))
 
 
 def quiet_variables(settings: Settings) -> dict[str, str]:

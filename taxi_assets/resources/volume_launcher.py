@@ -32,6 +32,7 @@ from databricks.sdk.errors import OperationFailed
 from databricks.sdk.errors.base import DatabricksError
 
 from databricks_steps.settings import REPOSITORY
+from taxi_assets.partitions import MONTHS_TAG, run_months
 from taxi_assets.resources import run_cluster
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.remote import LaunchError
@@ -86,10 +87,12 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
         self._target, self._cluster = target, cluster
         self._run_url, self._run = "", 0
         self._events: list[EventLogEntry] = []
+        self._months: Sequence[str] = ()
 
     def launch_step(self, step_context: StepExecutionContext) -> Iterator[dg.DagsterEvent]:
         run, step = step_context.dagster_run, step_context.step.key
         self._run_url, self._run, self._events = "its run was not submitted", 0, []
+        self._months = run_months(run.tags, step_context.instance) or ()
         succeeded = False
         self._staging.sweep(step_context.instance)
         try:
@@ -130,6 +133,11 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
         self, log: DagsterLogManager, step_run_ref: StepRunRef, run_id: str, step_key: str
     ) -> None:
         """The four files of a step, as the main file expects them."""
+        if self._months:
+            run = step_run_ref.dagster_run.with_tags(
+                {**step_run_ref.dagster_run.tags, MONTHS_TAG: ",".join(self._months)}
+            )
+            step_run_ref = step_run_ref._replace(dagster_run=run)
         for name, content in (
             (self._main_file_name(), Path(self._main_file_local_path()).read_bytes()),
             (CODE_ZIP_NAME, empty_zip()),

@@ -12,7 +12,7 @@ from dagster._core.scheduler.instigation import InstigatorType, TickStatus
 from taxi_assets.resources.alerts import RESOLVED, Observation
 from taxi_assets.resources.delivery import alert_log, deliver, title
 from taxi_assets.resources.targets import Target, Watch
-from taxi_assets.sensors import cursors, event_reader
+from taxi_assets.sensors import cursors, event_reader, runs
 
 NAME = "alert_sensor"
 SECONDS = 10
@@ -25,7 +25,7 @@ def alert_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
     @dg.sensor(
         name=NAME,
         minimum_interval_seconds=watch.seconds or SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=runs.default_status(watch),
         description="Failed or warned checks, runs and sensors: one alert each, told once",
     )
     def found(context: dg.SensorEvaluationContext) -> dg.SensorResult:

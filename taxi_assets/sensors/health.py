@@ -17,7 +17,7 @@ from taxi_assets.resources.alerts import Observation, Where, instant
 from taxi_assets.resources.delivery import alert_log
 from taxi_assets.resources.targets import Target, Watch
 from taxi_assets.resources.workspace import Workspace
-from taxi_assets.sensors import cursors
+from taxi_assets.sensors import cursors, runs
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -62,7 +62,7 @@ def endpoint_health_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
     return dg.sensor(
         name=NAME,
         minimum_interval_seconds=watch.seconds or SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=runs.default_status(watch),
         description="The endpoint is READY; told when it is not at two looks in a row",
     )(found)
 

@@ -17,6 +17,7 @@ from databricks_steps.training import registry
 from databricks_steps.trips import ingest
 from databricks_steps.trips.files import is_hidden
 from databricks_steps.trips.sources import Source
+from taxi_assets import partitions
 from taxi_assets.jobs import fare_pipeline, new_month, retrain
 from taxi_assets.resources.delivery import alert_log
 from taxi_assets.resources.targets import Target, Watch
@@ -46,7 +47,7 @@ def new_trips_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
         name=NAME,
         jobs=[new_month, retrain, fare_pipeline],
         minimum_interval_seconds=watch.seconds or SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=runs.default_status(watch),
         description="A month that lands is run once it is whole, and learned from when it is quiet",
     )
     def found(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -66,6 +67,8 @@ def new_trips_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
         if month is not None:
             ready.setdefault(month, (f"{month}:{source}", source))
         request, reasons = _next(context.instance, target, ready)
+        if request or _is_added_in_ui(context.instance, target):
+            partitions.hold(context.instance, runs.months_asked(request))
         reasons += _told([sight.waits for sight in seen if sight.waits and _is_file(sight)])
         reasons += _told([f"{file.name}: {file.problem}" for file in here.refused])
         return dg.SensorResult(
@@ -75,6 +78,11 @@ def new_trips_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
         )
 
     return found
+
+
+def _is_added_in_ui(instance: dg.DagsterInstance, target: Target) -> bool:
+    """Whether a month has come behind later ones, and no run may be looking at them now."""
+    return not partitions.is_in_order(instance) and not runs.in_flight(instance, target)
 
 
 def _is_file(sight: Sight) -> bool:

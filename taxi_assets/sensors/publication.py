@@ -9,10 +9,9 @@ import urllib.request
 from collections.abc import Collection
 from typing import Any
 
-from databricks_steps.months import shift
+from databricks_steps.months import shift, this_month
 from databricks_steps.trips.downloads import TLC_URL
 from databricks_steps.trips.sources import TLC
-from taxi_assets.partitions import MONTHS
 
 EVERY_SECONDS = 3600.0
 _TIMEOUT = 10.0
@@ -29,7 +28,7 @@ def published(
         return None
     month = shift(max(held), 1)
     soon = asked.get("month") == month and time.time() - asked.get("at", 0) < EVERY_SECONDS
-    if month not in MONTHS.get_partition_keys():
+    if month >= this_month():  # it is not over
         return None
     if not soon:
         address = f"{url}/{source.removeprefix(TLC)}_tripdata_{month}.parquet"

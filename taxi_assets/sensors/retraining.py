@@ -13,6 +13,7 @@ import dagster as dg
 from databricks_steps.monitoring.triage import DATA, RETRAIN
 from databricks_steps.training import registry
 from databricks_steps.training.registry import Version
+from taxi_assets import partitions
 from taxi_assets.jobs import retrain
 from taxi_assets.resources.alerts import WARN, Observation, Where, instant
 from taxi_assets.resources.delivery import alert_log
@@ -34,7 +35,7 @@ def drift_retrain_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
         name=NAME,
         jobs=[retrain],
         minimum_interval_seconds=watch.seconds or SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=runs.default_status(watch),
         description="Asks for a retrain when the latest month drifted; tells what became of others",
     )
     def found(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -46,6 +47,8 @@ def drift_retrain_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
             reason = _against(context.instance, target, report, champion)
             told = f"{report['month']}, version {report['model_version'] or 'none'}: {reason}"
             request = None if reason else _request(report)
+        if request:
+            partitions.hold(context.instance, runs.months_asked(request))
         months = _outcomes(context.instance, reports, champion)
         alert_log(target.settings, watch.addresses).record(
             _question(month, outcome) for month, outcome in months.items()

@@ -11,7 +11,7 @@ from databricks_steps.errors import SettingsError
 from taxi_assets import dagster_instance as home
 from taxi_assets.jobs import fare_pipeline, new_month, retrain
 from taxi_assets.partitions import RANGE_TAGS, run_months
-from taxi_assets.resources.targets import Target
+from taxi_assets.resources.targets import Target, Watch
 
 RUN_KEY, ROOT, SENSOR = "dagster/run_key", "dagster/root_run_id", "dagster/sensor_name"
 STATUS = dg.DagsterRunStatus
@@ -24,14 +24,24 @@ IN_FLIGHT = [
 ]
 
 
+def default_status(watch: Watch) -> dg.DefaultSensorStatus:
+    """What a sensor is until a person starts or stops it."""
+    return dg.DefaultSensorStatus.RUNNING if watch.started else dg.DefaultSensorStatus.STOPPED
+
+
 def month_tags(month: str) -> dict[str, str]:
     """The tags of a run for one month."""
     return dict.fromkeys(RANGE_TAGS, month)
 
 
+def months_asked(request: dg.RunRequest | None) -> tuple[str, ...]:
+    """The months of the run that a sensor asks for; none where it asks for none."""
+    return run_months(request.tags) or () if request else ()
+
+
 def months_of(run: dg.DagsterRun) -> str:
     """The months of a run as people write them: `2022-01`, `2022-01:2022-03`, or none."""
-    months = run_months(dict(run.tags)) or ()
+    months = run_months(run.tags) or ()
     return months[0] if len(months) == 1 else ":".join((months[0], months[-1])) if months else ""
 
 

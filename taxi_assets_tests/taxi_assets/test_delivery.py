@@ -17,7 +17,8 @@ from databricks_steps.settings import Settings
 from taxi_assets.resources import delivery
 from taxi_assets.resources.alerts import AlertLog, Observation, instant
 from taxi_assets.resources.delivery import alert_log, deliver, notify, redacted
-from taxi_assets.resources.targets import Address, watch
+from taxi_assets.resources.targets import Address, Target, watch
+from taxi_assets.sensors import sensors
 
 SECRETS = ("s3cret-pass", "T0KEN-9f8e7d6c")
 
@@ -252,6 +253,10 @@ def test_how_often_sensors_look_and_where_links_lead_are_the_environments_to_say
     )
     found = watch({"TAXI_SENSOR_SECONDS": "5", "TAXI_UI": "http://dagster.example/"})
     assert (found.seconds, found.ui) == (5, "http://dagster.example")
+    # Nothing is run unasked on the throw-away instance of plain `dagster dev`.
+    for home, status in (("", "STOPPED"), ("/home/dagster", "RUNNING")):
+        looking = sensors(Target("local", Settings()), watch({"DAGSTER_HOME": home}))
+        assert {each.default_status.value for each in looking} == {status}
     for wrong in ("0", "1.5", "86401", "soon", "²"):
         with pytest.raises(SettingsError, match="TAXI_SENSOR_SECONDS must be a whole number"):
             watch({"TAXI_SENSOR_SECONDS": wrong})

@@ -10,13 +10,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest_run import Home, free_port, table_rows
+
+from databricks_steps.months import shift, this_month
+from taxi_assets import status
+from taxi_assets.graph import BY_MONTH
 
 pytestmark = pytest.mark.long  # the UI, with all its processes
 
@@ -44,6 +48,31 @@ mutation Again($params: ReexecutionParams!) {
     ... on LaunchRunSuccess { run { runId } }
     ... on PythonError { message }
   }
+}"""
+ADD = """
+mutation Add($repository: RepositorySelector!, $month: String!) {
+  addDynamicPartition(
+    repositorySelector: $repository, partitionsDefName: "months", partitionKey: $month
+  ) { __typename }
+}"""
+BACKFILL = """
+mutation Backfill($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}"""
+BACKFILLED = """
+query Backfilled($id: String!) {
+  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } }
+}"""
+BARS = """
+{ assetNodes { assetKey { path } partitionStats { numPartitions numMaterialized } } }"""
+FAILURES = """
+query Failures($id: ID!) {
+  logsForRun(runId: $id) { ... on EventConnection { events {
+    ... on ExecutionStepFailureEvent { stepKey error { message causes { message } } }
+  } } }
 }"""
 CHECKS = """
 query Checks($key: AssetKeyInput!) {
@@ -89,6 +118,43 @@ class Ui:
             time.sleep(1)
         raise AssertionError("dagster dev did not load the definitions")
 
+    def add(self, repository: Any, month: str) -> None:
+        """As the button "Add a partition" does."""
+        self.ask(ADD, repository=selector(repository), month=month)
+
+    def launch(self, repository: Any, job: str, month: str) -> str:
+        launched = self.ask(
+            LAUNCH,
+            params={
+                "selector": {**selector(repository), "jobName": job},
+                "runConfigData": {},
+                "executionMetadata": {"tags": [{"key": "dagster/partition", "value": month}]},
+            },
+        )["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return str(launched["run"]["runId"])
+
+    def backfill(self, assets: Sequence[str], months: Sequence[str]) -> str:
+        """How a backfill of these ended."""
+        selection = [{"path": [name]} for name in assets]
+        params = {"assetSelection": selection, "partitionNames": [*months]}
+        launched = self.ask(BACKFILL, params=params)["launchPartitionBackfill"]
+        deadline = time.monotonic() + 600
+        ended = "REQUESTED"
+        while ended in ("REQUESTED", "COMPLETING") and time.monotonic() < deadline:
+            time.sleep(2)
+            found = self.ask(BACKFILLED, id=launched["backfillId"])["partitionBackfillOrError"]
+            ended = found["status"]
+        return str(ended)
+
+    def bars(self) -> dict[str, tuple[int, int]]:
+        """Monthly asset → partitions, and how many of them are green."""
+        return {
+            node["assetKey"]["path"][0]: (stats["numPartitions"], stats["numMaterialized"])
+            for node in self.ask(BARS)["assetNodes"]
+            if (stats := node["partitionStats"]) is not None
+        }
+
     def wait_until_ended(self, run_id: str) -> Any:
         deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
@@ -97,6 +163,13 @@ class Ui:
                 break
             time.sleep(2)
         return run
+
+
+def selector(repository: Any) -> dict[str, str]:
+    return {
+        "repositoryLocationName": repository["location"]["name"],
+        "repositoryName": repository["name"],
+    }
 
 
 @pytest.fixture
@@ -151,25 +224,14 @@ def test_a_month_launched_in_the_ui_is_served(
     foreign = urllib.request.Request(api.address, b"{}", {"Origin": "http://evil.example"})
     with pytest.raises(urllib.error.HTTPError, match="403"):  # taxi_assets/webserver.py
         urllib.request.urlopen(foreign, timeout=60)
-    launched = api.ask(
-        LAUNCH,
-        params={
-            "selector": {
-                "repositoryLocationName": repository["location"]["name"],
-                "repositoryName": repository["name"],
-                "jobName": "fare_pipeline",
-            },
-            "runConfigData": {},
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "2022-01"}]},
-        },
-    )["launchRun"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-
-    run = api.wait_until_ended(launched["run"]["runId"])
+    api.add(repository, "2022-01")
+    run = api.wait_until_ended(api.launch(repository, "fare_pipeline", "2022-01"))
     assert run["status"] == "SUCCESS", (home.path / "dev.log").read_text()[-3000:]
     made = {(m["assetKey"]["path"][0], m["partition"]) for m in run["assetMaterializations"]}
     assert {("trips", "2022-01"), ("batch_predictions", "2022-01"), ("fare_model", None)} <= made
     assert len(made) == 16
+    assert set(api.bars().values()) == {(1, 1)}  # green, all of it
+    assert len(api.bars()) == 10
 
     checks = checks_of(api, "fare_model")
     assert {c["name"]: c["executionForLatestMaterialization"]["status"] for c in checks} == {
@@ -195,6 +257,18 @@ def test_a_month_launched_in_the_ui_is_served(
     run = api.wait_until_ended(again["launchRunReexecution"]["run"]["runId"])
     assert run["status"] == "SUCCESS", (home.path / "dev.log").read_text()[-3000:]
     assert ["batch_predictions"] in [m["assetKey"]["path"] for m in run["assetMaterializations"]]
+
+    # All partitions, of which March is taken for the first time: February is not held.
+    api.add(repository, "2022-03")
+    assert api.backfill(BY_MONTH, ["2022-01", "2022-03"]) == "COMPLETED_SUCCESS"
+    assert {api.bars()[name] for name in BY_MONTH} == {(2, 2)}
+    assert status.logs(home.settings).months("trips") == ["2022-01", "2022-03"]
+    to_come = shift(this_month(), 1)
+    api.add(repository, to_come)
+    refused = api.launch(repository, "new_month", to_come)
+    assert api.wait_until_ended(refused)["status"] == "FAILURE"
+    events = api.ask(FAILURES, id=refused)["logsForRun"]["events"]
+    assert f"'{to_come}'. For example 2022-01:2022-03" in str(events)
 
     assert table_rows(home, "batch_predictions")
     assert "READY" in home.call("status").stdout

@@ -24,7 +24,6 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._utils.error import SerializableErrorInfo
 from world import World
 
-from taxi_assets.partitions import RANGE_TAGS
 from taxi_assets.resources.alerts import AlertLog, JsonLines
 from taxi_assets.sensors import event_reader
 
@@ -44,7 +43,7 @@ def judge(world: World, check: str, passed: bool, asset: str = "trips") -> None:
 def run(world: World, job: str, month: str, **facts: Any) -> dg.DagsterRun:
     world.tell(**facts)
     done = world.repository.get_job(job).execute_in_process(
-        instance=world.instance, tags=dict.fromkeys(RANGE_TAGS, month), raise_on_error=False
+        instance=world.instance, tags=world.tags(month), raise_on_error=False
     )
     found = world.instance.get_run_by_id(done.run_id)
     assert found is not None
@@ -109,7 +108,7 @@ def test_a_run_that_fails_is_told_with_step_and_reason_and_resolved_when_one_suc
 
 def test_a_part_of_a_job_is_another_problem_than_the_job(world: World) -> None:
     world.tell(broken=["trips"])
-    job, tags = world.repository.get_job("new_month"), dict.fromkeys(RANGE_TAGS, "2022-03")
+    job, tags = world.repository.get_job("new_month"), world.tags("2022-03")
     for names in (["trips"], ["raw_trips"]):
         job.execute_in_process(
             instance=world.instance,

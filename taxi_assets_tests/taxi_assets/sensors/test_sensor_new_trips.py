@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from world import World
 
-from taxi_assets.partitions import RANGE_TAGS
+from taxi_assets.partitions import RANGE_TAGS, hold
 from taxi_assets.sensors.publication import published
 
 pytestmark = pytest.mark.slow  # runs of Dagster
@@ -44,6 +44,30 @@ def test_no_folder_and_an_empty_one_are_nothing_to_do(world: World) -> None:
     assert world.said(NAME) == f"{landing} has no trips"
     assert {row["status"] for row in world.arrivals()} == {"passed over"}
     assert len(world.arrivals()) == 5
+
+
+def test_a_month_is_a_partition_before_its_run_is_asked_for(served: World) -> None:
+    def partitions() -> list[str]:
+        return list(served.instance.get_dynamic_partitions("months"))
+
+    hold(served.instance, ["2022-05"])
+    served.land("2022-03")
+    request = settle(served)
+    assert partitions() == ["2022-03", "2022-05"]
+    assert served.execute(NAME, request).status == STATUS.SUCCESS
+    made = served.instance.get_materialized_partitions(dg.AssetKey("raw_trips"))
+    assert made == {"2022-03"}
+
+
+def test_a_month_that_people_add_is_put_in_order_while_no_run_is_in_flight(served: World) -> None:
+    hold(served.instance, ["2022-03"])
+    run = served.queue("new_month", STATUS.STARTED)
+    served.instance.add_dynamic_partitions("months", ["2022-01"])  # as the UI does
+    served.tick(NAME)
+    assert served.instance.get_dynamic_partitions("months") == ["2022-03", "2022-01"]
+    served.instance.report_run_canceled(run)
+    served.tick(NAME)
+    assert served.instance.get_dynamic_partitions("months") == ["2022-01", "2022-03"]
 
 
 def test_a_month_that_lands_is_run_once_and_then_learned_from(served: World) -> None:
@@ -164,7 +188,7 @@ def test_months_out_of_order_go_by_month_and_one_after_another(served: World) ->
 def test_never_two_in_flight(served: World, job: str, status: dg.DagsterRunStatus) -> None:
     served.land("2022-03")
     served.said(NAME)
-    run = served.queue(job, status, **{RANGE_TAGS[0]: "2022-01", RANGE_TAGS[1]: "2022-02"})
+    run = served.queue(job, status, **served.tags("2022-01", "2022-02"))
     assert served.said(NAME) == (
         f"waits for run {run.run_id[:8]} of {job} for 2022-01:2022-02, {status.value}"
     )

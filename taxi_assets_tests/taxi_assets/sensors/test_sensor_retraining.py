@@ -24,7 +24,7 @@ def report(world: World, month: str, **triage: Any) -> dg.DagsterRun:
     """A run of new_month for the month whose drift report says so."""
     world.tell(triage={month: triage})
     done = world.repository.get_job("new_month").execute_in_process(
-        instance=world.instance, tags=dict.fromkeys(RANGE_TAGS, month)
+        instance=world.instance, tags=world.tags(month)
     )
     run = world.instance.get_run_by_id(done.run_id)
     assert run is not None
@@ -99,7 +99,7 @@ def test_it_cools_down(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_retrain_that_the_other_sensor_asked_for_does_not_cool_it(served: World) -> None:
     report(served, "2023-01", **DRIFT)
-    other = dg.RunRequest("x", job_name="retrain", tags=dict.fromkeys(RANGE_TAGS, "2022-12"))
+    other = dg.RunRequest("x", job_name="retrain", tags=served.tags("2022-12"))
     served.execute("new_trips_sensor", other)
     report(served, "2023-01", **DRIFT)
     assert served.asked(NAME).run_key == "drift:2023-01:1"

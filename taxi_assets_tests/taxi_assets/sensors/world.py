@@ -8,13 +8,14 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 
+from databricks_steps.months import between
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
 from databricks_steps.training import registry
 from databricks_steps.trips.demo import demo_trips
 from taxi_assets import dagster_instance as home
 from taxi_assets import jobs
-from taxi_assets.partitions import MONTHS, ONE_RUN, run_months
+from taxi_assets.partitions import MONTHS, ONE_RUN, RANGE_TAGS, hold, run_months
 from taxi_assets.resources.alerts import AlertLog, JsonLines
 from taxi_assets.resources.targets import Target, Watch
 from taxi_assets.sensors import sensors
@@ -136,6 +137,7 @@ class World:
         found = self.tick(sensor)
         assert found.run_requests == []
         assert found.skip_message
+        assert "\n" not in found.skip_message
         return str(found.skip_message)
 
     def asked(self, sensor: str) -> dg.RunRequest:
@@ -144,6 +146,11 @@ class World:
         (request,) = found.run_requests
         assert isinstance(request, dg.RunRequest)
         return request
+
+    def tags(self, first: str, last: str = "") -> dict[str, str]:
+        """The tags of a run for months, which are held from now on."""
+        hold(self.instance, between(first, last or first))
+        return dict(zip(RANGE_TAGS, (first, last or first), strict=True))
 
     def execute(self, sensor: str, request: dg.RunRequest) -> dg.DagsterRun:
         """Run what was asked for, with the tags the daemon gives it."""
