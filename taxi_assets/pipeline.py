@@ -32,7 +32,7 @@ from databricks_steps.settings import DATABRICKS, SAIL, Settings
 from databricks_steps.training import registry
 from databricks_steps.trips import ingest
 from databricks_steps.trips.sources import looked_at, require_months
-from taxi_assets import dagster_instance, status
+from taxi_assets import dagster_instance, retention, status
 from taxi_assets.definitions import build_defs
 from taxi_assets.graph import BY_MONTH, JUDGING, PAYLOADS, SERVING, TRAINING, made_by
 from taxi_assets.jobs import REPORTED, fare_pipeline
@@ -186,6 +186,7 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
         _end_leftovers(target, found)
         for part in parts:
             _execute(job, found, *part)
+        retention.apply(target.settings, found)
 
 
 def end_leftovers(target: Target) -> None:
