@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 DISK_LOG = "disk.jsonl"  # a line a day: when, and bytes by entry of the home
 DISK_DAYS = 30  # days over which growth is told
+FAR_DAYS = 3_650  # a disk that is full later than that is not told of
 NOT_RUNNING = "not running: taxi-assets serve starts it, on Databricks taxi-assets deploy"
 LAST_RUN = "last_run.json"
 _REFUSED = ("source", "name", "reason", "remedy", "bytes")  # of a refused file, in a status
@@ -204,9 +205,9 @@ def disk_line(found: Mapping[str, Any]) -> str:
         return f"{told}; growth is told from the second day with a run"
     daily, free = found["daily"], found["free"]
     told += f", {daily / 2**20:+,.1f} MiB a day over {found['days']:.0f} days"
-    if daily <= 0 or free is None:
+    if daily <= 0 or free is None or free // daily > FAR_DAYS:
         return told
-    return f"{told}, {found['free'] / 2**30:,.1f} GiB free: {free // daily:,} days"
+    return f"{told}, {free / 2**30:,.1f} GiB free: full in {free // daily:,} days"
 
 
 def arrived(tables: TableLog) -> dict[str, Any]:
