@@ -12,7 +12,7 @@ from taxi_assets.graph import BY_MONTH
 # Entries of the home that a backup holds. What names others is copied before what it names.
 BACKED_UP = (
     "alerts_told.jsonl",
-    "alerts_given_up.jsonl",
+    "alerts_dead_letters.jsonl",
     "alerts_acknowledged.jsonl",
     "alerts.jsonl",
     "last_run.json",

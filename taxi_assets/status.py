@@ -28,6 +28,7 @@ from databricks_steps.training import registry
 from databricks_steps.training.registry import Version
 from databricks_steps.trips import arrivals
 from taxi_assets.resources.alerts import AlertLog, JsonLines
+from taxi_assets.resources.dead_letters import DeadLetters
 from taxi_assets.resources.targets import POSTGRES
 from taxi_assets.resources.workspace import Workspace
 
@@ -325,13 +326,14 @@ def watched(settings: Settings) -> dict[str, Any]:
     """
     home = settings.home / "dagster"
     if not (home / "dagster.yaml").exists():
-        return {"failing_checks": {}, "sensors": {}, "problems": []}
+        return {"failing_checks": {}, "sensors": {}, "problems": [], "dead_letters": 0}
     url = inherited().get(POSTGRES)
     rows = _of_postgres(url) if url else _of_sqlite(home)
     return {
         "failing_checks": failing_checks(rows),
         "sensors": last_ticks(rows),
         "problems": [problem.key for problem in AlertLog(settings).problems()],
+        "dead_letters": len(DeadLetters(settings.home).waiting()),
     }
 
 
@@ -420,7 +422,8 @@ def watched_lines(found: Mapping[str, Any]) -> list[str]:
         f"  {name:<24}{tick['at']}  {tick['status']}  {tick['why']}".rstrip()
         for name, tick in found["sensors"].items()
     ]
-    problems = found["problems"]
+    problems, letters = found["problems"], found["dead_letters"]
+    told = f", {letters} alerts were not taken" if letters else ""
     months = [
         f"  {month}  {outcome}"
         for tick in found["sensors"].values()
@@ -432,5 +435,5 @@ def watched_lines(found: Mapping[str, Any]) -> list[str]:
         "sensors" if ticks else "sensors   never ticked: taxi-assets dev starts them",
         *ticks,
         *(["months", *months] if months else []),
-        f"problems  {len(problems)} open{': taxi-assets alerts' if problems else ''}",
+        f"problems  {len(problems)} open{told}{': taxi-assets alerts' if problems or told else ''}",
     ]

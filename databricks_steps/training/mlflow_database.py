@@ -111,6 +111,28 @@ class MlflowDatabase:
             return database.execute(query, values).fetchall()
 
 
+def make(settings: Settings) -> None:
+    """Let MLflow make its database, whole or not at all: half of its tables it cannot mend.
+
+    Raises:
+        OSError, sqlalchemy.exc.SQLAlchemyError: the home cannot be written.
+    """
+    file = settings.home / "mlflow.db"
+    if file.exists():
+        return
+    from filelock import FileLock
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with FileLock(settings.home / "mlflow.start.lock"):
+        for left in settings.home.glob(f".new-{file.name}*"):
+            left.unlink()
+        if not file.exists():
+            part = file.with_name(f".new-{file.name}.part")
+            made: Any = SqlAlchemyStore
+            made(f"sqlite:///{part}", settings.artifacts.as_uri()).engine.dispose()
+            part.replace(file)
+
+
 def move_in(settings: Settings) -> None:
     """Let MLflow look for artifacts in this home, where it was moved or copied from another place.
 
