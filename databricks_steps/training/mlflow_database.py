@@ -5,6 +5,7 @@ It reads alone, and only what `registry.py` asks; a test holds it equal to MLflo
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -120,10 +121,10 @@ def make(settings: Settings) -> None:
     file = settings.home / "mlflow.db"
     if file.exists():
         return
-    from filelock import FileLock
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    with FileLock(settings.home / "mlflow.start.lock"):
+    with (settings.home / "mlflow.start.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         for left in settings.home.glob(f".new-{file.name}*"):
             left.unlink()
         if not file.exists():
