@@ -27,9 +27,6 @@ def unknown(words: list[str]) -> str | None:
         command = main.commands.get(words[1])
         if command is None:
             return f"no command {words[1]}"
-        if isinstance(command, click.Group) and len(words) > 2 and not words[2].startswith("-"):
-            inner = command.commands.get(words[2])
-            return _unknown_options(inner, words[3:]) if inner else f"no command {words[2]}"
         return _unknown_options(command, words[2:])
     if words[:3] == ["python", "-m", "benchmarks"] and len(words) > 3 and words[3] != "NAME":
         there = (REPOSITORY / "benchmarks" / f"{words[3]}.py").exists()
@@ -40,6 +37,9 @@ def unknown(words: list[str]) -> str | None:
 
 
 def _unknown_options(command: click.Command, words: list[str]) -> str | None:
+    if isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        inner = command.commands.get(words[0])
+        return _unknown_options(inner, words[1:]) if inner else f"no command {words[0]}"
     known = {name for each in command.params for name in each.opts}
     given = {word.partition("=")[0] for word in words if word.startswith("--")}
     lost = sorted(given - known - {"--help"})
