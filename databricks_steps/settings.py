@@ -125,6 +125,12 @@ NAMES = {  # setting → variable, where the text is the value
     "spark": "TAXI_SPARK",
     "driver_memory": "TAXI_DRIVER_MEMORY",
 }
+KEPT = {  # how long a home keeps what
+    "keep_runs": "TAXI_KEEP_RUNS",
+    "keep_requests": "TAXI_KEEP_REQUESTS",
+    "keep_files": "TAXI_KEEP_FILES",
+}
+MOST_KEPT = 1_000_000
 _OLD_SPARK = "TAXI_SPARK_MASTER"  # the name of TAXI_SPARK up to version 0.1
 
 
@@ -158,6 +164,10 @@ class Settings:
     interval: Interval = field(default_factory=Interval)
     scale_to_zero: bool = True  # the endpoint, when nobody asks: the first to ask then waits
     require_approval: bool = False  # a person's word on a version before it becomes champion
+    # What a home keeps; 0: for ever.
+    keep_runs: int = 200  # newest runs in Dagster's records
+    keep_requests: int = 30  # days of captured requests, in whole months
+    keep_files: int = 30  # days of a table's replaced data files
 
     def __post_init__(self) -> None:
         # A trip still in the longest window must be known, or no_future_knowledge could not tell.
@@ -192,6 +202,7 @@ class Settings:
             changes["port"] = _port(env["TAXI_PORT"])
         if env.get("TAXI_FEATURE_DELAY"):
             changes["feature_delay_days"] = _days("TAXI_FEATURE_DELAY", env)
+        changes |= {key: _kept(name, env) for key, name in KEPT.items() if env.get(name)}
         if env.get("TAXI_REQUIRE_APPROVAL"):
             changes["require_approval"] = _flag("TAXI_REQUIRE_APPROVAL", env)
         if env.get("TAXI_SCALE_TO_ZERO"):
@@ -210,6 +221,7 @@ class Settings:
             "TAXI_FEATURE_DELAY": str(self.feature_delay_days),
             "TAXI_REQUIRE_APPROVAL": str(self.require_approval).lower(),
             "TAXI_SCALE_TO_ZERO": str(self.scale_to_zero).lower(),
+            **{name: str(getattr(self, setting)) for setting, name in KEPT.items()},
         }
 
     @property
@@ -371,6 +383,17 @@ def _days(name: str, env: Mapping[str, str]) -> int:
             f"{name} must be a whole number of days from 0 to {MOST_DELAY_DAYS}",
             repr(text),
             "Set it to 0 for a live feed, or unset it for 60, TLC's publication",
+        )
+    return int(text)
+
+
+def _kept(name: str, env: Mapping[str, str]) -> int:
+    text = env[name]
+    if not text.isascii() or not text.isdigit() or int(text) > MOST_KEPT:
+        raise SettingsError(
+            f"{name} must be a whole number from 0 to {MOST_KEPT}",
+            repr(text),
+            "Set it to 0 to keep all, or unset it",
         )
     return int(text)
 

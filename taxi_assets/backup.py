@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -37,6 +37,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 LOCK = "care.lock"
 STAGED = "_staging"
+PART = ".taxi-backup.part"  # end of the name of a backup that is being written, and locked
 COMMIT_DIGITS = 20  # of a version in the names of a Delta log
 
 
@@ -97,9 +98,11 @@ def backup(settings: Settings, file: Path) -> Contents:
         )
     if file.exists():
         raise SettingsError("A backup is a new file", f"{file} exists", "Name another one")
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    part = file.with_name(f".{file.name}.{os.getpid()}{PART}")
     try:
         with files_stay(settings), part.open("wb") as raw:
+            fcntl.flock(raw, fcntl.LOCK_EX)
+            _sweep(file.parent)
             with tarfile.open(fileobj=raw, mode="w:gz", compresslevel=1) as archive:
                 contents = _Writer(settings, archive).write()
             raw.flush()
@@ -112,6 +115,14 @@ def backup(settings: Settings, file: Path) -> Contents:
     finally:
         part.unlink(missing_ok=True)
     return contents
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what backups have left there whose process was killed."""
+    for part in folder.glob(f".*{PART}"):
+        with suppress(OSError), part.open("rb") as left:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 @dataclass

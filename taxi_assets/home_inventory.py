@@ -11,6 +11,9 @@ from taxi_assets.graph import BY_MONTH
 
 # Entries of the home that a backup holds. What names others is copied before what it names.
 BACKED_UP = (
+    "alerts_told.jsonl",
+    "alerts_dead_letters.jsonl",
+    "alerts_acknowledged.jsonl",
     "alerts.jsonl",
     "last_run.json",
     "dagster",
@@ -27,7 +30,9 @@ BACKED_UP = (
 LEFT_OUT = (
     "token",
     "backtest",
+    "alert_attempts.json",
     "check_cache",
+    "disk.jsonl",
     "downloads",
     "file_sums.json",
     "logs",

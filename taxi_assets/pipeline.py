@@ -32,7 +32,7 @@ from databricks_steps.settings import DATABRICKS, SAIL, Settings
 from databricks_steps.training import registry
 from databricks_steps.trips import ingest
 from databricks_steps.trips.sources import looked_at, require_months
-from taxi_assets import dagster_instance, status
+from taxi_assets import dagster_instance, retention, status
 from taxi_assets.definitions import build_defs
 from taxi_assets.graph import BY_MONTH, JUDGING, PAYLOADS, SERVING, TRAINING, made_by
 from taxi_assets.jobs import REPORTED, fare_pipeline
@@ -191,6 +191,7 @@ def _materialize(target: Target, options: Options, months: Sequence[str]) -> Non
                 without(found, assets, months[:-1], NOT_JUDGED)
             _execute(job, found, assets, span, config)
         dagster_instance.hold_months(target.settings, found)  # real trips replace those of demo
+        retention.apply(target.settings, found)
 
 
 def end_leftovers(target: Target) -> None:

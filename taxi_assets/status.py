@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,13 +27,17 @@ from databricks_steps.settings import EMBEDDED, Settings, inherited
 from databricks_steps.training import registry
 from databricks_steps.training.registry import Version
 from databricks_steps.trips import arrivals
-from taxi_assets.resources.alerts import AlertLog
+from taxi_assets.resources.alerts import AlertLog, JsonLines
+from taxi_assets.resources.dead_letters import DeadLetters
 from taxi_assets.resources.targets import POSTGRES
 from taxi_assets.resources.workspace import Workspace
 
 if TYPE_CHECKING:
     from taxi_assets.progress import Progress
 
+DISK_LOG = "disk.jsonl"  # a line a day: when, and bytes by entry of the home
+DISK_DAYS = 30  # days over which growth is told
+FAR_DAYS = 3_650  # a disk that is full later than that is not told of
 NOT_RUNNING = "not running: taxi-assets serve starts it, on Databricks taxi-assets deploy"
 LAST_RUN = "last_run.json"
 _REFUSED = ("source", "name", "reason", "remedy", "bytes")  # of a refused file, in a status
@@ -139,7 +145,70 @@ def held(settings: Settings, tables: TableLog | None = None) -> dict[str, Any]:
         }
     found = {"home": str(settings.home), "tables": held, "champion": model}
     found["arrivals"] = arrived(tables)
+    found["disk"] = DiskLog(settings).forecast()
     return found | {"endpoint": endpoint_state(settings)} | watched(settings)
+
+
+class DiskLog:
+    """The size of a home, a line a day, from which its growth is told."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._home = settings.home
+        self._lines = JsonLines(settings.home / DISK_LOG)
+
+    @property
+    def last(self) -> float:
+        """When a size was noted last, in seconds since 1970; 0 for never."""
+        return max((at for at, _ in self._noted()), default=0.0)
+
+    def note(self) -> None:
+        """Write down what the home's entries hold now."""
+        self._lines.append([{"at": time.time(), "bytes": _sizes(self._home)}])
+
+    def forecast(self) -> dict[str, Any]:
+        """`bytes` now, `free` on the disk, `daily` growth in bytes of the last month.
+
+        `daily` is None where less than a day is known of, and `days` is over how many it is told.
+        """
+        now, size = time.time(), sum(_sizes(self._home).values())
+        since = now - DISK_DAYS * 86_400
+        known = [(at, held) for at, held in self._noted() if since <= at <= now - 86_400]
+        at, before = min(known, default=(now, 0))
+        days = (now - at) / 86_400
+        free = shutil.disk_usage(self._home).free if self._home.exists() else None
+        daily = round((size - before) / days) if known else None
+        return {"bytes": size, "free": free, "daily": daily, "days": round(days, 1)}
+
+    def _noted(self) -> list[tuple[float, int]]:
+        found = []
+        for row in self._lines.rows():
+            with suppress(KeyError, TypeError, ValueError, AttributeError):  # of another shape
+                found.append((float(row["at"]), sum(map(int, row["bytes"].values()))))
+        return found
+
+
+def _sizes(home: Path) -> dict[str, int]:
+    """Entry of the home → bytes of its files."""
+    found: dict[str, int] = {}
+    for folder, _, files in os.walk(home):
+        for name in files:
+            path = Path(folder, name)
+            with suppress(OSError):  # it went meanwhile
+                entry = path.relative_to(home).parts[0]
+                found[entry] = found.get(entry, 0) + path.lstat().st_size
+    return found
+
+
+def disk_line(found: Mapping[str, Any]) -> str:
+    """What `DiskLog.forecast` found, for people."""
+    told = f"disk      {found['bytes'] / 2**20:,.0f} MiB"
+    if found["daily"] is None:
+        return f"{told}; growth is told from the second day with a run"
+    daily, free = found["daily"], found["free"]
+    told += f", {daily / 2**20:+,.1f} MiB a day over {found['days']:.0f} days"
+    if daily <= 0 or free is None or free // daily > FAR_DAYS:
+        return told
+    return f"{told}, {free / 2**30:,.1f} GiB free: full in {free // daily:,} days"
 
 
 def arrived(tables: TableLog) -> dict[str, Any]:
@@ -185,7 +254,8 @@ def status_text(found: Mapping[str, Any]) -> str:
         if endpoint
         else f"endpoint  {NOT_RUNNING}"
     )
-    return "\n".join([*lines, *arrived_lines(found["arrivals"]), *watched_lines(found)])
+    disk = [disk_line(found["disk"])]
+    return "\n".join([*lines, *disk, *arrived_lines(found["arrivals"]), *watched_lines(found)])
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -256,13 +326,14 @@ def watched(settings: Settings) -> dict[str, Any]:
     """
     home = settings.home / "dagster"
     if not (home / "dagster.yaml").exists():
-        return {"failing_checks": {}, "sensors": {}, "problems": []}
+        return {"failing_checks": {}, "sensors": {}, "problems": [], "dead_letters": 0}
     url = inherited().get(POSTGRES)
     rows = _of_postgres(url) if url else _of_sqlite(home)
     return {
         "failing_checks": failing_checks(rows),
         "sensors": last_ticks(rows),
         "problems": [problem.key for problem in AlertLog(settings).problems()],
+        "dead_letters": len(DeadLetters(settings.home).waiting()),
     }
 
 
@@ -351,7 +422,8 @@ def watched_lines(found: Mapping[str, Any]) -> list[str]:
         f"  {name:<24}{tick['at']}  {tick['status']}  {tick['why']}".rstrip()
         for name, tick in found["sensors"].items()
     ]
-    problems = found["problems"]
+    problems, letters = found["problems"], found["dead_letters"]
+    told = f", {letters} alerts were not taken" if letters else ""
     months = [
         f"  {month}  {outcome}"
         for tick in found["sensors"].values()
@@ -363,5 +435,5 @@ def watched_lines(found: Mapping[str, Any]) -> list[str]:
         "sensors" if ticks else "sensors   never ticked: taxi-assets dev starts them",
         *ticks,
         *(["months", *months] if months else []),
-        f"problems  {len(problems)} open{': taxi-assets alerts' if problems else ''}",
+        f"problems  {len(problems)} open{told}{': taxi-assets alerts' if problems or told else ''}",
     ]

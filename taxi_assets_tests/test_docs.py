@@ -37,6 +37,9 @@ def unknown(words: list[str]) -> str | None:
 
 
 def _unknown_options(command: click.Command, words: list[str]) -> str | None:
+    if isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        inner = command.commands.get(words[0])
+        return _unknown_options(inner, words[1:]) if inner else f"no command {words[0]}"
     known = {name for each in command.params for name in each.opts}
     given = {word.partition("=")[0] for word in words if word.startswith("--")}
     lost = sorted(given - known - {"--help"})

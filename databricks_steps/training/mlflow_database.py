@@ -5,6 +5,7 @@ It reads alone, and only what `registry.py` asks; a test holds it equal to MLflo
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -109,6 +110,28 @@ class MlflowDatabase:
         address = f"{self._file.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(address, uri=True, timeout=20)) as database:
             return database.execute(query, values).fetchall()
+
+
+def make(settings: Settings) -> None:
+    """Let MLflow make its database, whole or not at all: half of its tables it cannot mend.
+
+    Raises:
+        OSError, sqlalchemy.exc.SQLAlchemyError: the home cannot be written.
+    """
+    file = settings.home / "mlflow.db"
+    if file.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with (settings.home / "mlflow.start.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in settings.home.glob(f".new-{file.name}*"):
+            left.unlink()
+        if not file.exists():
+            part = file.with_name(f".new-{file.name}.part")
+            made: Any = SqlAlchemyStore
+            made(f"sqlite:///{part}", settings.artifacts.as_uri()).engine.dispose()
+            part.replace(file)
 
 
 def move_in(settings: Settings) -> None:

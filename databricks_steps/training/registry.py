@@ -75,6 +75,8 @@ def client(settings: Settings) -> MlflowClient:
     settings.home.mkdir(parents=True, exist_ok=True)
     with _MAKING:
         try:
+            if not settings.tracking:
+                mlflow_database.make(settings)
             mlflow_database.move_in(settings)
             found = mlflow.MlflowClient(settings.mlflow_uri, settings.registry_uri)
             if found.get_experiment_by_name(settings.experiment) is None:

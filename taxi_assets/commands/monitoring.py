@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from textwrap import indent
 
 import click
 
+from databricks_steps.errors import SettingsError
+from databricks_steps.settings import Settings
 from taxi_assets.commands.common import TARGET, absolute, embedded, one_line_errors
 from taxi_assets.resources.targets import target, watch
 
@@ -48,14 +51,30 @@ def scenario(name: str, month: str | None, source: Path | None) -> None:
 @click.pass_context
 @one_line_errors
 def alerts(context: click.Context, target_name: str | None) -> None:
-    """Problems that are open; `alerts test` sends a message to every address."""
+    """Problems that are open, and what an address did not take."""
     from taxi_assets.resources import alerts, delivery
+    from taxi_assets.resources.dead_letters import DeadLetters
 
-    if context.invoked_subcommand is None:
-        problems = alerts.AlertLog(target(target_name).settings).problems()
-        for problem in problems:
-            click.echo(f"{delivery.title(problem)}\n{indent(delivery.body(problem), '  ')}")
-        click.echo(f"{len(problems)} open")
+    context.obj = settings = target(target_name).settings
+    if context.invoked_subcommand is not None:
+        return
+    log = alerts.AlertLog(settings)
+    problems, acknowledged = log.problems(), log.acknowledgements()
+    for problem in problems:
+        click.echo(f"{delivery.title(problem)}\n{indent(delivery.body(problem), '  ')}")
+        said = acknowledged.get(problem.key)
+        now = alerts.instant()
+        if said is not None and said.covers(problem, now) and said.active(now):
+            until = f", quiet until {delivery.shown(said.until)}" if said.until else ""
+            click.echo(f"  Acknowledged: {delivery.shown(said.at)} by {said.by}{until}")
+    click.echo(f"{len(problems)} open")
+    if letters := DeadLetters(settings.home).waiting():
+        keys = {alert.id: delivery.title(alert) for alert in log.alerts()}
+        for letter in letters:
+            told = keys.get(letter.alert.partition("@")[0], letter.alert)
+            tried = f"{letter.attempts} attempts since {delivery.shown(letter.since)}"
+            click.echo(f"not taken by {letter.address}: {told}; {tried}: {letter.reason}")
+        click.echo(f"{len(letters)} given up: taxi-assets alerts deliver tries them again")
 
 
 @alerts.command()
@@ -69,6 +88,56 @@ def test() -> None:
         click.echo(f"{address}: {reason or 'reached'}")
         failed |= bool(reason)
     sys.exit(failed)
+
+
+@alerts.command()
+@click.option("--drop", is_flag=True, help="Then drop what is still not taken.")
+@click.pass_obj
+@one_line_errors
+def deliver(settings: Settings, drop: bool) -> None:
+    """Send what was given up, and all that waits, now.
+
+    Exit code 1 if an address does not take it.
+    """
+    from taxi_assets.resources import delivery
+    from taxi_assets.resources.dead_letters import DeadLetters
+
+    addresses = watch().addresses
+    done = delivery.deliver(addresses, delivery.alert_log(settings, addresses), again=True)
+    for failure in done.failures:
+        click.echo(failure)
+    letters = DeadLetters(settings.home)
+    if drop:
+        click.echo(f"{letters.drop()} dropped")
+    left = letters.waiting()
+    click.echo(f"{done.sent} told, {len(left)} given up")
+    sys.exit(bool(done.failures or left))
+
+
+@alerts.command()
+@click.argument("alert")
+@click.option("--for", "time", metavar="8h", help="Minutes, hours or days: 30m, 8h, 2d.")
+@click.pass_obj
+@one_line_errors
+def ack(settings: Settings, alert: str, time: str | None) -> None:
+    """Say that a person knows of a problem.
+
+    It is told no more until it is over or worse, or with --for until then.
+    """
+    from databricks_steps.training import deployment_log
+    from taxi_assets.resources import delivery
+
+    log = delivery.alert_log(settings, watch().addresses)
+    said = log.acknowledge(alert, deployment_log.who(), _seconds(time) if time else None)
+    until = f"until {delivery.shown(said.until)}" if said.until else "until it is over"
+    click.echo(f"{said.key}: quiet {until}")
+
+
+def _seconds(time: str) -> float:
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([mhd])", time, re.ASCII)
+    if found is None:
+        raise SettingsError("--for must be minutes, hours or days", repr(time), "30m, 8h, 2d")
+    return int(found[1]) * {"m": 60.0, "h": 3_600.0, "d": 86_400.0}[found[2]]
 
 
 @click.command()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -16,9 +18,11 @@ from typing import Any
 
 from filelock import FileLock
 
+from databricks_steps.errors import SettingsError
 from databricks_steps.settings import Settings
 
 WARN, ERROR, RESOLVED = "warn", "error", "resolved"
+_LOG = logging.getLogger(__name__)
 _RANK = {WARN: 1, ERROR: 2}
 
 
@@ -89,8 +93,45 @@ class Alert:
         return self.key != f"{self.kind} {self.subject}"
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Alert:
-        return cls(**{**row, "where": Where(**row["where"])})
+    def from_json(cls, row: Mapping[str, Any]) -> Alert | None:
+        """The alert of a line; None of a line of another shape. Other keys are left out."""
+        where = row.get("where")
+        if not isinstance(where, dict):
+            return None
+        place = {name: where.get(name, "") for name in Where.__dataclass_fields__}
+        named = {name: row.get(name) for name in cls.__dataclass_fields__ if name != "where"}
+        if not all(isinstance(text, str) for text in (*named.values(), *place.values())):
+            return None
+        if named["severity"] not in (*_RANK, RESOLVED) or named["of"] not in _RANK:
+            return None
+        return cls(**named, where=Where(**place))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """A person knows of a problem: until an instant, or (empty) until it is over.
+
+    `severity` and `since` are the problem's: another one, or a worse one, is told.
+    """
+
+    key: str
+    since: str
+    severity: str
+    at: str
+    until: str
+    by: str
+
+    def active(self, now: str) -> bool:
+        """Whether its time is not over."""
+        return not self.until or now < self.until
+
+    def covers(self, alert: Alert, now: str) -> bool:
+        """Whether the alert need not be told: what was there before is known even afterwards."""
+        return (
+            (self.key, self.since) == (alert.key, alert.since)
+            and _RANK.get(alert.severity, 9) <= _RANK[self.severity]
+            and (self.active(now) or alert.at <= self.at)
+        )
 
 
 class JsonLines:
@@ -108,7 +149,7 @@ class JsonLines:
         for line in lines:
             try:
                 row = json.loads(line)
-            except ValueError:  # a process died while it wrote, or the line is empty
+            except (ValueError, RecursionError):  # a process died as it wrote, or it is empty
                 continue
             if isinstance(row, dict):
                 found.append(row)
@@ -133,10 +174,51 @@ class AlertLog:
     def __init__(self, settings: Settings, hide: Callable[[str], str] = str) -> None:
         self.home, self.hide = settings.home, hide
         self.lines = JsonLines(settings.home / "alerts.jsonl")
+        self._acknowledged = JsonLines(settings.home / "alerts_acknowledged.jsonl")
+        self._told_of = 0  # lines of another shape that were told
 
     def alerts(self) -> list[Alert]:
-        """All alerts, oldest first."""
-        return [Alert.from_json(row) for row in self.lines.rows()]
+        """All alerts, oldest first; lines of another shape are left out, and told."""
+        rows = self.lines.rows()
+        found = [alert for row in rows if (alert := Alert.from_json(row)) is not None]
+        if (bad := len(rows) - len(found)) > self._told_of:
+            self._told_of = bad
+            _LOG.warning("%s: %d lines are no alerts and are left out", self.lines.path, bad)
+        return found
+
+    def acknowledgements(self) -> dict[str, Acknowledgement]:
+        """Key of a problem → the newest that was said of it."""
+        found = {}
+        for row in self._acknowledged.rows():
+            named = {name: row.get(name) for name in Acknowledgement.__dataclass_fields__}
+            if all(isinstance(t, str) for t in named.values()) and named["severity"] in _RANK:
+                found[str(named["key"])] = Acknowledgement(**named)  # type: ignore[arg-type]
+        return found
+
+    def acknowledge(self, beginning: str, by: str, seconds: float | None = None) -> Acknowledgement:
+        """Keep an open problem quiet, by its alert's id or the beginning of one.
+
+        For so many seconds, or until it is over.
+
+        Raises:
+            SettingsError: no open problem has this id, or several have.
+        """
+        problems = self.problems()
+        found = [p for p in problems if beginning and p.id.startswith(beginning)]
+        if len(found) != 1:
+            raise SettingsError(
+                "An open problem is named by its id or the beginning of it",
+                f"{beginning!r} names {len(found)} of {len(problems)}",
+                "taxi-assets alerts lists them",
+            )
+        (problem,) = found
+        until = "" if seconds is None else instant(time.time() + seconds)
+        said = Acknowledgement(
+            problem.key, problem.since, problem.severity, instant(), until, self.hide(by)
+        )
+        with self.locked():
+            self._acknowledged.append([asdict(said)])
+        return said
 
     def problems(self) -> list[Alert]:
         """What is not resolved, oldest first."""

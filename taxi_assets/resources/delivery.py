@@ -7,14 +7,23 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from urllib.parse import unquote
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import Settings
-from taxi_assets.resources.alerts import ERROR, RESOLVED, Alert, AlertLog, JsonLines, instant
+from taxi_assets.resources.alerts import (
+    ERROR,
+    RESOLVED,
+    Acknowledgement,
+    Alert,
+    AlertLog,
+    JsonLines,
+    instant,
+)
+from taxi_assets.resources.dead_letters import DeadLetters
 from taxi_assets.resources.targets import ALERT_URLS, Address
 
 YOUNG = timedelta(days=1)  # what is over for longer is told only to who heard that it began
@@ -29,10 +38,14 @@ _TYPES = {RESOLVED: "success", ERROR: "failure"}
 
 @dataclass(frozen=True)
 class Delivered:
-    """How many alerts went out, and for each address that did not take one the reason."""
+    """How many alerts went out, and for each address that did not take one the reason.
+
+    `given_up` is how many went to the list of dead letters.
+    """
 
     sent: int
     failures: tuple[str, ...]
+    given_up: int = 0
 
 
 def redacted(text: str, addresses: Sequence[Address]) -> str:
@@ -124,19 +137,37 @@ def tested(addresses: Sequence[Address]) -> Iterator[tuple[str, str]]:
         yield address.name, notify(address, "[test] taxi-assets", told)
 
 
-def deliver(addresses: Sequence[Address], log: AlertLog) -> Delivered:
-    """Tell each address what it has not heard; one that fails is left for the next time."""
+def deliver(addresses: Sequence[Address], log: AlertLog, *, again: bool = False) -> Delivered:
+    """Tell each address what it has not heard; one that fails is left for the next time.
+
+    What it has not taken for a day is given up, until somebody asks for it `again`.
+    """
     if not addresses:
         return Delivered(0, ())
     told = JsonLines(log.home / "alerts_told.jsonl")
     heard = {(str(row.get("to")), str(row.get("alert"))) for row in told.rows()}
     alerts, problems = log.alerts(), log.problems()
     open_ids = {alert.id for alert in problems}
-    deadline, sent, failures = time.monotonic() + SECONDS, 0, []
+    letters = DeadLetters(log.home)
+    dead = {(letter.to, letter.alert) for letter in letters.waiting()}
+    acknowledged, now = log.acknowledgements(), instant()
+    deadline, sent, failures, given_up = time.monotonic() + SECONDS, 0, [], 0
     for address, severities in _merged(addresses):
-        digest = hashlib.sha256(address.url.encode()).hexdigest()[:12]
+        digest = digest_of(address)
         known = {alert for to, alert in heard if to == digest}
-        pending = [a for a in _pending(alerts, known, open_ids) if a.of in severities]
+        lost = {alert for to, alert in dead if to == digest}
+        asked_for = open_ids | lost if again else open_ids
+        waiting = [
+            *_pending(alerts, known, asked_for, set() if again else lost),
+            *_reminders(problems, acknowledged, known, now),
+        ]
+        pending = [
+            a
+            for a in waiting
+            if a.of in severities
+            and (again or a.id not in lost)
+            and not (a.key in acknowledged and acknowledged[a.key].covers(a, now))
+        ]
         groups = [pending] if len(pending) > FLOOD else [[alert] for alert in pending]
         for group in groups:
             if time.monotonic() > deadline:
@@ -145,10 +176,34 @@ def deliver(addresses: Sequence[Address], log: AlertLog) -> Delivered:
             reason = notify(address, *_message(group))
             if reason:
                 failures.append(f"{address.name}: {reason}")
+                left = [a.id for a in pending[pending.index(group[0]) :] if a.id not in lost]
+                given_up += letters.failed(digest, address.name, left, reason)
                 break
             told.append({"to": digest, "alert": a.id, "at": instant()} for a in group)
+            letters.taken(digest, [a.id for a in group])
             sent += len(group)
-    return Delivered(sent, tuple(failures))
+    return Delivered(sent, tuple(failures), given_up)
+
+
+def digest_of(address: Address) -> str:
+    """What stands for an address in the home's files."""
+    return hashlib.sha256(address.url.encode()).hexdigest()[:12]
+
+
+def _reminders(
+    problems: Iterable[Alert],
+    acknowledged: Mapping[str, Acknowledgement],
+    known: set[str],
+    now: str,
+) -> list[Alert]:
+    """What is open still after the time for which it was acknowledged, once."""
+    found = []
+    for problem in problems:
+        said = acknowledged.get(problem.key)
+        if said is not None and said.since == problem.since and not said.active(now):
+            reminder = replace(problem, id=f"{problem.id}@{said.until}", at=now)
+            found += [] if reminder.id in known else [reminder]
+    return found
 
 
 def _merged(addresses: Iterable[Address]) -> list[tuple[Address, set[str]]]:
@@ -159,15 +214,20 @@ def _merged(addresses: Iterable[Address]) -> list[tuple[Address, set[str]]]:
     return list(found.values())
 
 
-def _pending(alerts: Iterable[Alert], known: set[str], open_ids: set[str]) -> list[Alert]:
-    """What an address has yet to hear, in the order in which it happened."""
+def _pending(
+    alerts: Iterable[Alert], known: set[str], asked_for: set[str], given_up: set[str]
+) -> list[Alert]:
+    """What an address has yet to hear, in the order in which it happened.
+
+    `asked_for` is told however old it is, `given_up` is not, nor that such a problem is over.
+    """
     limit = instant((datetime.now(timezone.utc) - YOUNG).timestamp())
     heard_of = set()  # problems whose beginning it heard, or will
     found = []
     for alert in alerts:
-        wanted = alert.at > limit or alert.id in open_ids
+        wanted = (alert.at > limit or alert.id in asked_for) and alert.id not in given_up
         if alert.severity == RESOLVED:
-            wanted = alert.key in heard_of
+            wanted = alert.key in heard_of and alert.id not in given_up
             heard_of.discard(alert.key)
         elif wanted or alert.id in known:
             heard_of.add(alert.key)
@@ -199,8 +259,17 @@ def body(alert: Alert) -> str:
     rows = {
         "What": alert.what,
         "Where": where,
-        "Since": alert.since[:19].replace("T", " ") + " UTC",
+        "Since": shown(alert.since),
         "What to do": alert.remedy,
         "Link": alert.where.link,
+        "Alert": alert.id.partition("@")[0],
     }
     return "\n".join(f"{name}: {text}" for name, text in rows.items() if text)
+
+
+def shown(at: str) -> str:
+    """An instant in UTC and, where that is another, in the time of this machine."""
+    utc = datetime.fromisoformat(at)
+    local = utc.astimezone()
+    here = f" ({local:%Y-%m-%d %H:%M %Z})" if local.utcoffset() != utc.utcoffset() else ""
+    return f"{utc:%Y-%m-%d %H:%M:%S} UTC{here}"

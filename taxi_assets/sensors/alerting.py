@@ -45,7 +45,9 @@ def alert_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
         told = (
             f"{len(batch.records)} events read{', more to come' if batch.more else ''}; "
             f"{len(new) - resolved} new, {resolved} resolved, {len(log.problems())} open; "
-            f"{done.sent} told" + "".join(f"; not told yet: {f}" for f in done.failures)
+            f"{done.sent} told"
+            + "".join(f"; not told yet: {f}" for f in done.failures)
+            + (f"; {done.given_up} given up: taxi-assets alerts lists them" * bool(done.given_up))
         )
         cursor = cursors.written({"event": batch.after, "ticks": ticks})
         return dg.SensorResult(skip_reason=told, cursor=cursor)

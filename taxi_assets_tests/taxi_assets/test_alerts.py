@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 
@@ -125,6 +126,37 @@ def test_a_torn_last_line_is_no_line_and_the_next_begins_anew(settings: Settings
             ("error", "check trips: volume 2022-03"),
             ("error", "check trips: quarantine_rate 2022-03"),
         ], cut
+
+
+def test_lines_of_another_shape_are_left_out_and_told_once(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = AlertLog(settings)
+    log.record([seen(1)])
+    (good,) = lines(settings)
+    bad: list[object] = [
+        *({}, {"id": 5}, {"another": "shape"}, [good], "text", 7, None),
+        *({**good, "at": 5}, {**good, "where": 5}, {**good, "where": {"asset": None}}),
+        *({**good, "severity": "loud"}, {**good, "of": "resolved"}),
+    ]
+    with (settings.home / "alerts.jsonl").open("a") as file:
+        file.write("".join(json.dumps(each) + "\n" for each in bad))
+        file.write("[" * 100_000 + "\n")  # deeper than Python reads
+        file.write(json.dumps({**good, "id": "new", "key": "later", "of_a_later_version": 1}))
+    for _ in range(2):
+        assert [alert.key for alert in log.alerts()] == [good["key"], "later"]
+    assert len(log.problems()) == 2
+    assert caplog.text.count("alerts.jsonl: 8 lines are no alerts and are left out") == 1
+    assert [a.severity for a in log.record([seen(9, passed=True)])] == ["resolved"] * 2
+
+
+def test_acknowledgements_of_another_shape_are_none(settings: Settings) -> None:
+    log = AlertLog(settings)
+    (problem,) = log.record([seen(1)])
+    JsonLines(settings.home / "alerts_acknowledged.jsonl").append([{"key": problem.key}, {}])
+    assert log.acknowledgements() == {}
+    log.acknowledge(problem.id, "ann")
+    assert log.acknowledgements()[problem.key].covers(problem, instant())
 
 
 def test_threads_and_processes_that_record_at_once_tell_once(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import json
@@ -357,3 +358,21 @@ def test_a_table_whose_files_are_gone_is_not_backed_up_in_silence(
     assert done.returncode == 1
     assert "error: The log of pickup_features must have a commit" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"broken"}
+
+
+def test_a_backup_that_was_killed_is_swept_by_the_next_and_one_at_work_is_not(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings.warehouse.mkdir(parents=True)
+    killed, at_work, other = (
+        tmp_path / name
+        for name in (f".old.tar.gz.1{backup.PART}", f".now.tar.gz.2{backup.PART}", ".mine.part")
+    )
+    for file in (killed, other):
+        file.write_bytes(b"x")
+    with at_work.open("wb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        backup.backup(settings, tmp_path / "new.tar.gz")
+    assert {file.name for file in tmp_path.iterdir() if file.is_file()} == {
+        *(at_work.name, other.name, "new.tar.gz")
+    }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ from webhook_receiver import Receiver, seen
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import Settings
-from taxi_assets.resources import delivery
-from taxi_assets.resources.alerts import AlertLog, Observation, instant
+from taxi_assets.resources import dead_letters, delivery
+from taxi_assets.resources.alerts import AlertLog, JsonLines, Observation, instant
+from taxi_assets.resources.dead_letters import DeadLetters
 from taxi_assets.resources.delivery import alert_log, deliver, notify, redacted
 from taxi_assets.resources.targets import Address, Target, watch
 from taxi_assets.sensors import sensors
@@ -241,8 +244,143 @@ def test_the_command_line_lists_what_is_open(settings: Settings) -> None:
         "  Since: 2023-11-14 22:13:21 UTC\n"
         "  What to do: Bring the file again\n"
         "  Link: http://127.0.0.1:3000/runs/1\n"
+        f"  Alert: {AlertLog(settings).problems()[0].id}\n"
         "1 open\n"
     )
+
+
+def test_what_an_address_has_not_taken_for_a_day_is_listed_and_tried_on_demand_alone(
+    settings: Settings, hook: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "GIVEN_UP_AFTER", timedelta(seconds=-1))
+    angry = Receiver(status=500)
+    both = f"{angry.url} {hook.url}"
+    addresses = watch({"TAXI_ALERT_URLS": both}).addresses
+    log = AlertLog(settings)
+    log.record([now(), now(subject="b")])  # the second waits behind the first
+    for attempt in range(dead_letters.LEAST_ATTEMPTS):
+        assert DeadLetters(settings.home).waiting() == []
+        done = deliver(addresses, log)
+        assert (len(done.failures), done.given_up) == (1, 2 if attempt == 2 else 0)
+    assert len(hook.titles) == 2
+    letters = DeadLetters(settings.home).waiting()
+    assert [(w.address, w.attempts) for w in letters] == [("TAXI_ALERT_URLS #1 (json)", 3)] * 2
+    assert not (settings.home / "alert_attempts.json").exists()
+    tried = len(angry.received)
+    log.record([now(passed=True)])  # nor is it told that what it has not heard of is over
+    assert deliver(addresses, log).failures == ()
+    assert (len(angry.received), len(hook.titles)) == (tried, 3)
+
+    listed = call(settings.home).stdout
+    assert "not taken by TAXI_ALERT_URLS #1 (json): [error] check b 2022-03; 3 att" in listed
+    assert "2 given up: taxi-assets alerts deliver tries them again" in listed
+    assert not any(secret in listed for secret in SECRETS)
+    again = call(settings.home, "deliver", TAXI_ALERT_URLS=both)
+    assert (again.returncode, again.stdout.splitlines()[-1]) == (1, "0 told, 2 given up")
+    angry.close()
+    back = Receiver(angry.port)
+    again = call(settings.home, "deliver", TAXI_ALERT_URLS=both)
+    assert (again.returncode, again.stdout) == (0, "3 told, 0 given up\n")
+    back.close()
+    assert [t.partition("]")[0] for t in back.titles] == ["[error", "[error", "[resolved"]
+    assert call(settings.home).stdout.endswith("1 open\n")
+
+
+def test_an_address_that_answers_within_the_day_loses_nothing(
+    settings: Settings, hook: Receiver
+) -> None:
+    gone = Receiver()
+    gone.close()
+    AlertLog(settings).record([now()])
+    for _ in range(5):
+        assert deliver(everywhere(gone), AlertLog(settings)).given_up == 0
+    back = Receiver(gone.port)
+    assert deliver(everywhere(back), AlertLog(settings)).sent == 1
+    back.close()
+    assert not (settings.home / "alert_attempts.json").exists()
+
+
+def test_dead_letters_of_an_address_that_is_no_more_are_dropped(settings: Settings) -> None:
+    letters = DeadLetters(settings.home)
+    file = settings.home / "alerts_dead_letters.jsonl"
+    JsonLines(file).append([{"to": "x"}, {"to": "x", "address": "a", "alert": "b", "since": 5}])
+    assert letters.waiting() == []
+    JsonLines(file).append(
+        [{"to": "x", "address": "a", "alert": "b", "since": instant(), "attempts": 3, "reason": ""}]
+    )
+    assert len(letters.waiting()) == 1
+    done = call(settings.home, "deliver", "--drop")
+    assert (done.returncode, done.stdout) == (0, "1 dropped\n0 told, 0 given up\n")
+    assert letters.waiting() == []
+
+
+def test_attempts_of_another_shape_are_counted_anew(settings: Settings) -> None:
+    settings.home.mkdir(parents=True)
+    gone = Receiver()
+    gone.close()
+    AlertLog(settings).record([now()])
+    for text in ("", "[]", "no JSON", '{"a": 1}', '{"a": {"b": "c"}}', "\xff"):
+        (settings.home / "alert_attempts.json").write_text(text, encoding="latin-1")
+        assert len(deliver(everywhere(gone), AlertLog(settings)).failures) == 1
+
+
+def test_what_is_acknowledged_is_quiet_until_it_is_worse_over_or_the_time_is(
+    settings: Settings, hook: Receiver
+) -> None:
+    log, addresses = AlertLog(settings), everywhere(hook)
+    (problem,) = log.record([now(severity="warn")])
+    said = call(settings.home, "ack", problem.id[:6])
+    assert said.stdout == "check trips: volume 2022-03: quiet until it is over\n"
+    deliver(addresses, log)
+    assert hook.titles == []
+    assert "  Acknowledged: " in call(settings.home).stdout
+    log.record([now(severity="error")])
+    deliver(addresses, log)
+    assert hook.titles == ["[error] check trips: volume 2022-03"]
+    worse = log.problems()[0]
+    log.acknowledge(worse.id, "ann", 1.5)
+    deliver(addresses, log)
+    assert len(hook.titles) == 1
+    time.sleep(1.6)
+    for _ in range(3):  # a reminder, once
+        deliver(addresses, log)
+    assert hook.titles == ["[error] check trips: volume 2022-03"] * 2
+    log.acknowledge(worse.id, "ann")
+    log.record([now(passed=True)])
+    log.record([now()])  # it begins anew: nobody knows of that
+    deliver(addresses, log)
+    assert [t.partition("]")[0] for t in hook.titles] == ["[error", "[error", "[resolved", "[error"]
+
+
+def test_an_acknowledgement_names_one_open_problem_and_a_time(settings: Settings) -> None:
+    (problem,) = AlertLog(settings).record([now()])
+    for arguments, reason in (
+        (("ack", "zzz"), "names 0 of 1. taxi-assets alerts lists them"),
+        (("ack", ""), "names 0 of 1"),
+        (("ack", problem.id, "--for", "soon"), "--for must be minutes, hours or days: 'soon'"),
+        (("ack", problem.id, "--for", "٣h"), "--for must be"),
+    ):
+        refused = call(settings.home, *arguments)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert reason in refused.stderr
+    quiet = call(settings.home, "ack", problem.id, "--for", "8h", TZ="America/New_York")
+    assert re.search(r"quiet until 20.* UTC \(20.* E[SD]T\)", quiet.stdout)
+    assert "quiet until 20" in call(settings.home).stdout
+
+
+def test_times_are_told_in_utc_and_in_the_time_of_the_machine(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = "2023-11-14T22:13:21.000000+00:00"
+    for zone, expected in (
+        ("UTC", "2023-11-14 22:13:21 UTC"),
+        ("America/New_York", "2023-11-14 22:13:21 UTC (2023-11-14 17:13 EST)"),
+    ):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        assert delivery.shown(at) == expected
+    monkeypatch.delenv("TZ")
+    time.tzset()
 
 
 def test_how_often_sensors_look_and_where_links_lead_are_the_environments_to_say() -> None:

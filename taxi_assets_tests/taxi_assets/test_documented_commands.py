@@ -31,6 +31,7 @@ HERE = {
     "taxi-assets replay --hours 24:0 --version 3": r"0 differences of more than",
     "taxi-assets alerts": r"^0 open$",
     "taxi-assets alerts test": r"reached$",
+    "taxi-assets alerts deliver": r"^0 told, 0 given up$",
     "taxi-assets deploy": r"= unchanged +serving endpoint",
     "taxi-assets deploy --plan": r"= unchanged +serving endpoint",
     "taxi-assets rollback --dry-run": r"Rollback needs a champion before this one",
@@ -71,6 +72,7 @@ ELSEWHERE = {
     "taxi-assets restore": "taxi_assets/test_backup.py",
     "taxi-assets reproduce": "taxi_assets/test_models.py",
     "taxi-assets serve": "taxi_assets/test_backup.py",
+    "taxi-assets alerts ack": "taxi_assets/test_delivery.py",
     "databricks bundle validate": "test_bundle_cli.py",
     "docker compose": "taxi_assets/test_postgres.py",
 }

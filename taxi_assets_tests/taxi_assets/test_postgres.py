@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,32 @@ def test_the_compose_file_runs_the_three_parts_of_dagster_on_this_code() -> None
     copied = [line.split()[1:-1] for line in dockerfile.splitlines() if line.startswith("COPY")]
     for name in (name for names in copied for name in names):
         assert (REPOSITORY / name).exists(), name
+
+
+def pins(lock: str) -> set[str]:
+    lines = (REPOSITORY / lock).read_text().splitlines()
+    return {line.split()[0] for line in lines if re.match(r"[a-z0-9][\w.-]*==", line)}
+
+
+def test_the_image_has_the_locked_versions_no_test_tools_and_no_root() -> None:
+    image, whole = pins("requirements-image.lock"), pins("requirements.lock")
+    assert image < whole
+    names = {pin.partition("==")[0] for pin in image}
+    named: dict[str, set[str]] = {}
+    for wanted in requires("taxi-assets") or ():
+        extra = re.search(r"extra == .(\w+).", wanted)
+        name = re.split(r"[\[<>=;! ]", wanted)[0]
+        named.setdefault(extra[1] if extra else "", set()).add(name)
+    assert named[""] | named["orchestrator"] | named["embedded"] | named["postgres"] <= names | {
+        "taxi-assets"
+    }
+    for tool in ("pytest", "ruff", "mypy", "hypothesis", "schemathesis", "duckdb", "uv"):
+        assert tool in named["dev"]
+        assert tool not in names
+    dockerfile = (REPOSITORY / "Dockerfile").read_text()
+    assert "pip install --no-cache-dir -r requirements-image.lock" in dockerfile
+    last_user = [line for line in dockerfile.splitlines() if line.startswith("USER")][-1]
+    assert last_user == "USER taxi"
 
 
 def test_dockers_own_compose_reads_the_file() -> None:

@@ -30,6 +30,7 @@ from taxi_assets.emulator.runtime.state import Payload, State
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from deltalake import DeltaTable
 
 _LOG = logging.getLogger(__name__)
 BUFFER_SECONDS = 0.25
@@ -39,6 +40,13 @@ FULL = 50_000  # payloads in memory before queries are put off
 FULL_BYTES = 64 * 1024 * 1024  # and bytes of them
 REQUESTER = "token"
 MAX_FEATURES = 1024 * 1024  # bytes of what was looked up for one query
+COMPACTED_EVERY = 240  # commits of a payload table: of a file a minute, four hours
+COMPACTED_BYTES = 64 * 1024 * 1024  # of a file that is large enough
+# Nobody asks for an old version of a payload table: its log would outgrow its rows.
+RETENTION = {
+    "delta.logRetentionDuration": "interval 2 days",
+    "delta.deletedFileRetentionDuration": "interval 1 days",
+}
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - `known_at` is New York wall clock
 
 
@@ -287,7 +295,7 @@ def _move(settings: Settings, memory: State, target: str) -> tuple[int, Exceptio
     """Move the payloads of one table; a failure is told, not raised: others do not wait for it."""
     moved = 0
     try:
-        _forget_committed(settings, memory, target)
+        before = _forget_committed(settings, memory, target)
         last, rows = memory.buffered(target, FLUSH_ROWS)
         while rows:
             _append(settings, memory, target, last, rows)
@@ -296,6 +304,8 @@ def _move(settings: Settings, memory: State, target: str) -> tuple[int, Exceptio
             last, rows = memory.buffered(target, FLUSH_ROWS)
     except Exception as error:
         return moved, error
+    if moved:
+        _compact_when_due(settings, target, before)
     return moved, None
 
 
@@ -304,14 +314,40 @@ def _application(memory: State) -> str:
     return f"taxi-workspace-batches-{memory.identity}"
 
 
-def _forget_committed(settings: Settings, memory: State, target: str) -> None:
+def _forget_committed(settings: Settings, memory: State, target: str) -> int:
+    """Forget what a flush committed that died before it could; the table's version, from 0."""
     from deltalake import DeltaTable
 
     path = str(settings.table_path(target))
-    if DeltaTable.is_deltatable(path):
-        committed = DeltaTable(path).transaction_version(_application(memory))
-        if committed is not None:
-            memory.forget(target, committed)
+    if not DeltaTable.is_deltatable(path):
+        return 0
+    table = DeltaTable(path)
+    committed = table.transaction_version(_application(memory))
+    if committed is not None:
+        memory.forget(target, committed)
+    return int(table.version())
+
+
+def _compact_when_due(settings: Settings, target: str, before: int) -> None:
+    """After so many commits, one file of the small ones; a failure waits for the next time."""
+    from deltalake import DeltaTable
+
+    try:
+        table = DeltaTable(str(settings.table_path(target)))
+        if table.version() // COMPACTED_EVERY > before // COMPACTED_EVERY:
+            compact(table)
+    except Exception:
+        _LOG.exception("the files of %s could not be made fewer", target)
+
+
+def compact(table: DeltaTable) -> None:
+    """Make one file of a payload table's small ones; vacuum removes those when they are old."""
+    from deltalake import WriterProperties
+
+    if not RETENTION.items() <= table.metadata().configuration.items():
+        table.alter.set_table_properties(RETENTION)
+    properties = WriterProperties(compression="ZSTD")
+    table.optimize.compact(target_size=COMPACTED_BYTES, writer_properties=properties)
 
 
 def _append(settings: Settings, memory: State, target: str, last: int, rows: list[Payload]) -> None:
@@ -327,6 +363,7 @@ def _append(settings: Settings, memory: State, target: str, last: int, rows: lis
             schema_mode="merge",  # a table of before there were looked-up features
             name=target.rsplit(".", 1)[1],
             description="Requests to the serving endpoint and their answers, as captured",
+            configuration=RETENTION,
             commit_properties=CommitProperties(
                 app_transactions=[Transaction(_application(memory), last)]
             ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -159,3 +161,21 @@ def test_a_home_that_was_moved_finds_its_artifacts(tmp_path: Path) -> None:
     )
     assert [each.path for each in again.list_artifacts(run.info.run_id)] == ["note.txt"]
     assert not before.home.exists()
+
+
+def test_a_database_whose_making_was_killed_is_made_anew(settings: Settings) -> None:
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from mlflow.store.db import utils\n"
+        "from databricks_steps.settings import Settings\n"
+        "from databricks_steps.training import registry\n"
+        "from mlflow.store.tracking import sqlalchemy_store\n"
+        "utils._upgrade_db = lambda engine: os._exit(9)\n"  # tables are there, the newest not
+        "registry.client(Settings(home=Path(sys.argv[1])))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(settings.home)], check=False)
+    assert done.returncode == 9
+    assert [f.name for f in settings.home.glob("*mlflow.db*")] == [".new-mlflow.db.part"]
+    assert registry.client(settings).get_experiment_by_name(settings.experiment) is not None
+    assert [f.name for f in settings.home.glob("*mlflow.db*")] == ["mlflow.db"]

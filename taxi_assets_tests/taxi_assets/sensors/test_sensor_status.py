@@ -17,7 +17,7 @@ from taxi_assets import status
 def test_a_home_where_nothing_ran_is_not_made_by_the_question(tmp_path: Path) -> None:
     settings = replace(Settings(), home=tmp_path / "none")
     found = status.watched(settings)
-    assert found == {"failing_checks": {}, "sensors": {}, "problems": []}
+    assert found == {"failing_checks": {}, "sensors": {}, "problems": [], "dead_letters": 0}
     assert not settings.home.exists()
     assert status.watched_lines(found) == [
         "failing   no check",
@@ -61,5 +61,7 @@ def test_what_became_of_months_is_told_from_the_sensors_cursor() -> None:
     ticks = [tick("drift", json.dumps(told)), tick("other", "{}"), tick("third", "no json")]
     found = status.last_ticks(lambda *_: ticks)
     assert [each.get("months") for each in found.values()] == [told["months"], None, None]
-    lines = status.watched_lines({"failing_checks": {}, "sensors": found, "problems": []})
+    lines = status.watched_lines(
+        {"failing_checks": {}, "sensors": found, "problems": [], "dead_letters": 0}
+    )
     assert "  2023-01  concept drift: waits for its retrain" in lines

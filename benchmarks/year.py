@@ -1,0 +1,170 @@
+"""A home left to run once a day, with requests and nothing new: what grows, how long a run takes.
+
+Days are lived one after another by a clock that `faketime` moves on, each with a run of the command
+line and a day of captured requests; what they add is carried on to a year, up to what is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from benchmarks import _machine
+from databricks_steps import schemas
+from databricks_steps.settings import Settings
+from databricks_steps.trips import demo
+from taxi_assets import retention
+
+MONTHS = ("2022-01", "2022-02", "2022-03")
+ROWS = 3_000
+PORT = 8560
+MONTH, YEAR = 31, 365
+RUNS_A_DAY = 2  # of Dagster, for one of the command line
+MOST_SIZE, MOST_SECONDS = 2.0, 1.5
+CAPTURED, ANSWERED, DAGSTER = "captured requests", "endpoint_payloads", "dagster"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print sizes and seconds at the first month's end and the last day's, and of a year."""
+    parser = argparse.ArgumentParser("python -m benchmarks year", description=__doc__)
+    parser.add_argument("--days", type=int, default=66)
+    parser.add_argument("--requests", type=int, default=100_000, help="a day")
+    parser.add_argument("--written", type=int, default=10_000, help="of them, in fact")
+    parser.add_argument("--flushes", type=int, default=48, help="a day")
+    given = parser.parse_args(arguments)
+    if shutil.which("faketime") is None:
+        raise SystemExit("this benchmark needs a clock that can be moved: apt-get install faketime")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "source").mkdir()
+        for month in MONTHS:
+            file = root / "source" / f"green_tripdata_{month}.parquet"
+            pq.write_table(demo.demo_trips(month, ROWS), file)
+        year = _Year(root, given.written, given.flushes)
+        scale = given.requests / given.written
+        sizes = []
+        for day in range(given.days):
+            year.live(day)
+            sizes.append(_scaled(year.sizes(), scale))
+            print(year.line(day, sizes[-1]), flush=True)
+    print(_machine.described())
+    return _told(sizes, year.seconds, scale)
+
+
+def _told(
+    sizes: Sequence[Mapping[str, float]], seconds: Sequence[tuple[float, float]], scale: float
+) -> int:
+    month, last = sizes[min(MONTH, len(sizes)) - 1], sizes[-1]
+    kept = {
+        DAGSTER: Settings().keep_runs / RUNS_A_DAY,
+        CAPTURED: Settings().keep_requests + MONTH,
+        ANSWERED: retention.JUDGED_DAYS + MONTH,
+    }
+    print(f"\nMiB; captured requests and their rows times {scale:g}, as so many are asked")
+    print(f"{'entry':<22}{'day 1':>9}{'month':>9}{f'day {len(sizes)}':>9}{'a day':>9}{'year':>9}")
+    year = {}
+    for name in sorted(last, key=lambda name: -last[name]):
+        first = sizes[0].get(name, 0.0)
+        daily = (month.get(name, 0.0) - first) / (min(MONTH, len(sizes)) - 1)
+        year[name] = first + daily * min(YEAR, kept.get(name, YEAR))
+        figures = (first, month.get(name, 0.0), last[name], daily, year[name])
+        print(f"{name:<22}" + "".join(f"{figure:>9.1f}" for figure in figures))
+    ratio = sum(year.values()) / sum(month.values())
+    measured = max(sum(each.values()) for each in sizes) / sum(month.values())
+    print(f"home: {sum(month.values()):.0f} MiB after a month, {sum(year.values()):.0f} of a year")
+    print(f"{ratio:.2f} times, {measured:.2f} times at most as lived; {MOST_SIZE:g} wanted")
+    begin, end = (statistics.median(r for _, r in part) for part in (seconds[1:6], seconds[-5:]))
+    print(f"rerun without news: {begin:.1f} s on days 2 to 6, {end:.1f} s on the last 5")
+    print(f"{end / begin:.2f} times; at most {MOST_SECONDS:g} wanted")
+    last_month = seconds[MONTH - 5 : MONTH] or seconds
+    runs = [statistics.median(r for r, _ in part) for part in (last_month, seconds[-5:])]
+    print(f"the day's run with its requests: {runs[0]:.1f} s after a month, {runs[1]:.1f} s")
+    return int(ratio > MOST_SIZE or end / begin > MOST_SECONDS)
+
+
+def _scaled(sizes: Mapping[str, float], scale: float) -> dict[str, float]:
+    grown = (CAPTURED, ANSWERED)
+    return {name: size * (scale if name in grown else 1.0) for name, size in sizes.items()}
+
+
+class _Year:
+    """A home, and the days that were lived with it."""
+
+    def __init__(self, root: Path, requests: int, flushes: int) -> None:
+        self.settings = Settings(home=root / "home", port=PORT)
+        self.seconds: list[tuple[float, float]] = []  # of each day's run, and of one more
+        self._source, self._requests, self._flushes = root / "source", requests, flushes
+
+    def live(self, day: int) -> None:
+        """A run, a run without news, and the day's requests; then the clock of files moves, too."""
+        ahead, began = timedelta(days=day), time.time() - 1
+        run = ("-m", "taxi_assets.cli", "run", "--source", str(self._source))
+        self.seconds.append((self._call(ahead, *run), self._call(ahead, *run)))
+        self._call(ahead, "-m", "taxi_assets.cli", "stop")
+        self._call(ahead, "-c", _REQUESTS, str(self._requests), str(self._flushes), str(day))
+        for path in self.settings.home.rglob("*"):
+            if path.is_file() and began <= (at := path.stat().st_mtime) <= time.time():
+                os.utime(path, (at + ahead.total_seconds(),) * 2)
+
+    def _call(self, ahead: timedelta, *words: str) -> float:
+        environment = {
+            **os.environ,
+            "TAXI_HOME": str(self.settings.home),
+            "TAXI_PORT": str(PORT),
+            "NO_FAKE_STAT": "1",
+        }
+        # The first day, with its training, is today.
+        clock = ["faketime", "-f", f"+{ahead.total_seconds():.0f}s"] if ahead else []
+        log, started = self.settings.home.with_name("said"), time.monotonic()
+        with log.open("w") as out:  # no pipe: who stays would hold it
+            code = subprocess.call(
+                [*clock, sys.executable, *words], env=environment, stdout=out, stderr=out
+            )
+        said = log.read_text()
+        if code:
+            raise SystemExit(f"{' '.join(words[:4])} failed:\n{said}")
+        if "what is old was not removed" in said:
+            print(said)
+        return time.monotonic() - started
+
+    def sizes(self) -> dict[str, float]:
+        """Entry of the home, or captured table → MiB."""
+        found: dict[str, float] = {}
+        named = {
+            self.settings.table_path(self.settings.payload_table): CAPTURED,
+            self.settings.table_path(schemas.ENDPOINT_PAYLOADS.name): ANSWERED,
+        }
+        for path in self.settings.home.rglob("*"):
+            if path.is_file():
+                own = next((name for root, name in named.items() if root in path.parents), "")
+                entry = own or path.relative_to(self.settings.home).parts[0]
+                found[entry] = found.get(entry, 0.0) + path.stat().st_size / 2**20
+        return found
+
+    def line(self, day: int, sizes: Mapping[str, float]) -> str:
+        run, again = self.seconds[-1]
+        parts = " ".join(f"{n} {sizes.get(n, 0.0):.1f}" for n in (DAGSTER, CAPTURED, ANSWERED))
+        whole = sum(sizes.values())
+        return f"day {day + 1}: run {run:.1f} s, again {again:.1f} s; {whole:.1f} MiB: {parts}"
+
+
+_REQUESTS = """
+import sys
+from datetime import datetime, timezone
+from benchmarks import _payloads
+from databricks_steps.settings import Settings
+settings, (requests, flushes, seed) = Settings.from_environment(), map(int, sys.argv[1:])
+at = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+_payloads.day(settings, at, requests, flushes, "entity", seed)
+"""
