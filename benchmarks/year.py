@@ -71,9 +71,8 @@ def _told(
     ends = {DAGSTER: runs, CAPTURED: MONTH, ANSWERED: retention.JUDGED_DAYS}
     most = {CAPTURED: Settings().keep_requests + MONTH, ANSWERED: retention.JUDGED_DAYS + MONTH}
     print(f"\nMiB; captured requests and their rows times {scale:g}, as so many are asked")
-    print(
-        f"{'entry':<22}{'day 1':>9}{'month':>9}{f'day {len(sizes)}':>9}{'a day':>9}{'year':>9}{'at most':>9}"
-    )
+    heads = ("day 1", "month", f"day {len(sizes)}", "a day", "year", "at most")
+    print(f"{'entry':<22}" + "".join(f"{head:>9}" for head in heads))
     year, peak = dict[str, float](), dict[str, float]()
     for name in sorted(last, key=lambda name: -last[name]):
         first = sizes[0].get(name, 0.0)
