@@ -30,6 +30,7 @@ MONTHS = ("2022-01", "2022-02", "2022-03")
 ROWS = 3_000
 PORT = 8560
 MONTH, YEAR = 31, 365
+EDGE = 5  # days at the beginning and at the end
 RUNS_A_DAY = 2  # of Dagster, for one of the command line
 MOST_SIZE, MOST_SECONDS = 2.0, 1.5
 CAPTURED, ANSWERED, DAGSTER = "captured requests", "endpoint_payloads", "dagster"
@@ -38,7 +39,7 @@ CAPTURED, ANSWERED, DAGSTER = "captured requests", "endpoint_payloads", "dagster
 def main(arguments: Sequence[str]) -> int:
     """Print sizes and seconds at the first month's end and the last day's, and of a year."""
     parser = argparse.ArgumentParser("python -m benchmarks year", description=__doc__)
-    parser.add_argument("--days", type=int, default=66)
+    parser.add_argument("--days", type=int, default=33)
     parser.add_argument("--requests", type=int, default=100_000, help="a day")
     parser.add_argument("--written", type=int, default=10_000, help="of them, in fact")
     parser.add_argument("--flushes", type=int, default=240, help="a day")
@@ -55,20 +56,26 @@ def main(arguments: Sequence[str]) -> int:
         scale = given.requests / given.written
         sizes = []
         for day in range(given.days):
-            year.live(day)
+            year.live(day, again=day < EDGE or day >= given.days - EDGE)
             sizes.append(_scaled(year.sizes(), scale))
             print(year.line(day, sizes[-1]), flush=True)
     print(_machine.described())
-    return _told(sizes, year.seconds, scale)
+    return _told(sizes, year.runs, year.reruns, scale)
 
 
 def _told(
-    sizes: Sequence[Mapping[str, float]], seconds: Sequence[tuple[float, float]], scale: float
+    sizes: Sequence[Mapping[str, float]],
+    runs: Sequence[float],
+    reruns: Sequence[float],
+    scale: float,
 ) -> int:
     month, last = sizes[min(MONTH, len(sizes)) - 1], sizes[-1]
-    runs = Settings().keep_runs / RUNS_A_DAY
     # Whole months: the one of today and those that have a day of the last so many.
-    ends = {DAGSTER: runs, CAPTURED: MONTH, ANSWERED: retention.JUDGED_DAYS}
+    ends = {
+        DAGSTER: Settings().keep_runs / RUNS_A_DAY,
+        CAPTURED: MONTH,
+        ANSWERED: retention.JUDGED_DAYS,
+    }
     most = {CAPTURED: Settings().keep_requests + MONTH, ANSWERED: retention.JUDGED_DAYS + MONTH}
     print(f"\nMiB; captured requests and their rows times {scale:g}, as so many are asked")
     heads = ("day 1", "month", f"day {len(sizes)}", "a day", "year", "at most")
@@ -87,12 +94,11 @@ def _told(
         f"home: {sum(month.values()):.0f} MiB after a month, {sum(year.values()):.0f} after a year"
     )
     print(f"{ratio:.2f} times, at the end of a month at most {worst:.2f}; {MOST_SIZE:g} wanted")
-    begin, end = (statistics.median(r for _, r in part) for part in (seconds[1:6], seconds[-5:]))
-    print(f"rerun without news: {begin:.1f} s on days 2 to 6, {end:.1f} s on the last 5")
+    begin, end = (statistics.median(part) for part in (reruns[:EDGE], reruns[-EDGE:]))
+    print(f"rerun without news: {begin:.1f} s on the first {EDGE} days, {end:.1f} s on the last")
     print(f"{end / begin:.2f} times; at most {MOST_SECONDS:g} wanted")
-    last_month = seconds[MONTH - 5 : MONTH] or seconds
-    whole = [statistics.median(r for r, _ in part) for part in (last_month, seconds[-5:])]
-    print(f"the day's run with its requests: {whole[0]:.1f} s after a month, {whole[1]:.1f} s")
+    begin_run, end_run = (statistics.median(part) for part in (runs[1 : EDGE + 1], runs[-EDGE:]))
+    print(f"the day's run with its requests: {begin_run:.1f} s, {end_run:.1f} s")
     return int(ratio > MOST_SIZE or end / begin > MOST_SECONDS)
 
 
@@ -106,14 +112,17 @@ class _Year:
 
     def __init__(self, root: Path, requests: int, flushes: int) -> None:
         self.settings = Settings(home=root / "home", port=PORT)
-        self.seconds: list[tuple[float, float]] = []  # of each day's run, and of one more
+        self.runs: list[float] = []  # seconds of each day's run
+        self.reruns: list[float] = []  # of one more, on the first days and the last
         self._source, self._requests, self._flushes = root / "source", requests, flushes
 
-    def live(self, day: int) -> None:
+    def live(self, day: int, *, again: bool) -> None:
         """A run, a run without news, and the day's requests; then the clock of files moves, too."""
         ahead, began = timedelta(days=day), time.time() - 1
         run = ("-m", "taxi_assets.cli", "run", "--source", str(self._source))
-        self.seconds.append((self._call(ahead, *run), self._call(ahead, *run)))
+        self.runs.append(self._call(ahead, *run))
+        if again:
+            self.reruns.append(self._call(ahead, *run))
         self._call(ahead, "-m", "taxi_assets.cli", "stop")
         self._call(ahead, "-c", _REQUESTS, str(self._requests), str(self._flushes), str(day))
         for path in self.settings.home.rglob("*"):
@@ -156,10 +165,9 @@ class _Year:
         return found
 
     def line(self, day: int, sizes: Mapping[str, float]) -> str:
-        run, again = self.seconds[-1]
         parts = " ".join(f"{n} {sizes.get(n, 0.0):.1f}" for n in (DAGSTER, CAPTURED, ANSWERED))
         whole = sum(sizes.values())
-        return f"day {day + 1}: run {run:.1f} s, again {again:.1f} s; {whole:.1f} MiB: {parts}"
+        return f"day {day + 1}: run {self.runs[-1]:.1f} s; {whole:.1f} MiB: {parts}"
 
 
 _REQUESTS = """
