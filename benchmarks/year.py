@@ -41,8 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks year", description=__doc__)
     parser.add_argument("--days", type=int, default=33)
     parser.add_argument("--requests", type=int, default=100_000, help="a day")
-    parser.add_argument("--written", type=int, default=10_000, help="of them, in fact")
-    parser.add_argument("--flushes", type=int, default=240, help="a day")
+    parser.add_argument("--written", type=int, default=5_000, help="of them, in fact")
+    parser.add_argument("--flushes", type=int, default=24, help="a day")
     given = parser.parse_args(arguments)
     if shutil.which("faketime") is None:
         raise SystemExit("this benchmark needs a clock that can be moved: apt-get install faketime")
@@ -175,7 +175,9 @@ import sys
 from datetime import datetime, timezone
 from benchmarks import _payloads
 from databricks_steps.settings import Settings
+from taxi_assets.emulator.runtime import capture
 settings, (requests, flushes, seed) = Settings.from_environment(), map(int, sys.argv[1:])
+capture.COMPACTED_EVERY = flushes // 6  # as often a day as with a flush a minute
 at = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
 _payloads.day(settings, at, requests, flushes, "entity", seed)
 """
