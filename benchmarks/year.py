@@ -30,6 +30,7 @@ MONTHS = ("2022-01", "2022-02", "2022-03")
 ROWS = 3_000
 PORT = 8560
 MONTH, YEAR = 31, 365
+SETTLED = 6  # the day from which on growth is even: what a day has left is gone by then
 EDGE = 5  # days at the beginning and at the end
 RUNS_A_DAY = 2  # of Dagster, for one of the command line
 MOST_SIZE, MOST_SECONDS = 2.0, 1.5
@@ -37,9 +38,9 @@ CAPTURED, ANSWERED, DAGSTER = "captured requests", "endpoint_payloads", "dagster
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print sizes and seconds at the first month's end and the last day's, and of a year."""
+    """Print sizes and seconds of the days lived, and what they make of a month and a year."""
     parser = argparse.ArgumentParser("python -m benchmarks year", description=__doc__)
-    parser.add_argument("--days", type=int, default=33)
+    parser.add_argument("--days", type=int, default=16)
     parser.add_argument("--requests", type=int, default=100_000, help="a day")
     parser.add_argument("--written", type=int, default=5_000, help="of them, in fact")
     parser.add_argument("--flushes", type=int, default=24, help="a day")
@@ -69,7 +70,7 @@ def _told(
     reruns: Sequence[float],
     scale: float,
 ) -> int:
-    month, last = sizes[min(MONTH, len(sizes)) - 1], sizes[-1]
+    days, settled, last = len(sizes), sizes[SETTLED - 1], sizes[-1]
     # Whole months: the one of today and those that have a day of the last so many.
     ends = {
         DAGSTER: Settings().keep_runs / RUNS_A_DAY,
@@ -78,15 +79,16 @@ def _told(
     }
     most = {CAPTURED: Settings().keep_requests + MONTH, ANSWERED: retention.JUDGED_DAYS + MONTH}
     print(f"\nMiB; captured requests and their rows times {scale:g}, as so many are asked")
-    heads = ("day 1", "month", f"day {len(sizes)}", "a day", "year", "at most")
+    heads = ("day 1", f"day {days}", "a day", "month", "year", "at most")
     print(f"{'entry':<22}" + "".join(f"{head:>9}" for head in heads))
-    year, peak = dict[str, float](), dict[str, float]()
+    month, year, peak = dict[str, float](), dict[str, float](), dict[str, float]()
     for name in sorted(last, key=lambda name: -last[name]):
-        first = sizes[0].get(name, 0.0)
-        daily = (month.get(name, 0.0) - first) / (min(MONTH, len(sizes)) - 1)
-        year[name] = first + daily * ends.get(name, YEAR)
-        peak[name] = first + daily * most.get(name, ends.get(name, YEAR))
-        figures = (first, month.get(name, 0.0), last[name], daily, year[name], peak[name])
+        first, now = sizes[0].get(name, 0.0), last[name]
+        daily = (now - settled.get(name, 0.0)) / (days - SETTLED)
+        month[name] = now + daily * (MONTH - days)
+        year[name] = now + daily * (ends.get(name, YEAR) - days)
+        peak[name] = now + daily * (most.get(name, ends.get(name, YEAR)) - days)
+        figures = (first, now, daily, month[name], year[name], peak[name])
         print(f"{name:<22}" + "".join(f"{figure:>9.1f}" for figure in figures))
     ratio = sum(year.values()) / sum(month.values())
     worst = sum(peak.values()) / sum(month.values())
