@@ -158,7 +158,7 @@ def _prune_requests(settings: Settings) -> None:
             named = ", ".join(f"'{month}'" for month in old)
             table.delete(f"request_month IN ({named})")
         if len(table.file_uris()) - len(tables.months(rows)) >= MANY_FILES:
-            # Each day adds files; one of them all, packed well, is a half of their bytes.
+            # Each day adds files; one of them all, packed well, takes fewer bytes.
             table.optimize.compact(writer_properties=WriterProperties(compression="ZSTD"))
 
 
