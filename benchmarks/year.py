@@ -30,18 +30,20 @@ MONTHS = ("2022-01", "2022-02", "2022-03")
 ROWS = 3_000
 PORT = 8560
 MONTH, YEAR = 31, 365
+SETTLED = 6  # the day from which on growth is even: what a day has left is gone by then
+EDGE = 5  # days at the beginning and at the end
 RUNS_A_DAY = 2  # of Dagster, for one of the command line
 MOST_SIZE, MOST_SECONDS = 2.0, 1.5
 CAPTURED, ANSWERED, DAGSTER = "captured requests", "endpoint_payloads", "dagster"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print sizes and seconds at the first month's end and the last day's, and of a year."""
+    """Print sizes and seconds of the days lived, and what they make of a month and a year."""
     parser = argparse.ArgumentParser("python -m benchmarks year", description=__doc__)
-    parser.add_argument("--days", type=int, default=66)
+    parser.add_argument("--days", type=int, default=16)
     parser.add_argument("--requests", type=int, default=100_000, help="a day")
-    parser.add_argument("--written", type=int, default=10_000, help="of them, in fact")
-    parser.add_argument("--flushes", type=int, default=48, help="a day")
+    parser.add_argument("--written", type=int, default=5_000, help="of them, in fact")
+    parser.add_argument("--flushes", type=int, default=24, help="a day")
     given = parser.parse_args(arguments)
     if shutil.which("faketime") is None:
         raise SystemExit("this benchmark needs a clock that can be moved: apt-get install faketime")
@@ -55,41 +57,50 @@ def main(arguments: Sequence[str]) -> int:
         scale = given.requests / given.written
         sizes = []
         for day in range(given.days):
-            year.live(day)
+            year.live(day, again=day < EDGE or day >= given.days - EDGE)
             sizes.append(_scaled(year.sizes(), scale))
             print(year.line(day, sizes[-1]), flush=True)
     print(_machine.described())
-    return _told(sizes, year.seconds, scale)
+    return _told(sizes, year.runs, year.reruns, scale)
 
 
 def _told(
-    sizes: Sequence[Mapping[str, float]], seconds: Sequence[tuple[float, float]], scale: float
+    sizes: Sequence[Mapping[str, float]],
+    runs: Sequence[float],
+    reruns: Sequence[float],
+    scale: float,
 ) -> int:
-    month, last = sizes[min(MONTH, len(sizes)) - 1], sizes[-1]
-    kept = {
+    days, settled, last = len(sizes), sizes[SETTLED - 1], sizes[-1]
+    # Whole months: the one of today and those that have a day of the last so many.
+    ends = {
         DAGSTER: Settings().keep_runs / RUNS_A_DAY,
-        CAPTURED: Settings().keep_requests + MONTH,
-        ANSWERED: retention.JUDGED_DAYS + MONTH,
+        CAPTURED: MONTH,
+        ANSWERED: retention.JUDGED_DAYS,
     }
+    most = {CAPTURED: Settings().keep_requests + MONTH, ANSWERED: retention.JUDGED_DAYS + MONTH}
     print(f"\nMiB; captured requests and their rows times {scale:g}, as so many are asked")
-    print(f"{'entry':<22}{'day 1':>9}{'month':>9}{f'day {len(sizes)}':>9}{'a day':>9}{'year':>9}")
-    year = {}
+    heads = ("day 1", f"day {days}", "a day", "month", "year", "at most")
+    print(f"{'entry':<22}" + "".join(f"{head:>9}" for head in heads))
+    month, year, peak = dict[str, float](), dict[str, float](), dict[str, float]()
     for name in sorted(last, key=lambda name: -last[name]):
-        first = sizes[0].get(name, 0.0)
-        daily = (month.get(name, 0.0) - first) / (min(MONTH, len(sizes)) - 1)
-        year[name] = first + daily * min(YEAR, kept.get(name, YEAR))
-        figures = (first, month.get(name, 0.0), last[name], daily, year[name])
+        first, now = sizes[0].get(name, 0.0), last[name]
+        daily = (now - settled.get(name, 0.0)) / (days - SETTLED)
+        month[name] = now + daily * (MONTH - days)
+        year[name] = now + daily * (ends.get(name, YEAR) - days)
+        peak[name] = now + daily * (most.get(name, ends.get(name, YEAR)) - days)
+        figures = (first, now, daily, month[name], year[name], peak[name])
         print(f"{name:<22}" + "".join(f"{figure:>9.1f}" for figure in figures))
     ratio = sum(year.values()) / sum(month.values())
-    measured = max(sum(each.values()) for each in sizes) / sum(month.values())
-    print(f"home: {sum(month.values()):.0f} MiB after a month, {sum(year.values()):.0f} of a year")
-    print(f"{ratio:.2f} times, {measured:.2f} times at most as lived; {MOST_SIZE:g} wanted")
-    begin, end = (statistics.median(r for _, r in part) for part in (seconds[1:6], seconds[-5:]))
-    print(f"rerun without news: {begin:.1f} s on days 2 to 6, {end:.1f} s on the last 5")
+    worst = sum(peak.values()) / sum(month.values())
+    print(
+        f"home: {sum(month.values()):.0f} MiB after a month, {sum(year.values()):.0f} after a year"
+    )
+    print(f"{ratio:.2f} times, at the end of a month at most {worst:.2f}; {MOST_SIZE:g} wanted")
+    begin, end = (statistics.median(part) for part in (reruns[:EDGE], reruns[-EDGE:]))
+    print(f"rerun without news: {begin:.1f} s on the first {EDGE} days, {end:.1f} s on the last")
     print(f"{end / begin:.2f} times; at most {MOST_SECONDS:g} wanted")
-    last_month = seconds[MONTH - 5 : MONTH] or seconds
-    runs = [statistics.median(r for r, _ in part) for part in (last_month, seconds[-5:])]
-    print(f"the day's run with its requests: {runs[0]:.1f} s after a month, {runs[1]:.1f} s")
+    begin_run, end_run = (statistics.median(part) for part in (runs[1 : EDGE + 1], runs[-EDGE:]))
+    print(f"the day's run with its requests: {begin_run:.1f} s, {end_run:.1f} s")
     return int(ratio > MOST_SIZE or end / begin > MOST_SECONDS)
 
 
@@ -103,14 +114,17 @@ class _Year:
 
     def __init__(self, root: Path, requests: int, flushes: int) -> None:
         self.settings = Settings(home=root / "home", port=PORT)
-        self.seconds: list[tuple[float, float]] = []  # of each day's run, and of one more
+        self.runs: list[float] = []  # seconds of each day's run
+        self.reruns: list[float] = []  # of one more, on the first days and the last
         self._source, self._requests, self._flushes = root / "source", requests, flushes
 
-    def live(self, day: int) -> None:
+    def live(self, day: int, *, again: bool) -> None:
         """A run, a run without news, and the day's requests; then the clock of files moves, too."""
         ahead, began = timedelta(days=day), time.time() - 1
         run = ("-m", "taxi_assets.cli", "run", "--source", str(self._source))
-        self.seconds.append((self._call(ahead, *run), self._call(ahead, *run)))
+        self.runs.append(self._call(ahead, *run))
+        if again:
+            self.reruns.append(self._call(ahead, *run))
         self._call(ahead, "-m", "taxi_assets.cli", "stop")
         self._call(ahead, "-c", _REQUESTS, str(self._requests), str(self._flushes), str(day))
         for path in self.settings.home.rglob("*"):
@@ -153,10 +167,9 @@ class _Year:
         return found
 
     def line(self, day: int, sizes: Mapping[str, float]) -> str:
-        run, again = self.seconds[-1]
         parts = " ".join(f"{n} {sizes.get(n, 0.0):.1f}" for n in (DAGSTER, CAPTURED, ANSWERED))
         whole = sum(sizes.values())
-        return f"day {day + 1}: run {run:.1f} s, again {again:.1f} s; {whole:.1f} MiB: {parts}"
+        return f"day {day + 1}: run {self.runs[-1]:.1f} s; {whole:.1f} MiB: {parts}"
 
 
 _REQUESTS = """
@@ -164,7 +177,9 @@ import sys
 from datetime import datetime, timezone
 from benchmarks import _payloads
 from databricks_steps.settings import Settings
+from taxi_assets.emulator.runtime import capture
 settings, (requests, flushes, seed) = Settings.from_environment(), map(int, sys.argv[1:])
+capture.COMPACTED_EVERY = flushes // 6  # as often a day as with a flush a minute
 at = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
 _payloads.day(settings, at, requests, flushes, "entity", seed)
 """

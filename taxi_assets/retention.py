@@ -28,7 +28,8 @@ from taxi_assets.status import DiskLog
 
 DUE_SECONDS = 20 * 3600
 BATCH = 500  # runs that are removed at once, at most
-JUDGED_DAYS = 120  # trips are published 60 days late: then a request will not be judged any more
+JUDGED_DAYS = 90  # trips are published 60 days late: then a request will not be judged any more
+MANY_FILES = 10  # more of a month than one
 LOG_BYTES = 20 * 2**20
 CUT_LOGS = ("workspace.log", "spark.log")
 MATERIALIZED = "ASSET_MATERIALIZATION"
@@ -139,7 +140,7 @@ def _prune_requests(settings: Settings) -> None:
 
     A month that lost some of its days would be read anew each day.
     """
-    from deltalake import DeltaTable
+    from deltalake import DeltaTable, WriterProperties
 
     if not settings.keep_requests:
         return
@@ -155,9 +156,13 @@ def _prune_requests(settings: Settings) -> None:
         trips = tables.months("trips") if tables.exists("trips") else []
         begin = _first_month(judged)
         old = [m for m in tables.months(rows) if m < begin and m not in trips]
+        table = DeltaTable(str(path))
         if old:
             named = ", ".join(f"'{month}'" for month in old)
-            DeltaTable(str(path)).delete(f"request_month IN ({named})")
+            table.delete(f"request_month IN ({named})")
+        if len(table.file_uris()) - len(tables.months(rows)) >= MANY_FILES:
+            # Each day adds files; one of them all, packed well, takes fewer bytes.
+            table.optimize.compact(writer_properties=WriterProperties(compression="ZSTD"))
 
 
 def _holds_before(table: Any, day: str) -> bool:

@@ -51,10 +51,11 @@ def tables(
 ) -> list[Freed]:
     """The same, where nobody runs or takes a backup; `needed` is table → versions that stay.
 
-    Of captured requests a day is enough: a file that was replaced had the rows of the new one.
+    Of captured requests and their rows a day is enough: nobody asks for an old version.
     """
     found = home_inventory.tables(settings).items()
-    kept = {name: days if name in schemas.TABLES else min(days, LEAST_DAYS) for name, _ in found}
+    own = schemas.TABLES.keys() - {schemas.ENDPOINT_PAYLOADS.name}
+    kept = {name: days if name in own else min(days, LEAST_DAYS) for name, _ in found}
     return [_table(n, root, kept[n], needed.get(n, set()), dry_run) for n, root in found]
 
 

@@ -7,8 +7,10 @@ import fcntl
 import json
 import logging
 import os
+import sqlite3
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -73,6 +75,7 @@ def _serve(settings: Settings, access_log: bool) -> None:
     from taxi_assets.emulator import server
     from taxi_assets.emulator.api.app import create_app
 
+    _require_databases(settings)
     state = {
         "pid": os.getpid(),
         "port": settings.port,
@@ -88,6 +91,28 @@ def _serve(settings: Settings, access_log: bool) -> None:
         server.server(create_app(settings), access_log).run([listener])
     finally:
         file.unlink(missing_ok=True)
+
+
+def _require_databases(settings: Settings) -> None:
+    """Refuse a database that is none, before anybody is told that the workspace is there."""
+    from taxi_assets.emulator.runtime import online_tables, state
+
+    remedies = {
+        state.database(settings): "Restore a backup, or remove it and call taxi-assets deploy",
+        online_tables.database(settings): "Remove it and call taxi-assets run, which publishes",
+    }
+    for file in filter(Path.exists, remedies):
+        _require_database(file, remedies[file])
+
+
+def _require_database(file: Path, remedy: str) -> None:
+    try:
+        with closing(sqlite3.connect(file)) as database:
+            database.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.DatabaseError as error:
+        raise ServingError(
+            "The workspace's databases must be readable", f"{file}: {error}", remedy
+        ) from error
 
 
 if __name__ == "__main__":

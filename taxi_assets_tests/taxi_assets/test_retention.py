@@ -211,6 +211,27 @@ def test_judged_requests_stay_and_those_that_no_trips_came_for_go(
     assert DeltaTables(settings, lambda: spark).months(made.name) == sorted(["2022-01", young])
 
 
+def test_the_rows_of_requests_are_packed_when_a_month_has_many_files(
+    settings: Settings, spark: Any
+) -> None:
+    from databricks_steps.platforms.embedded.tables import DeltaTables
+
+    made, month = schemas.ENDPOINT_PAYLOADS, f"{datetime.now(timezone.utc):%Y-%m}"
+    tables = DeltaTables(settings, lambda: spark)
+    for number in range(retention.MANY_FILES + 1):
+        row = _blank(made, request_month=month, request_id=str(number))
+        digest = {month: number}
+        tables.merge(made.name, spark.createDataFrame([row], made.spark()), made_from=digest)
+    path = str(settings.table_path(made.name))
+    assert len(DeltaTable(path).file_uris()) == retention.MANY_FILES + 1
+    with dagster_instance.instance(settings) as instance:
+        retention.apply(settings, instance, due=False)
+    assert len(DeltaTable(path).file_uris()) == 1
+    again = DeltaTables(settings, lambda: spark)
+    assert again.rows(made.name) == retention.MANY_FILES + 1
+    assert again.made_from(made.name, month) == retention.MANY_FILES
+
+
 def _blank(table: schemas.Table, **values: Any) -> tuple[Any, ...]:
     kinds = {"string": "", "int": 0, "long": 0, "double": 0.0, "boolean": False}
     now = datetime(2022, 1, 1, tzinfo=timezone.utc)

@@ -41,11 +41,12 @@ FULL_BYTES = 64 * 1024 * 1024  # and bytes of them
 REQUESTER = "token"
 MAX_FEATURES = 1024 * 1024  # bytes of what was looked up for one query
 COMPACTED_EVERY = 240  # commits of a payload table: of a file a minute, four hours
-COMPACTED_BYTES = 64 * 1024 * 1024  # of a file that is large enough
+# Of a file that is large enough: until then it is written anew each time, and kept for a day.
+COMPACTED_BYTES = 16 * 1024 * 1024
 # Nobody asks for an old version of a payload table: its log would outgrow its rows.
 RETENTION = {
     "delta.logRetentionDuration": "interval 2 days",
-    "delta.deletedFileRetentionDuration": "interval 1 days",
+    "delta.deletedFileRetentionDuration": "interval 7 days",  # longer than vacuum waits
 }
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - `known_at` is New York wall clock
 

@@ -195,3 +195,16 @@ def test_a_home_that_cannot_be_written(spark: SparkSession, tmp_path: Path, fram
     blocked.write_text("in the way")
     with pytest.raises(SettingsError, match="TAXI_HOME must be writable: .*file"):
         DeltaTables(Settings(home=blocked), lambda: spark).replace(NAME, frame([]))
+
+
+def test_a_log_that_cannot_be_read_is_told_in_one_line(settings: Settings, spark: Any) -> None:
+    tables = DeltaTables(settings, lambda: spark)
+    tables.append("deployments", [])
+    for commit in (settings.table_path("deployments") / "_delta_log").glob("*.json"):
+        commit.write_text("no JSON")
+    with pytest.raises(TableError) as told:
+        DeltaTables(settings, lambda: spark).rows("deployments")
+    said = str(told.value)
+    assert said.startswith("The log of a table must be readable: deployments: ")
+    assert "\n" not in said
+    assert said.endswith("restore a backup")

@@ -156,3 +156,24 @@ def test_a_home_that_cannot_be_used_is_named(own: Settings) -> None:
     (own.home / "workspace.db").mkdir()
     with pytest.raises(ServingError, match=r"must start: .*unable to open database file"):
         process.ensure_running(own)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("workspace.db", "Restore a backup, or remove it and call taxi-assets deploy"),
+        ("online.db", "Remove it and call taxi-assets run, which publishes"),
+    ],
+)
+def test_a_database_that_is_none_is_told_in_one_line_with_the_way_out(
+    own: Settings, name: str, remedy: str
+) -> None:
+    own.home.mkdir()
+    (own.home / name).write_bytes(b"not a database at all" * 500)
+    with pytest.raises(ServingError) as told:
+        process.ensure_running(own)
+    assert f"{own.home / name}: file is not a database. {remedy}" in str(told.value)
+    assert "Traceback" not in process.log_file(own).read_text()
+    (own.home / name).unlink()
+    process.ensure_running(own)
+    assert process.stop(own)
