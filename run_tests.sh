@@ -12,7 +12,7 @@ alone=0
 case "${1-}" in
   "") chosen="not long" ;;
   --quick) chosen="not slow and not long" ;;
-  --all) chosen="not alone" ;;
+  --all) chosen="not alone" workers=3 ;; # of its tests many have a JVM
   --lint) chosen="" ;;
   *) exec python -m pytest "$@" ;;
 esac

@@ -20,7 +20,7 @@ from taxi_assets.resources import staging
 from taxi_assets.resources.targets import target
 from taxi_assets_tests.waiting import until
 
-pytestmark = pytest.mark.long  # the whole pipeline, each step with a JVM
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # the whole pipeline, each step with a JVM
 
 PARITY = "serving_endpoint_train_serve_parity"  # the one check that reads the holdout with Spark
 

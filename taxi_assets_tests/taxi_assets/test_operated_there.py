@@ -21,7 +21,7 @@ from taxi_assets import status
 from taxi_assets.deployment import endpoint
 from taxi_assets.emulator import auth, process
 
-pytestmark = pytest.mark.long  # two runs of the pipeline
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # two runs of the pipeline
 
 
 @dataclass(frozen=True)

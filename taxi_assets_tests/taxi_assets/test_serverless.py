@@ -20,7 +20,7 @@ from taxi_assets.resources.remote import ENTRY_POINT
 from taxi_assets.resources.targets import target
 from taxi_assets_tests.waiting import until
 
-pytestmark = pytest.mark.long  # the whole pipeline, each step with an engine
+pytestmark = [pytest.mark.long, pytest.mark.alone]  # the whole pipeline, each step with an engine
 
 PARITY = "serving_endpoint_train_serve_parity"  # the one check that reads the holdout with Spark
 SERVERLESS = {"TAXI_COMPUTE": "serverless", "TAXI_SPARK": SAIL}
