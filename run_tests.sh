@@ -23,19 +23,21 @@ if [ ! "$VENV/.compiled" -nt "$VENV/pyvenv.cfg" ]; then
 fi
 ruff check .
 ruff format --check .
-types() { mypy && lint-imports; }
-[ -n "$chosen" ] || { types && exit; }
+if [ -z "$chosen" ] || [ "$chosen" = "not alone" ]; then
+  mypy
+  lint-imports
+fi
+[ -n "$chosen" ] || exit 0
 shift || true
 others=0
 if [ "$chosen" = "not alone" ]; then
-  types
   # Those that want the machine for themselves first: the last line is the one people and CI read.
   # All of them are long.
   python -m pytest -q -m alone "$@" || alone=$?
 else # beside the tests, which leave a core idle now and then
   said="$(mktemp)"
   trap 'rm -f "$said"' EXIT
-  types >"$said" 2>&1 &
+  (mypy && lint-imports) >"$said" 2>&1 &
   beside=$!
 fi
 python -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder -m "$chosen" "$@" || others=$?

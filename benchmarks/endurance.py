@@ -46,12 +46,12 @@ def main(arguments: Sequence[str]) -> int:
     late = max(client.latest for client in clients)
     growth = memory[-1] / memory[min(1, len(memory) - 1)]
     print(f"{answered:,} answered, {answered / 60 / given.minutes:.0f} a second, {failed} failed")
-    print(f"beside: {', '.join(f'{n} {name}s' for name, n in beside.done.items())}, all well")
+    print(f"beside: {', '.join(f'{n} {name}s' for name, n in beside.done.items())}; {beside.told}")
     print(f"the slowest answer: {late * 1000:.0f} ms")
     print(f"memory of the server, of its second minute: {growth:.2f}; at most {MOST_GROWTH} wanted")
     print(f"captured {counts[0] - before:,}, restored {counts[1]:,}; both as many wanted")
     sound = counts[0] == counts[1] and counts[0] - before == answered
-    return int(failed > 0 or growth > MOST_GROWTH or not sound)
+    return int(failed > 0 or growth > MOST_GROWTH or not sound or beside.failed)
 
 
 class _Client(threading.Thread):
@@ -94,16 +94,20 @@ class _Beside(threading.Thread):
     def __init__(self, settings: Settings, end: float) -> None:
         super().__init__()
         self.done = {"backup": 0, "vacuum": 0, "run": 0}
+        self.failed, self.told = False, "all well"
         self._settings, self._end = settings, end
         self.start()
 
     def run(self) -> None:
         file = self._settings.home.with_name("beside.tar.gz")
-        while time.monotonic() < self._end:
-            file.unlink(missing_ok=True)
-            for words in (("backup", str(file)), ("vacuum",), ("run", "--months", MONTHS)):
-                _command(self._settings, *words)
-                self.done[words[0]] += 1
+        try:
+            while time.monotonic() < self._end:
+                file.unlink(missing_ok=True)
+                for words in (("backup", str(file)), ("vacuum",), ("run", "--months", MONTHS)):
+                    _command(self._settings, *words)
+                    self.done[words[0]] += 1
+        except SystemExit as error:  # in a thread nobody would hear of it
+            self.failed, self.told = True, str(error)
 
 
 def _command(settings: Settings, *words: str) -> str:

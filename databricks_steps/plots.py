@@ -16,6 +16,7 @@ from itertools import pairwise
 from math import cos, floor, isnan, log10, radians
 from typing import Any
 
+SHARED_PLOTS = __name__  # what each picture is made by, for a fingerprint
 BLUE, PALE, GREY, INK = "#1f6feb", "#b6d4fe", "#8b949e", "#1f2328"
 _SIZE = (5.6, 3.2)  # inches
 # Of no value, then from low to high.

@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from databricks_steps.errors import SettingsError
 
@@ -131,6 +131,37 @@ KEPT = {  # how long a home keeps what
     "keep_files": "TAXI_KEEP_FILES",
 }
 MOST_KEPT = 1_000_000
+
+
+class Number(NamedTuple):
+    """A setting that is a whole number: its variable, its bounds, what to set it to."""
+
+    variable: str
+    least: int
+    most: int
+    remedy: str
+
+    def read(self, env: Mapping[str, str]) -> int:
+        text = env[self.variable]
+        if not text.isascii() or not text.isdigit() or not self.least <= int(text) <= self.most:
+            rule = f"{self.variable} must be a whole number from {self.least} to {self.most}"
+            raise SettingsError(rule, repr(text), self.remedy)
+        return int(text)
+
+
+NUMBERS = {
+    "port": Number("TAXI_PORT", 1024, 65535, "Set it to a free port, or unset it for 8200"),
+    "feature_delay_days": Number(
+        "TAXI_FEATURE_DELAY",
+        0,
+        MOST_DELAY_DAYS,
+        "Set it to 0 for a live feed, or unset it for 60 days, TLC's publication",
+    ),
+    **{
+        setting: Number(name, 0, MOST_KEPT, "Set it to 0 to keep all, or unset it")
+        for setting, name in KEPT.items()
+    },
+}
 _OLD_SPARK = "TAXI_SPARK_MASTER"  # the name of TAXI_SPARK up to version 0.1
 
 
@@ -198,11 +229,9 @@ class Settings:
             changes["spark"] = _engine(env.get(NAMES["spark"]) or env.get(_OLD_SPARK) or SAIL)
         if env.get(RUNTIME) and changes["platform"] == DATABRICKS and not env.get("TAXI_HOME"):
             changes["home"] = replace(cls(), **changes).volume_home
-        if env.get("TAXI_PORT"):
-            changes["port"] = _port(env["TAXI_PORT"])
-        if env.get("TAXI_FEATURE_DELAY"):
-            changes["feature_delay_days"] = _days("TAXI_FEATURE_DELAY", env)
-        changes |= {key: _kept(name, env) for key, name in KEPT.items() if env.get(name)}
+        for setting, number in NUMBERS.items():
+            if env.get(number.variable):
+                changes[setting] = number.read(env)
         if env.get("TAXI_REQUIRE_APPROVAL"):
             changes["require_approval"] = _flag("TAXI_REQUIRE_APPROVAL", env)
         if env.get("TAXI_SCALE_TO_ZERO"):
@@ -217,11 +246,9 @@ class Settings:
         return {name: text for name, text in named.items() if text} | {
             "TAXI_HOME": str(self.home),
             "TAXI_PLATFORM": self.platform,
-            "TAXI_PORT": str(self.port),
-            "TAXI_FEATURE_DELAY": str(self.feature_delay_days),
             "TAXI_REQUIRE_APPROVAL": str(self.require_approval).lower(),
             "TAXI_SCALE_TO_ZERO": str(self.scale_to_zero).lower(),
-            **{name: str(getattr(self, setting)) for setting, name in KEPT.items()},
+            **{each.variable: str(getattr(self, name)) for name, each in NUMBERS.items()},
         }
 
     @property
@@ -364,38 +391,6 @@ def _engine(text: str) -> str:
 @cache
 def _tell_of_no_sail() -> None:
     _LOG.warning("pysail has no wheel for this machine: Spark in a JVM is used, which needs Java")
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1024 <= int(text) <= 65535:
-        raise SettingsError(
-            "TAXI_PORT must be a whole number from 1024 to 65535",
-            repr(text),
-            "Set it to a free port, or unset it for 8200",
-        )
-    return int(text)
-
-
-def _days(name: str, env: Mapping[str, str]) -> int:
-    text = env[name]
-    if not text.isascii() or not text.isdigit() or int(text) > MOST_DELAY_DAYS:
-        raise SettingsError(
-            f"{name} must be a whole number of days from 0 to {MOST_DELAY_DAYS}",
-            repr(text),
-            "Set it to 0 for a live feed, or unset it for 60, TLC's publication",
-        )
-    return int(text)
-
-
-def _kept(name: str, env: Mapping[str, str]) -> int:
-    text = env[name]
-    if not text.isascii() or not text.isdigit() or int(text) > MOST_KEPT:
-        raise SettingsError(
-            f"{name} must be a whole number from 0 to {MOST_KEPT}",
-            repr(text),
-            "Set it to 0 to keep all, or unset it",
-        )
-    return int(text)
 
 
 def as_on_a_cluster(settings: Settings, environment: Mapping[str, str] | None = None) -> Settings:

@@ -36,14 +36,17 @@ class _AtWork:
 
 
 class _Doing(logging.Handler):
-    """What a step says that it does, for the line."""
+    """What a step says that it does, for the line; a warning is a line of its own, and stays."""
 
     def __init__(self, line: _AtWork) -> None:
         super().__init__(logging.INFO)
         self.line = line
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.line.doing = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            self.line.progress.say(f"  warning: {record.getMessage()}")
+        else:
+            self.line.doing = record.getMessage()
 
 
 @contextmanager

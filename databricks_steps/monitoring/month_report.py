@@ -43,7 +43,7 @@ from databricks_steps.monitoring import (
 from databricks_steps.monitoring.report import Told
 from databricks_steps.monitoring.tariff import Audit
 from databricks_steps.monitoring.triage import Checks, Diagnosis
-from databricks_steps.plots import zone_map
+from databricks_steps.plots import SHARED_PLOTS, zone_map
 from databricks_steps.training import dataset, expected_error, registry
 from databricks_steps.training.expected_error import ExpectedError
 from databricks_steps.training.registry import Version
@@ -259,7 +259,7 @@ def _drawn(platform: Platform, months: Sequence[str]) -> dict[str, dict[str, dic
         }
 
     contents = (tables.contents(name) for name in (DRIFT, LIVE))
-    drawn_of = fingerprint.digest(fingerprint.code(plots), *contents, *months)
+    drawn_of = fingerprint.digest(fingerprint.code(plots, SHARED_PLOTS), *contents, *months)
     return CheckCache(platform.settings, DRIFT).one("pictures", drawn_of, draw)
 
 

@@ -18,6 +18,7 @@ from databricks_steps.inference import request as contract
 from databricks_steps.interfaces import Commit, Outcome, Platform, Verdict
 from databricks_steps.monitoring import inference_table, plots
 from databricks_steps.monitoring_schemas import ENDPOINT_PAYLOADS
+from databricks_steps.plots import SHARED_PLOTS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,7 +85,8 @@ def endpoint_payloads(
         lambda: answered(tables.read(NAME, judged)),
         lambda each: not each["unreadable"],
     )
-    pictures = {"": cache.one("pictures", contents, lambda: drawn(tables.read(NAME, judged)))}
+    drawn_of = fingerprint.digest(contents, fingerprint.code(plots, SHARED_PLOTS))
+    pictures = {"": cache.one("pictures", drawn_of, lambda: drawn(tables.read(NAME, judged)))}
     verdicts = (readable(read),)
     return (Outcome(NAME, tables.rows(NAME, months), figures, commit, verdicts, pictures),)
 

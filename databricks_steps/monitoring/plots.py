@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _BARS = 32
-LEAST_TRIPS = 10  # of a zone on a map
+_LEAST_TRIPS = 10  # of a zone on a map
 _FEATURES = 16  # that moved most
 _SCALE = (0.0, 1.0)  # standard deviations
 
@@ -109,7 +109,7 @@ def errors_by_zone(scored: DataFrame, month: str) -> dict[int, float]:
     error = F.abs(F.col("predicted_fare") - F.col("fare_amount"))
     rows = scored.where(F.col("trip_month") == month).groupBy("pickup_location_id")
     found = rows.agg(F.avg(error).alias("mae"), F.count(error).alias("trips")).collect()
-    return {r["pickup_location_id"]: r["mae"] for r in found if r["trips"] >= LEAST_TRIPS}
+    return {r["pickup_location_id"]: r["mae"] for r in found if r["trips"] >= _LEAST_TRIPS}
 
 
 def outlines(geometry: Path) -> dict[int, str]:

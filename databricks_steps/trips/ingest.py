@@ -16,6 +16,7 @@ from databricks_steps.check_cache import CheckCache
 from databricks_steps.errors import SourceError, TableError
 from databricks_steps.incremental import Plan
 from databricks_steps.interfaces import Commit, Outcome, Platform, Tables, Verdict
+from databricks_steps.plots import SHARED_PLOTS
 from databricks_steps.trips import (
     arrivals,
     demo,
@@ -172,7 +173,7 @@ def _month_figures(
 ) -> dict[str, dict[str, Any]]:
     """Month → what `trip_figures` and `rules_broken` tell of it, and its `pictures` by table."""
     tables = platform.tables
-    code = fingerprint.code(sys.modules[__name__], schemas, plots)
+    code = fingerprint.code(sys.modules[__name__], schemas, plots, SHARED_PLOTS)
 
     def measure(stale: Sequence[str]) -> dict[str, dict[str, Any]]:
         written = tables.read(VALID, stale)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN = frozenset({"/", "/health", "/openapi.json"})
-COOKIE = "taxi_pages"
 PASS_SECONDS = 12 * 3600
 # What a page pass reads; all else asks for the token.
 READABLE = frozenset({"/api/2.0/taxi/overview", "/api/2.0/taxi/pages"})
@@ -77,6 +76,11 @@ def proof(secret: str, port: int, nonce: str) -> str:
     return hmac.new(secret.encode(), f"{port} {nonce}".encode(), hashlib.sha256).hexdigest()
 
 
+def cookie(port: int) -> str:
+    """The name of the cookie with a page pass: browsers keep one jar for all ports of a host."""
+    return f"taxi_pages_{port}"
+
+
 def page_pass(secret: str) -> str:
     """What reads the pages for `PASS_SECONDS`, and does nothing else: it may be shown to people."""
     until = str(int(time.time()) + PASS_SECONDS)
@@ -87,7 +91,7 @@ def _signed(secret: str, until: str) -> str:
     return hmac.new(secret.encode(), f"pages {until}".encode(), hashlib.sha256).hexdigest()
 
 
-def may_read(scope: Scope, secret: str) -> bool:
+def may_read(scope: Scope, secret: str, port: int) -> bool:
     """Whether a request asks for nothing but a page, and brings a pass that is still good."""
     method, path = scope["method"], scope["path"]
     reads = method in ("GET", "HEAD") and (path in READABLE or path.startswith(PAGES))
@@ -100,7 +104,7 @@ def may_read(scope: Scope, secret: str) -> bool:
             given.append(text[7:].strip())
         elif name == b"cookie" and reads:
             pairs = (each.strip().partition("=") for each in text.split(";"))
-            given += [found for key, _, found in pairs if key == COOKIE]
+            given += [found for key, _, found in pairs if key == cookie(port)]
     return any(_is_good(secret, each) for each in given)
 
 
@@ -190,8 +194,8 @@ def _too_large(most: int, size: str) -> errors.ApiError:
 class Guard:
     """ASGI middleware of the management routes: token first, then the limit on the body."""
 
-    def __init__(self, app: ASGIApp, secret: str) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, secret: str, port: int) -> None:
+        self._app, self._port = app, port
         self._secret, self._expected = secret, f"Bearer {secret}".encode()
         self._in_flight = 0
 
@@ -199,7 +203,7 @@ class Guard:
         if scope["type"] != "http" or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
-        allowed = may_read(scope, self._secret)
+        allowed = may_read(scope, self._secret, self._port)
         refused = None if allowed else refusal(scope["headers"], self._expected)
         if refused is None and self._in_flight >= IN_FLIGHT:
             refused = "REQUEST_LIMIT_EXCEEDED", "Too many requests wait. Try again soon"

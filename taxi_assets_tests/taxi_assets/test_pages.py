@@ -73,7 +73,7 @@ def test_the_index_leads_to_every_page_and_each_leads_back(first_run: Any, tmp_p
     shown = seen(link, tmp_path)
     cookie = {"Cookie": signed_in(host, given)}
     index = json.loads(asked(f"{host}/api/2.0/taxi/pages", cookie)[1])
-    months = [f"/pages/month-{MONTHS[-1]}.html"]
+    months = [f"/pages/drift_report_{MONTHS[-1]}.html"]
     assert [each["url"] for each in index["pages"]] == [
         "/pages/report.html",
         *months,
@@ -86,15 +86,17 @@ def test_the_index_leads_to_every_page_and_each_leads_back(first_run: Any, tmp_p
         assert f'href="{each["json"]}"' in page
         code, twin = asked(host + each["json"], cookie)
         assert (code, bool(json.loads(twin))) == (200, True)
-    for page in ("month-2021-01", "model-9", "backtest", "month-..%2Freport", "other"):
-        assert asked(f"{host}/pages/{page}.html", cookie)[0] == 404
+    absent = ("drift_report_2021-01", "model-9", "model-", "backtest", "..%2Flast_run", "..")
+    for page in absent:
+        for kind in ("html", "json"):
+            assert asked(f"{host}/pages/{page}.{kind}", cookie)[0] == 404
 
 
 def test_a_page_pass_reads_pages_and_does_nothing_else(first_run: Any) -> None:
     home, _ = first_run
     host, secret = home.settings.host, auth.token(home.settings.token_file)
-    given = auth.page_pass(secret)
-    bearer, cookie = {"Authorization": f"Bearer {given}"}, {"Cookie": f"{auth.COOKIE}={given}"}
+    given, name = auth.page_pass(secret), auth.cookie(home.port)
+    bearer, cookie = {"Authorization": f"Bearer {given}"}, {"Cookie": f"{name}={given}"}
     page = f"{host}/pages/model-1.html"
     assert [asked(page, headers)[0] for headers in ({}, bearer, cookie)] == [401, 200, 200]
     for path in ("/api/2.2/jobs/list", "/api/2.0/serving-endpoints"):
@@ -103,8 +105,10 @@ def test_a_page_pass_reads_pages_and_does_nothing_else(first_run: Any) -> None:
     assert [asked(session, each, b"")[0] for each in ({}, cookie, bearer)] == [401, 401, 200]
     until, _, signed = given.partition(".")
     old = str(int(until) - auth.PASS_SECONDS - 1)
+    other = {"Cookie": f"{auth.cookie(home.port + 1)}={given}"}  # of a home on another port
+    assert asked(page, other)[0] == 401
     for forged in (f"{int(until) + 1}.{signed}", f"{old}.{auth._signed(secret, old)}", ".", secret):
-        assert asked(page, {"Cookie": f"{auth.COOKIE}={forged}"})[0] == 401
+        assert asked(page, {"Cookie": f"{name}={forged}"})[0] == 401
 
 
 def signed_in(host: str, given: str) -> str:

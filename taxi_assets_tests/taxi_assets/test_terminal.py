@@ -17,6 +17,7 @@ from taxi_assets import progress, terminal
 @dg.op
 def first():
     import logging
+    logging.getLogger("databricks_steps.trips").warning("a clock is odd")
     logging.getLogger("databricks_steps.training").info("fits the forest")
     time.sleep(1.2)
 
@@ -53,6 +54,7 @@ def test_a_terminal_sees_the_step_at_work_which_of_how_many_and_a_clock(tmp_path
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode())
     assert process.returncode == 0, text
     assert re.search(r"first +0:0[01] min  1 of 2  fits the forest", text)
+    assert re.search(r"\r  warning: a clock is odd\r", text)
     assert re.search(r"second +0:00 min  2 of 2", text)
     assert re.search(r"\r  first +\d\.\d s\r", text)
     assert text.rstrip().endswith("ended")

@@ -90,7 +90,7 @@ def create_app(settings: Settings) -> ASGIApp:
     app.include_router(cluster_routes.routes(clusters))
     app.include_router(jobs_routes.permission_routes())
     app.include_router(volume_routes.routes(settings))
-    app.add_middleware(auth.Guard, secret=secret)
+    app.add_middleware(auth.Guard, secret=secret, port=settings.port)
     return Invocations(app, secret, endpoints, capture)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import html
 import json
 import re
 import socket
-import sqlite3
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,11 @@ SERVERS = (
     ("Dagster: assets, runs and checks", 3000, "taxi-assets dev"),
     ("MLflow: runs, metrics, versions", 5000, "taxi-assets mlflow"),
 )
-_MONTH = re.compile(r"drift_report_(\d{4}-\d{2})\.html")
+REPORT, MODEL = "report", "model-"
+_MONTH = re.compile(r"drift_report_(\d{4}-\d{2})")
+_TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
+_HEAD = 1_000  # characters of a page among which its title is
+_COMMAND = threading.Lock()  # one at a time: each is a process that imports much
 
 
 def routes(settings: Settings, secret: str) -> APIRouter:
@@ -47,7 +52,7 @@ def routes(settings: Settings, secret: str) -> APIRouter:
     def session(response: Response) -> dict[str, str]:
         """A cookie that reads pages, for who came with the token or a page pass."""
         response.set_cookie(
-            auth.COOKIE,
+            auth.cookie(settings.port),
             auth.page_pass(secret),
             max_age=auth.PASS_SECONDS,
             httponly=True,
@@ -61,42 +66,46 @@ def routes(settings: Settings, secret: str) -> APIRouter:
         return {"pages": list(_pages(settings)), "servers": list(_servers())}
 
     @router.get("/pages/{name}.html", response_class=HTMLResponse)
-    async def page(name: str) -> HTMLResponse:
+    def page(name: str) -> HTMLResponse:
         """A page; the report is made anew."""
-        text = await _html(settings, name)
         back = BACK.format(json=f"/pages/{name}.json")
-        return HTMLResponse(text.replace("<body>", f"<body>{back}", 1), headers=HEADERS)
+        text = _html(settings, name).replace("<body>", f"<body>{back}", 1)
+        return HTMLResponse(text, headers=HEADERS)
 
     @router.get("/pages/{name}.json")
-    async def twin(name: str) -> JSONResponse:
+    def twin(name: str) -> JSONResponse:
         """What the page tells, as JSON."""
-        found = await _json(settings, name)
-        return JSONResponse(json.loads(json.dumps(found, default=str)), headers=HEADERS)
+        found = json.dumps(_json(settings, name), default=str)
+        return JSONResponse(json.loads(found), headers=HEADERS)
 
     return router
 
 
 def _pages(settings: Settings) -> Iterator[dict[str, str]]:
-    """Title and address of each."""
-    yield _page("Report: pipeline, models, drift, endpoint, time", "report")
-    folder = settings.home / "reports"
-    for file in sorted(folder.glob("drift_report_*.html"), reverse=True):
-        if found := _MONTH.fullmatch(file.name):
-            yield _page(f"Month {found[1]}: drift and live error", f"month-{found[1]}")
+    """Title and address of each: the report, the newest months first, the models."""
+    yield _page("Report: pipeline, models, drift, endpoint, time", REPORT)
+    for name, file in _written(settings).items():
+        with file.open(encoding="utf-8") as text:
+            title = _TITLE.search(text.read(_HEAD))
+        yield _page(html.unescape(title[1]) if title else name, name)
     for number in _versions(settings):
-        yield _page(f"Model card of version {number}", f"model-{number}")
-    if (folder / "backtest.html").exists():
-        yield _page("Backtest: when to learn from a month", "backtest")
+        yield _page(f"Model card of version {number}", f"{MODEL}{number}")
 
 
 def _page(title: str, name: str) -> dict[str, str]:
     return {"title": title, "url": f"/pages/{name}.html", "json": f"/pages/{name}.json"}
 
 
+def _written(settings: Settings) -> dict[str, Path]:
+    """Name → file of the pages that steps and commands have left, but for the report."""
+    files = sorted((settings.home / "reports").glob("*.html"), reverse=True)
+    return {file.stem: file for file in files if file.stem != REPORT}
+
+
 def _versions(settings: Settings) -> list[str]:
     try:
         return registry.numbers(settings)
-    except (TaxiError, sqlite3.Error):  # the report tells what is wrong with it
+    except TaxiError:  # the report tells what is wrong with it
         return []
 
 
@@ -108,57 +117,50 @@ def _servers() -> Iterator[dict[str, Any]]:
         yield {"title": title, "url": f"http://{LOOPBACK}:{port}", "runs": runs, "start": command}
 
 
-async def _html(settings: Settings, name: str) -> str:
-    kind, _, which = name.partition("-")
-    reports = settings.home / "reports"
-    if name == "report":
-        file = Path((await _said(settings, "report")).strip())
-    elif name == "backtest":
-        file = reports / "backtest.html"
-    elif kind == "month":
-        file = reports / f"drift_report_{which}.html"
-    elif kind == "model" and which in _versions(settings):
-        version = registry.numbered(settings, which)
-        return await asyncio.to_thread(registry.read_text, settings, version, model_card.FILE)
-    else:
-        raise errors.missing("Page", name[:80], "See /api/2.0/taxi/pages")
-    if file.parent != reports or not file.is_file():
-        raise errors.missing("Page", name[:80], "See /api/2.0/taxi/pages")
-    return await asyncio.to_thread(file.read_text, encoding="utf-8")
+def _html(settings: Settings, name: str) -> str:
+    if name == REPORT:
+        return Path(_said(settings, "report").strip()).read_text(encoding="utf-8")
+    if (number := name.removeprefix(MODEL)) != name and number in _versions(settings):
+        return registry.read_text(settings, registry.numbered(settings, number), model_card.FILE)
+    if (file := _written(settings).get(name)) is not None:
+        return file.read_text(encoding="utf-8")
+    raise _missing(name)
 
 
-async def _json(settings: Settings, name: str) -> Any:
-    kind, _, which = name.partition("-")
-    if name == "report":
-        return json.loads(await _said(settings, "status", "--json"))
-    if name == "backtest" and (file := settings.home / "reports" / "backtest.json").is_file():
-        return json.loads(await asyncio.to_thread(file.read_text, encoding="utf-8"))
-    if kind == "model" and which in _versions(settings):
-        version = registry.numbered(settings, which)
-        verdicts = registry.verdicts(settings, version)
-        return {**asdict(version), "verdicts": [asdict(each) for each in verdicts]}
-    if kind == "month" and re.fullmatch(r"\d{4}-\d{2}", which):
+def _json(settings: Settings, name: str) -> Any:
+    if name == REPORT:
+        return json.loads(_said(settings, "status", "--json"))
+    if (number := name.removeprefix(MODEL)) != name and number in _versions(settings):
+        version = registry.numbered(settings, number)
+        verdicts = [asdict(each) for each in registry.verdicts(settings, version)]
+        return {**asdict(version), "verdicts": verdicts}
+    if (file := _written(settings).get(name)) is None:
+        raise _missing(name)
+    if (month := _MONTH.fullmatch(name)) is not None:
         tables = EmbeddedPlatform(settings).tables
         names = (schemas.DRIFT_REPORT.name, schemas.LIVE_PERFORMANCE.name)
-        return await asyncio.to_thread(lambda: {n: tables.records(n, [which]) for n in names})
-    raise errors.missing("Page", name[:80], "See /api/2.0/taxi/pages")
+        return {name: tables.records(name, [month[1]]) for name in names}
+    return json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
 
 
-async def _said(settings: Settings, *words: str) -> str:
+def _missing(name: str) -> errors.ApiError:
+    return errors.missing("Page", name[:80], "See /api/2.0/taxi/pages")
+
+
+def _said(settings: Settings, *words: str) -> str:
     """What a command of this home prints; it runs beside, for it brings much with it."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "taxi_assets.cli", *words),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**inherited(), "TAXI_HOME": str(settings.home), "TAXI_PORT": str(settings.port)},
-    )
-    out, said = await process.communicate()
-    if process.returncode:
-        told = said.decode(errors="replace").strip().splitlines()
+    own = {"TAXI_HOME": str(settings.home), "TAXI_PORT": str(settings.port)}
+    command = [sys.executable, "-m", "taxi_assets.cli", *words]
+    with _COMMAND:
+        done = subprocess.run(
+            command, env={**inherited(), **own}, capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        told = done.stderr.strip().splitlines()
         raise errors.ApiError(
             "INTERNAL_ERROR",
             f"taxi-assets {' '.join(words)} must succeed",
-            told[-1][:300] if told else f"exit code {process.returncode}",
+            told[-1][:300] if told else f"exit code {done.returncode}",
             "Run it by hand",
         )
-    return out.decode()
+    return done.stdout
