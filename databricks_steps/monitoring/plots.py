@@ -86,7 +86,7 @@ def error_by_month(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def requests_by_hour(hours: Sequence[tuple[str, int, float, float]]) -> str:
-    """Requests of clients by hour (UTC, requests, median and 99 of 100 in milliseconds)."""
+    """Requests by hour, of `payloads.by_hour`, and how long they took."""
     figure, axes = axes_of("hour, UTC", "requests", height=3.6)
     names, requests, median, slow = zip(*hours, strict=True)
     axes.bar(range(len(names)), requests, color=PALE)

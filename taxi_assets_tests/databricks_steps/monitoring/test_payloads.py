@@ -121,6 +121,18 @@ def test_own_requests_are_told_from_clients_and_are_not_kept(
     assert origins == {"a": "client", "c": "client", "d": "client"}
 
 
+def test_requests_are_counted_and_drawn_by_the_hour(platform: EmbeddedPlatform) -> None:
+    assert step(platform).pictures == {"": {}}
+    at = datetime(2026, 11, 25, 3, 59, 59, tzinfo=timezone.utc)
+    later = at + timedelta(seconds=1)
+    asked = [request("a", 2, at=at), request("b", at=at), request("c", at=later)]
+    gateway(platform.settings, asked)
+    (svg,) = step(platform).pictures[""].values()
+    assert ("25 03:00" in svg, "25 04:00" in svg, "25 05:00" in svg) == (True, True, False)
+    found = payloads.by_hour(platform.tables.read("endpoint_payloads"))
+    assert found == [("25 03:00", 2, 12.0, 12.0), ("25 04:00", 1, 12.0, 12.0)]
+
+
 FORMS = {
     "dataframe_records": [TRIP],
     "instances": [TRIP],
