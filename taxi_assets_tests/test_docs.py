@@ -13,6 +13,7 @@ from databricks_steps.settings import REPOSITORY
 from databricks_steps.steps import STEPS
 from taxi_assets.cli import main
 from taxi_assets.definitions import defs
+from taxi_assets_tests.completion import completed
 from taxi_assets_tests.pages import PAGES, commands
 
 SCRIPTS = {"run_mlops.sh", "run_e2e_mlops_pipeline.sh"}
@@ -96,11 +97,10 @@ def test_a_shell_is_told_how_to_complete(shell: str) -> None:
     assert "_TAXI_ASSETS_COMPLETE" in done.output
 
 
-def test_completion_knows_commands_and_their_options() -> None:
-    asked = {
-        "_TAXI_ASSETS_COMPLETE": "bash_complete",
-        "COMP_WORDS": "taxi-assets st",
-        "COMP_CWORD": "1",
-    }
-    done = CliRunner().invoke(main, [], prog_name="taxi-assets", env=asked)
-    assert done.output.split() == ["plain,status", "plain,stop"]
+def test_completion_knows_commands_and_their_options(tmp_path: Path) -> None:
+    assert completed("taxi-assets st") == ["status", "stop"]
+    assert completed("taxi-assets scenario fare") == ["fare-rise"]
+    home = tmp_path / "home"
+    for words in ("taxi-assets rollback --to ", "taxi-assets run --months "):
+        assert completed(words, TAXI_HOME=str(home)) == []
+        assert not home.exists()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from databricks_steps.settings import DATABRICKS
+from taxi_assets.commands import completing
 from taxi_assets.commands.common import TARGET, answering, one_line_errors, table_log
 
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @TARGET
-@click.option("--to", metavar="VERSION", help="Go to this version; default: the champion before.")
+@click.option(
+    "--to",
+    metavar="VERSION",
+    shell_complete=completing.versions,
+    help="Go to this version; default: the champion before.",
+)
 @click.option("--why", default="rolled back by hand", help="The reason, for the deployment log.")
 @click.option("--dry-run", is_flag=True, help="Check everything, change nothing.")
 @one_line_errors
@@ -46,7 +52,7 @@ def rollback(target_name: str | None, to: str | None, why: str, dry_run: bool) -
 
 
 @click.command()
-@click.argument("version")
+@click.argument("version", shell_complete=completing.versions)
 @TARGET
 @one_line_errors
 def approve(version: str, target_name: str | None) -> None:
@@ -60,7 +66,7 @@ def approve(version: str, target_name: str | None) -> None:
 
 
 @click.command()
-@click.argument("version")
+@click.argument("version", shell_complete=completing.versions)
 @TARGET
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @one_line_errors
@@ -104,7 +110,13 @@ def _reproduced(found: dict[str, Any]) -> str:
     show_default=True,
     help="Asked from A to B hours ago; or two instants (UTC): 2026-11-25T08:00/2026-11-25T09:30.",
 )
-@click.option("--version", required=True, metavar="V", help="The registered version that scores.")
+@click.option(
+    "--version",
+    required=True,
+    metavar="V",
+    shell_complete=completing.versions,
+    help="The registered version that scores.",
+)
 @TARGET
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @one_line_errors

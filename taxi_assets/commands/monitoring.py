@@ -13,12 +13,13 @@ import click
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import Settings
+from taxi_assets.commands import completing
 from taxi_assets.commands.common import TARGET, absolute, embedded, one_line_errors
 from taxi_assets.resources.targets import target, watch
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.scenarios)
 @click.option("--month", metavar="YYYY-MM", help="Which month; default: the one after the newest.")
 @click.option(
     "--from",
@@ -142,7 +143,11 @@ def _seconds(time: str) -> float:
 
 @click.command()
 @click.option(
-    "--months", metavar="A:B", required=True, help="The history, such as 2022-01:2023-03."
+    "--months",
+    metavar="A:B",
+    required=True,
+    shell_complete=completing.months,
+    help="The history, such as 2022-01:2023-03.",
 )
 @click.option("--policy", metavar="P", help="never, monthly or drift; default: all.")
 @click.option("--source", metavar="S", help="Trips to bring in first, as of run.")

@@ -15,6 +15,7 @@ import click
 
 from databricks_steps.errors import SettingsError, TaxiError
 from databricks_steps.settings import LOOPBACK, REPOSITORY, inherited
+from taxi_assets.commands import completing
 from taxi_assets.commands.common import (
     TARGET,
     absolute,
@@ -36,7 +37,12 @@ SHELLS = ("bash", "fish", "zsh")
     metavar="S",
     help="demo (default), a file or folder of TLC files, tlc:green, tlc:yellow, or a table name.",
 )
-@click.option("--months", metavar="M", help="2022-01, 2022-01:2022-03; default: all of the source.")
+@click.option(
+    "--months",
+    metavar="M",
+    shell_complete=completing.months,
+    help="2022-01, 2022-01:2022-03; default: all of the source.",
+)
 @click.option("--skip-features", is_flag=True, help="Use the trips and features at hand.")
 @click.option("--force-features", is_flag=True, help="Compute features anew even if unchanged.")
 @click.option("--skip-training", is_flag=True, help="Deploy the champion at hand.")

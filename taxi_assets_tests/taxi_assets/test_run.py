@@ -20,6 +20,7 @@ from databricks_steps import schemas
 from databricks_steps.settings import JVM
 from databricks_steps.training import model_card, registry
 from taxi_assets.deployment import endpoint
+from taxi_assets_tests.completion import completed
 
 pytestmark = pytest.mark.slow  # looks at a whole run
 
@@ -169,6 +170,14 @@ PICTURES = {
     "drift_report": ["How far features moved"],
     "live_performance": ["Mean absolute error", "Mean absolute error by day"],
 }
+
+
+def test_a_shell_completes_months_and_versions(first_run: FirstRun) -> None:
+    home, _ = first_run
+    there = {"TAXI_HOME": str(home.path)}
+    assert completed("taxi-assets run --months 2022-0", **there) == list(MONTHS)
+    assert completed("taxi-assets rollback --to ", **there) == ["1"]
+    assert completed("taxi-assets run --target dev --months ", **there) == []
 
 
 def test_the_run_shows_in_dagster(first_run: FirstRun) -> None:
