@@ -35,10 +35,32 @@ SHARED = {
 }
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Tests send SIGINT, which a shell ignores for what it starts in the background."""
+    config.pluginmanager.register(Failures(config))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Failures:
+    """Names each failure at once: a run that is cut off never comes to its summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            said = crash.message.partition("\n")[0] if crash else ""
+            terminal.write_line(f"\n{report.nodeid} ({report.when}): {said}"[:500])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is long is not begun when its time is over; what is not long always runs."""
+    until = float(os.environ.get("TAXI_LONG_TESTS_UNTIL", "inf"))
+    if item.get_closest_marker("long") and time.time() > until:
+        pytest.skip("long: no time is left for it (TAXI_LONG_TESTS_UNTIL)")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
