@@ -379,6 +379,6 @@ def picture(history: Mapping[str, Sequence[Lived]]) -> str:
             x.judged.kinds[0], (months.index(x.month), 0), rotation=90, fontsize=6, va="bottom"
         )
     axes.set_xticks(range(len(months)), months, rotation=60, fontsize=7)
-    axes.set_ylim(bottom=0)
+    plots.from_zero(axes)
     axes.legend(frameon=False, fontsize=8)
     return plots.svg(figure)

@@ -40,6 +40,12 @@ def axes_of(x: str, y: str, height: float = _SIZE[1]) -> tuple[Any, Any]:
     return figure, axes
 
 
+def from_zero(axes: Any) -> None:
+    """What is drawn stands on zero, with some room above, for a single point, too."""
+    most = axes.dataLim.y1
+    axes.set_ylim(0, most * 1.08 if 0 < most < float("inf") else 1)
+
+
 def svg(figure: Any) -> str:
     """The same picture gives the same text; letters stay letters, which keeps it small."""
     from matplotlib import rc_context
@@ -111,7 +117,8 @@ def heat_map(
     cells = "".join(f'<path d="{path}" fill="{shade}"/>' for shade, path in by_shade.items())
     legend = scale.legend(unit, _NAMES + _BARS + 14, 0, 11)
     height = max(len(rows) + 1.2, 6) * _ROW
-    return _whole(_NAMES + _BARS + 140, height, cells + "".join(labels) + legend)
+    beside = max(140, 20 + 7 * len(unit))  # a letter of size 11 is 7 wide at most, but for a few
+    return _whole(_NAMES + _BARS + beside, height, cells + "".join(labels) + legend)
 
 
 def bars(

@@ -14,6 +14,7 @@ from databricks_steps import atomic_write, plots, schemas
 from databricks_steps.distributions import ALL
 from databricks_steps.errors import reason
 from databricks_steps.interfaces import TableLog
+from databricks_steps.monitoring import plots as month_plots
 from databricks_steps.page import Blocks, Figures, Table, Text, render
 from databricks_steps.settings import METRICS, Settings
 from databricks_steps.training import deployment_log
@@ -51,15 +52,15 @@ def write(settings: Settings, tables: TableLog | None = None) -> Path:
 def page(settings: Settings, tables: TableLog) -> str:
     """The page as one text: styles and pictures inside, no script, no link outward."""
     found, made = status.held(settings, tables), history(settings)
-    sections = {
-        "Pipeline": _pipeline(found),
-        "Arrivals": _arrivals(found["arrivals"]),
+    sections = {  # what people ask first comes first
+        "Drift and live error": _drift(tables),
         "Checks and problems": _problems(found),
         "Models": _models(tables),
-        "Drift and live error": _drift(tables),
         "Endpoint": _endpoint(settings, found["endpoint"]),
-        "Time and memory": _cost(made),
+        "Pipeline": _pipeline(found),
+        "Arrivals": _arrivals(found["arrivals"]),
         "Newest materializations": _newest(made),
+        "Time and memory": _cost(made),
     }
     title = f"{settings.registered_model}, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
     return render(title, sections)
@@ -167,6 +168,8 @@ def _drift(tables: TableLog) -> Blocks:
         tables.records(name.name) for name in (schemas.DRIFT_REPORT, schemas.LIVE_PERFORMANCE)
     )
     months = sorted({row["trip_month"] for row in report})
+    if not months:
+        return NONE
     rows = []
     for month in months:
         own = [r for r in report if r["trip_month"] == month and r["slice"] == ALL]
@@ -183,7 +186,11 @@ def _drift(tables: TableLog) -> Blocks:
             )
         )
     names = ("month", "version", "trips", "over a limit", "moved most, by std", "live MAE, dollars")
-    return [Table(names, rows)] if rows else NONE
+    drawn = {
+        "Mean absolute error by month": month_plots.error_by_month(live),
+        "How far features moved": month_plots.heat_map(report),
+    }
+    return [Figures(drawn), Table(names, rows)]
 
 
 def _endpoint(settings: Settings, state: Mapping[str, Any] | None) -> Blocks:
@@ -224,13 +231,15 @@ def _cost(made: Sequence[Made]) -> Blocks:
         (
             asset,
             len(runs),
-            round(sum(each.seconds or 0.0 for each in runs), 1),
-            round(runs[0].seconds or 0.0, 1),
+            _total(runs),
+            runs[0].seconds or 0.0,
             _rounded(max((each.peak for each in runs if each.peak is not None), default=None)),
         )
         for asset, runs in sorted(by_asset.items(), key=lambda item: -_total(item[1]))
     ]
-    drawn = plots.bars({str(row[0]): row[2] for row in rows}, "seconds, all runs shown")
+    drawn = plots.bars(
+        {asset: _total(by_asset[asset]) for asset, *_ in rows}, "seconds, all runs shown"
+    )
     names = ("asset", "runs", "seconds, sum", "seconds, last", "Spark's peak, GiB")
     told = Text(
         "On Databricks a launched step is a job run with the tags asset, run and month: "

@@ -429,8 +429,9 @@ def watched_lines(found: Mapping[str, Any]) -> list[str]:
         for tick in found["sensors"].values()
         for month, outcome in tick.get("months", {}).items()
     ]
+    count = len(failing) or "no"
     return [
-        f"failing   {len(failing)} checks" if failing else "failing   no check",
+        f"failing   {count} check{'s' if len(failing) > 1 else ''}",
         *failing,
         "sensors" if ticks else "sensors   never ticked: taxi-assets dev starts them",
         *ticks,

@@ -51,7 +51,7 @@ def error_by_day(rows: Sequence[Mapping[str, Any]]) -> str:
             axes.plot(day, error, "o-", color=color, markersize=3, label=source)
             axes.plot(day, expected, "--", color=color, linewidth=1, label=f"{source}, expected")
             axes.legend(frameon=False, fontsize=8)
-    axes.set_ylim(bottom=0)
+    plots.from_zero(axes)
     return svg(figure)
 
 
@@ -80,7 +80,7 @@ def error_by_month(rows: Sequence[Mapping[str, Any]]) -> str:
             wanted = [months[m]["expected"] for m in names]
             axes.plot(names, wanted, "--", color=color, linewidth=1, label=f"{source}, expected")
             axes.legend(frameon=False, fontsize=8)
-    axes.set_ylim(bottom=0)
+    plots.from_zero(axes)
     axes.tick_params(axis="x", rotation=45)
     return svg(figure)
 
@@ -97,7 +97,7 @@ def requests_by_hour(hours: Sequence[tuple[str, int, float, float]]) -> str:
     beside.tick_params(labelsize=8, colors=INK)
     beside.plot(range(len(names)), median, "-", color=BLUE, label="half of the answers")
     beside.plot(range(len(names)), slow, "--", color=GREY, label="99 of 100")
-    beside.set_ylim(bottom=0)
+    plots.from_zero(beside)
     beside.legend(frameon=False, fontsize=8)
     return svg(figure)
 

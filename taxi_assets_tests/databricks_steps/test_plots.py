@@ -53,6 +53,21 @@ def test_a_heat_map_has_a_cell_for_each_value_and_a_shade_for_each_fifth() -> No
     assert texts(plots.heat_map([], [], [], "x"))
 
 
+def test_a_long_unit_stays_inside_the_picture() -> None:
+    unit = "standard deviations moved"
+    root = ElementTree.fromstring(plots.heat_map(["Mon"], ["0"], [[1]], unit))
+    (told,) = (each for each in root.iter(f"{SVG}text") if each.text == unit)
+    assert float(told.attrib["x"]) + 6.2 * len(unit) <= float(root.attrib["viewBox"].split()[2])
+
+
+@pytest.mark.parametrize(("values", "top"), [([], 1), ([0.0], 1), ([1.2], 1.296), ([1, 3], 3.24)])
+def test_lines_stand_on_zero_with_room_above(values: list[float], top: float) -> None:
+    _, axes = plots.axes_of("x", "y")
+    axes.plot(values)
+    plots.from_zero(axes)
+    assert axes.get_ylim() == pytest.approx((0, top))
+
+
 def test_the_map_has_the_city_s_zones_and_shows_those_with_values() -> None:
     assert {*plots.city()} <= {number for name in zones.NAMES for number in zones.zones_of(name)}
     assert len(plots.city()) == 260

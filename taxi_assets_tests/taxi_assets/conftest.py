@@ -1,5 +1,6 @@
-"""Makes the fixtures of conftest_run.py known to every test of this folder."""
+"""Makes the fixtures of conftest_run.py and of the browser known to every test of this folder."""
 
+from browser import browser, page
 from conftest_run import first_run, homes, no_java, small_source
 
-__all__ = ["first_run", "homes", "no_java", "small_source"]
+__all__ = ["browser", "first_run", "homes", "no_java", "page", "small_source"]

@@ -1,4 +1,4 @@
-"""`taxi-assets dev`: the UI loads, and a month launched there over GraphQL runs to success."""
+"""`taxi-assets dev`: the UI loads, a month launched there runs to success, a browser shows it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import BROKEN, Page
 from conftest_run import Home, free_port, table_rows
 
 from databricks_steps.months import shift, this_month
@@ -40,7 +41,7 @@ query Run($id: ID!) {
     assetMaterializations { assetKey { path } partition }
   } }
 }"""
-RUNS = """{ runsOrError { ... on Runs { results { id repositoryOrigin {
+RUNS = """{ runsOrError { ... on Runs { results { id parentRunId repositoryOrigin {
   repositoryLocationName } } } } }"""
 AGAIN = """
 mutation Again($params: ReexecutionParams!) {
@@ -92,7 +93,8 @@ class Ui:
     """The GraphQL API of a running `dagster dev`."""
 
     def __init__(self, port: int) -> None:
-        self.address = f"http://127.0.0.1:{port}/graphql"
+        self.host = f"http://127.0.0.1:{port}"
+        self.address = f"{self.host}/graphql"
 
     def ask(self, query: str, **variables: Any) -> Any:
         body = json.dumps({"query": query, "variables": variables}).encode()
@@ -172,7 +174,7 @@ def selector(repository: Any) -> dict[str, str]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ui(homes: Any, small_source: Path) -> Iterator[tuple[Home, Ui, subprocess.Popen[bytes]]]:
     home, port = homes("dev"), free_port()
     home.path.mkdir()
@@ -206,6 +208,11 @@ def checks_of(api: Ui, asset: str) -> list[Any]:
     return found
 
 
+def runs_of(api: Ui) -> list[Any]:
+    found: list[Any] = api.ask(RUNS)["runsOrError"]["results"]
+    return found
+
+
 def figures(checks: list[Any], name: str) -> dict[str, float]:
     """The figures people see beside a check."""
     (check,) = (c for c in checks if c["name"] == name)
@@ -213,7 +220,6 @@ def figures(checks: list[Any], name: str) -> dict[str, float]:
     return {e["label"]: e.get("floatValue", e.get("intValue")) for e in entries}
 
 
-@pytest.mark.long
 def test_a_month_launched_in_the_ui_is_served(
     ui: tuple[Home, Ui, subprocess.Popen[bytes]], small_source: Path
 ) -> None:
@@ -250,7 +256,7 @@ def test_a_month_launched_in_the_ui_is_served(
     source = ("--source", str(small_source))
     done = home.call("run", *source, "--months", "2022-01", "--skip-training")
     assert done.returncode == 0, done.stderr
-    newest = api.ask(RUNS)["runsOrError"]["results"][0]
+    newest = runs_of(api)[0]
     location = repository["location"]["name"]
     assert newest["repositoryOrigin"] == {"repositoryLocationName": location}
     again = api.ask(AGAIN, params={"parentRunId": newest["id"], "strategy": "ALL_STEPS"})
@@ -273,3 +279,36 @@ def test_a_month_launched_in_the_ui_is_served(
     assert table_rows(home, "batch_predictions")
     assert "READY" in home.call("status").stdout
     assert warnings_of(home) == []
+
+
+def test_a_run_is_executed_again_from_its_page(
+    ui: tuple[Home, Ui, subprocess.Popen[bytes]], page: Page
+) -> None:
+    """The one of the command line, of which the test above has made another."""
+    _, api, _ = ui
+    (parent,) = {run["parentRunId"] for run in runs_of(api)} - {None}
+    page.open(f"{api.host}/runs/{parent}")
+    page.click("Re-execute all", of="button")
+    made = page.until(f"!location.href.includes('{parent}') && location.href").rpartition("/")[2]
+    assert api.wait_until_ended(made)["status"] == "SUCCESS"
+    assert runs_of(api)[0] | {"id": made, "parentRunId": parent} == runs_of(api)[0]
+
+
+@pytest.mark.parametrize(
+    ("asset", "pictures"),
+    [
+        ("trips", 2),
+        ("quarantined_trips", 1),
+        ("fare_model", 5),
+        ("drift_report", 1),
+        ("live_performance", 2),
+    ],
+)
+def test_the_pictures_of_an_asset_are_shown(
+    ui: tuple[Home, Ui, subprocess.Popen[bytes]], page: Page, asset: str, pictures: int
+) -> None:
+    page.open(f"{ui[1].host}/assets/{asset}")
+    page.click("Show Markdown")
+    page.until(f"document.images.length === {pictures}")
+    page.until("[...document.images].every((one) => one.complete)")
+    assert page.evaluate(BROKEN) == []

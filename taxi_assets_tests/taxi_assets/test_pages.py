@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest_run import MONTHS, free_port
+from browser import BROKEN, Page
+from conftest_run import MONTHS, Home, free_port
 
 from taxi_assets.emulator import auth
 
@@ -25,52 +24,35 @@ SECONDS = 120
 CHAMPION = {"alias": "champion", "version": "1"}
 
 
-def seen(page: str, folder: Path) -> str:
-    """What the browser has made of a page once its scripts have run, as HTML."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no browser: Chromium is not installed (Debian: apt-get install chromium)")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    profile = f"--user-data-dir={folder / 'profile'}"
-    asked = [browser, *options, profile, "--virtual-time-budget=8000", "--dump-dom", page]
-    # A proxy of the environment is not for pages of this machine.
-    quiet = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-    done = subprocess.run(
-        asked, capture_output=True, text=True, timeout=SECONDS, check=False, env=quiet
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 def test_the_workspace_shows_endpoint_and_online_tables_to_who_has_the_token(
-    first_run: Any, tmp_path: Path
+    first_run: Any, page: Page
 ) -> None:
     home, _ = first_run
     token = auth.token(home.settings.token_file)
-    page = seen(f"{home.settings.host}/#token={token}", tmp_path)
-    assert f'data-endpoint="{home.settings.endpoint}"' in page
-    assert re.search(r'<span class="good">READY</span>', page)
+    page.open(f"{home.settings.host}/#token={token}")
+    page.shows("READY")
+    shown = page.html()
+    assert f'data-endpoint="{home.settings.endpoint}"' in shown
+    assert re.search(r'<span class="good">READY</span>', shown)
     for name in ("pickup_features", "dropoff_features"):
-        assert f"<td>{home.settings.table(name)}_online</td>" in page
-    assert home.settings.registered_model in page
-    assert token not in page
+        assert f"<td>{home.settings.table(name)}_online</td>" in shown
+    assert home.settings.registered_model in shown
+    assert token not in shown
 
 
-def test_without_the_token_the_workspace_shows_nothing(first_run: Any, tmp_path: Path) -> None:
+def test_without_the_token_the_workspace_shows_nothing(first_run: Any, page: Page) -> None:
     home, _ = first_run
-    page = seen(f"{home.settings.host}/#token=wrong", tmp_path)
-    assert "That is not the token, or the address is too old." in page
-    assert 'data-endpoint="' not in page
+    page.open(f"{home.settings.host}/#token=wrong")
+    page.shows("That is not the token, or the address is too old.")
+    assert 'data-endpoint="' not in page.html()
 
 
-def test_the_index_leads_to_every_page_and_each_leads_back(first_run: Any, tmp_path: Path) -> None:
-    home, done = first_run
-    assert "#pass=" not in done.stdout
-    served = home.call("serve")
-    assert served.returncode == 0, served.stderr
-    link = next(line.split()[0] for line in served.stdout.splitlines() if "#pass=" in line)
+def test_the_index_leads_to_every_page_and_each_leads_back(first_run: Any, page: Page) -> None:
+    link = signing_link(first_run[0])
     host, _, given = link.partition("/#pass=")
-    shown = seen(link, tmp_path)
+    page.open(link)
+    page.shows("READY")
+    shown = page.links()
     cookie = {"Cookie": signed_in(host, given)}
     index = json.loads(asked(f"{host}/api/2.0/taxi/pages", cookie)[1])
     months = [f"/pages/drift_report_{MONTHS[-1]}.html"]
@@ -80,16 +62,34 @@ def test_the_index_leads_to_every_page_and_each_leads_back(first_run: Any, tmp_p
         "/pages/model-1.html",
     ]
     for each in index["pages"]:
-        assert f'<a href="{each["url"]}">' in shown
-        code, page = asked(host + each["url"], cookie)
-        assert (code, '<a href="/">' in page, "<script" in page) == (200, True, False)
-        assert f'href="{each["json"]}"' in page
+        assert host + each["url"] in shown
         code, twin = asked(host + each["json"], cookie)
         assert (code, bool(json.loads(twin))) == (200, True)
     absent = ("drift_report_2021-01", "model-9", "model-", "backtest", "..%2Flast_run", "..")
-    for page in absent:
+    for name in absent:
         for kind in ("html", "json"):
-            assert asked(f"{host}/pages/{page}.{kind}", cookie)[0] == 404
+            assert asked(f"{host}/pages/{name}.{kind}", cookie)[0] == 404
+
+
+def test_every_page_is_readable_on_a_telephone_and_in_the_dark(first_run: Any, page: Page) -> None:
+    """Each link of the index, followed: pictures load, nothing is too wide or too faint."""
+    host = first_run[0].settings.host
+    page.open(signing_link(first_run[0]))
+    page.shows("READY")
+    ours = [link for link in page.links() if link.startswith(f"{host}/pages/")]
+    assert len(ours) == 6  # three, each with its JSON
+    for address in (f"{host}/", *(link for link in ours if link.endswith(".html"))):
+        page.open(address)
+        if address == f"{host}/":
+            page.shows("READY")
+        assert address == f"{host}/" or f"{host}/" in page.links()
+        assert page.evaluate(BROKEN) == []
+        for width in (1400, 420):
+            page.look(width)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+        for dark in (False, True):
+            page.look(1400, dark=dark)
+            assert page.faint() == [], address
 
 
 def test_a_page_pass_reads_pages_and_does_nothing_else(first_run: Any) -> None:
@@ -111,6 +111,13 @@ def test_a_page_pass_reads_pages_and_does_nothing_else(first_run: Any) -> None:
         assert asked(page, {"Cookie": f"{name}={forged}"})[0] == 401
 
 
+def signing_link(home: Home) -> str:
+    """The address that `serve` prints: it signs a browser in."""
+    served = home.call("serve")
+    assert served.returncode == 0, served.stderr
+    return next(line.split()[0] for line in served.stdout.splitlines() if "#pass=" in line)
+
+
 def signed_in(host: str, given: str) -> str:
     """The cookie that a page pass is given for."""
     headers = {"Authorization": f"Bearer {given}"}
@@ -130,19 +137,21 @@ def asked(url: str, headers: dict[str, str], body: bytes | None = None) -> tuple
         return error.code, error.read().decode()
 
 
-def test_the_report_shows_its_sections_and_pictures(first_run: Any, tmp_path: Path) -> None:
+def test_the_report_shows_its_sections_and_pictures(first_run: Any, page: Page) -> None:
     home, _ = first_run
     done = home.call("report")
     assert done.returncode == 0, done.stderr
-    page = seen(Path(done.stdout.strip()).as_uri(), tmp_path)
+    page.open(Path(done.stdout.strip()).as_uri())
+    shown = page.html()
     for name in ("Pipeline", "Models", "Drift and live error", "Endpoint", "Time and memory"):
-        assert f"<h2>{name}</h2>" in page
-    assert 'src="data:image/' in page
+        assert f"<h2>{name}</h2>" in shown
+    assert page.evaluate("document.images.length") > 0
+    assert page.evaluate(BROKEN) == []
 
 
 @pytest.mark.long  # MLflow's server takes a minute to start beside other tests
 def test_mlflows_ui_shows_the_runs_and_the_model_of_the_home(
-    first_run: Any, tmp_path: Path
+    first_run: Any, page: Page, tmp_path: Path
 ) -> None:
     home, _ = first_run
     host = f"http://127.0.0.1:{(port := free_port())}"
@@ -156,13 +165,13 @@ def test_mlflows_ui_shows_the_runs_and_the_model_of_the_home(
             found = json.loads(
                 answered(f"{host}/api/2.0/mlflow/registered-models/get?name={name}", server)
             )
-            page = seen(f"{host}/#/models", tmp_path)
+            page.open(f"{host}/#/models")
+            page.shows(name)
         finally:
             server.terminate()  # itself, not its session: nothing goes on without it
             server.wait(30)
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), timeout=5)
-    assert name in page
     model = found["registered_model"]
     assert model["aliases"] == [{"alias": "candidate", "version": "1"}, CHAMPION]
     (newest,) = model["latest_versions"]
