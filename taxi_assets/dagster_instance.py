@@ -27,12 +27,11 @@ from databricks_steps.settings import EMBEDDED, Settings, inherited
 from databricks_steps.training import registry
 from taxi_assets import partitions
 from taxi_assets.resources.targets import POSTGRES
+from taxi_assets.supervisor import LOCATION
 
 OURS = ("databricks_steps.", "taxi_assets.")  # modules whose errors are written for people
-# The code location and its repository, as workspace.yaml and `dagster dev -m` name them.
-LOCATION, REPOSITORY = "taxi_assets.definitions", "__repository__"
+REPOSITORY = "__repository__"  # of the code location, which holds one alone
 PID_TAG = "taxi_assets/pid"
-DEV_LOCK = "TAXI_DEV_LOCK"  # the lock's file descriptor, for what `dev` starts
 DAGSTER_RUN = "dagster_run_id"  # tag of an MLflow run, as dagster-mlflow calls it
 _OPEN = [
     dg.DagsterRunStatus.NOT_STARTED,  # killed between the record and its first event
@@ -67,7 +66,7 @@ run_retries:
   retry_on_asset_or_op_failure: false
 """
 _RETENTION = """\
-# A tick that found nothing to do is a row every ten seconds.
+# A tick that found nothing to do is a row of each sensor every half a minute.
 retention:
   sensor:
     purge_after_days:
@@ -204,11 +203,10 @@ def only_run(settings: Settings) -> Iterator[None]:
             del _HELD[path]
 
 
-def only_dev(settings: Settings) -> int:
-    """Hold this home's lock of `dev` as long as this process or what it starts lives.
+def only_dev(settings: Settings) -> None:
+    """Hold this home's lock of `dev` as long as this process or what it hands its files to lives.
 
-    Whatever program it becomes; a daemon may outlive the `dagster dev` that was killed. Answers
-    the lock's file descriptor.
+    Whatever program it becomes; a daemon may outlive a supervisor that was killed.
 
     Two daemons would tick the same sensors, and each tell of the other's runs.
 
@@ -227,7 +225,6 @@ def only_dev(settings: Settings) -> int:
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
     os.set_inheritable(lock, True)
-    return lock
 
 
 def create_run(

@@ -1,22 +1,16 @@
 """Dagster's UI for the browsers of this machine: what pages of other origins ask is refused.
 
 Dagster's webserver executes mutations that come by GET, as `text/plain`, and under any Host and
-Origin, so every page that a browser shows could launch runs. `taxi-assets dev` starts
-`dagster dev` by this module, and that its webserver, with a middleware before it.
+Origin, so every page that a browser shows could launch runs. `taxi-assets dev` starts it by this
+module, with a middleware before it.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from dagster import _cli as dagster
-from dagster._cli import dev
-from dagster_shared.ipc import open_ipc_subprocess
 from dagster_webserver import app, cli
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.datastructures import Headers
@@ -26,7 +20,6 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from databricks_steps.settings import LOOPBACK, inherited
-from taxi_assets.dagster_instance import DEV_LOCK
 from taxi_assets.resources.targets import UI
 
 HOSTS = {LOOPBACK, "localhost", "::1"}
@@ -79,14 +72,6 @@ class Webserver(DagsterWebserver[Any, Any]):
         return [Middleware(SameOrigin), *super().build_middleware()]
 
 
-def _start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """A process of `dagster dev`, which holds its lock; its webserver is the one of this module."""
-    if lock := inherited().get(DEV_LOCK):
-        options["pass_fds"] = [*options.get("pass_fds", ()), int(lock)]
-    ours = [__spec__.name if part == "dagster_webserver" else part for part in command]
-    return open_ipc_subprocess(ours, **options)
-
-
 def _replace(module: ModuleType, name: str, ours: Any) -> None:
     """In a module of Dagster's, whose command has no setting for it; it must be there."""
     getattr(module, name)
@@ -94,9 +79,5 @@ def _replace(module: ModuleType, name: str, ours: Any) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["dev"]:
-        _replace(dev, "open_ipc_subprocess", _start)
-        dagster.cli(prog_name="dagster")
-    else:
-        _replace(app, "DagsterWebserver", Webserver)
-        cli.cli()
+    _replace(app, "DagsterWebserver", Webserver)
+    cli.cli()

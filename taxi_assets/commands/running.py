@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from databricks_steps.errors import SettingsError, TaxiError
-from databricks_steps.settings import LOOPBACK, REPOSITORY, inherited
+from databricks_steps.settings import LOOPBACK, inherited
 from taxi_assets.commands import completing
 from taxi_assets.commands.common import (
     TARGET,
@@ -116,16 +116,10 @@ def dev(port: int) -> None:
     _require_free(port)
     with dagster_instance.instance(settings) as found:
         dagster_instance.hold_months(settings, found)
-    export({dagster_instance.DEV_LOCK: str(dagster_instance.only_dev(settings))})
+    dagster_instance.only_dev(settings)
     export({UI: inherited().get(UI) or f"http://{LOOPBACK}:{port}"})
-    workspace = REPOSITORY / "workspace.yaml"
-    where = ["-w", str(workspace)] if workspace.exists() else ["-m", "taxi_assets.definitions"]
-    # Dagster would rather have people use `dg dev`, which starts the same and is one more package.
-    quietly = ["-W", "ignore:Function `dev_command` is superseded"]
-    dagster = [sys.executable, *quietly, "-m", "taxi_assets.webserver"]
-    command = [*dagster, "dev", *where, "-h", LOOPBACK, "-p", str(port)]
     os.chdir(root())
-    become(command)
+    become([sys.executable, "-m", "taxi_assets.supervisor", LOOPBACK, str(port)])
 
 
 def _require_free(port: int) -> None:

@@ -15,7 +15,6 @@ from taxi_assets.resources.targets import Target, Watch
 from taxi_assets.sensors import cursors, event_reader, runs
 
 NAME = "alert_sensor"
-SECONDS = 10
 ENDED = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
 
 
@@ -24,16 +23,17 @@ def alert_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=NAME,
-        minimum_interval_seconds=watch.seconds or SECONDS,
+        minimum_interval_seconds=watch.seconds or runs.SECONDS,
         default_status=runs.default_status(watch),
         description="Failed or warned checks, runs and sensors: one alert each, told once",
     )
     def found(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        instance = runs.instance_of(context)
         kept = cursors.read(context.cursor)
-        batch = event_reader.events(context.instance, kept.get("event", 0))
-        reader = event_reader.Reader(context.instance, watch.ui)
+        batch = event_reader.events(instance, kept.get("event", 0))
+        reader = event_reader.Reader(instance, watch.ui)
         seen = [each for record in batch.records for each in reader.read(record)]
-        ticks, of_sensors = _ticks(context.instance, kept.get("ticks", {}), watch.ui)
+        ticks, of_sensors = _ticks(instance, kept.get("ticks", {}), watch.ui)
         log = alert_log(target.settings, watch.addresses)
         new = log.record([*seen, *of_sensors])
         for alert in new:

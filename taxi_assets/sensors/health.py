@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
 
 NAME = "endpoint_health_sensor"
-SECONDS = 30
 TOLD = 2  # looks in a row at which it must be down
 REMEDY = "taxi-assets serve starts the workspace; its log says why it ended"
 REMEDY_DATABRICKS = "Look at the endpoint's events in Databricks; taxi-assets deploy sets it up"
@@ -42,7 +41,7 @@ def endpoint_health_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
     settings = target.settings
 
     def found(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        deployed = context.instance.get_latest_materialization_event(
+        deployed = runs.instance_of(context).get_latest_materialization_event(
             dg.AssetKey("serving_endpoint")
         )
         health = endpoint_health(settings, deployed=deployed is not None)
@@ -61,7 +60,7 @@ def endpoint_health_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
 
     return dg.sensor(
         name=NAME,
-        minimum_interval_seconds=watch.seconds or SECONDS,
+        minimum_interval_seconds=watch.seconds or runs.SECONDS,
         default_status=runs.default_status(watch),
         description="The endpoint is READY; told when it is not at two looks in a row",
     )(found)

@@ -36,7 +36,6 @@ from taxi_assets.sensors.landing import (
 from taxi_assets.sensors.publication import published
 
 NAME = "new_trips_sensor"
-SECONDS = 10
 ROUTINE = (NONE, SCHEMA)  # kinds of month after which learning goes on as usual
 
 
@@ -46,11 +45,12 @@ def new_trips_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
     @dg.sensor(
         name=NAME,
         jobs=[new_month, retrain, fare_pipeline],
-        minimum_interval_seconds=watch.seconds or SECONDS,
+        minimum_interval_seconds=watch.seconds or runs.SECONDS,
         default_status=runs.default_status(watch),
         description="A month that lands is run once it is whole, and learned from when it is quiet",
     )
     def found(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        instance = runs.instance_of(context)
         kept = cursors.read(context.cursor)
         before, asked = kept.get("files", {}), dict(kept.get("asked", {}))
         folder, log = landing(target), alert_log(target.settings, watch.addresses)
@@ -61,14 +61,14 @@ def new_trips_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
         if here.files or here.unread:
             _write_ledger(target, here)
         ready = {month: (key, folder.source) for month, key in whole_months(seen).items()}
-        held = context.instance.get_materialized_partitions(dg.AssetKey("raw_trips"))
+        held = instance.get_materialized_partitions(dg.AssetKey("raw_trips"))
         source = target.settings.source
         month = published(source, held, asked)
         if month is not None:
             ready.setdefault(month, (f"{month}:{source}", source))
-        request, reasons = _next(context.instance, target, ready)
-        if request or _is_added_in_ui(context.instance, target):
-            partitions.hold(context.instance, runs.months_asked(request))
+        request, reasons = _next(instance, target, ready)
+        if request or _is_added_in_ui(instance, target):
+            partitions.hold(instance, runs.months_asked(request))
         reasons += _told([sight.waits for sight in seen if sight.waits and _is_file(sight)])
         reasons += _told([f"{file.name}: {file.problem}" for file in here.refused])
         return dg.SensorResult(

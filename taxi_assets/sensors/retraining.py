@@ -21,7 +21,6 @@ from taxi_assets.resources.targets import Target, Watch
 from taxi_assets.sensors import cursors, runs
 
 NAME = "drift_retrain_sensor"
-SECONDS = 30
 REPORTS = 200  # newest reports that are looked at
 COOL_DOWN_HOURS = 24.0
 ENDING = (*RETRAIN, DATA)
@@ -34,22 +33,23 @@ def drift_retrain_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
     @dg.sensor(
         name=NAME,
         jobs=[retrain],
-        minimum_interval_seconds=watch.seconds or SECONDS,
+        minimum_interval_seconds=watch.seconds or runs.SECONDS,
         default_status=runs.default_status(watch),
         description="Asks for a retrain when the latest month drifted; tells what became of others",
     )
     def found(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        reports = newest_reports(context.instance)
+        instance = runs.instance_of(context)
+        reports = newest_reports(instance)
         champion = registry.version(target.settings, registry.CHAMPION)
         told, request = "no drift report yet", None
         if reports:
             report = reports[max(reports)]
-            reason = _against(context.instance, target, report, champion)
+            reason = _against(instance, target, report, champion)
             told = f"{report['month']}, version {report['model_version'] or 'none'}: {reason}"
             request = None if reason else _request(report)
         if request:
-            partitions.hold(context.instance, runs.months_asked(request))
-        months = _outcomes(context.instance, reports, champion)
+            partitions.hold(instance, runs.months_asked(request))
+        months = _outcomes(instance, reports, champion)
         alert_log(target.settings, watch.addresses).record(
             _question(month, outcome) for month, outcome in months.items()
         )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import dagster as dg
+from dagster._core.instance import InstanceRef
+from dagster._serdes import deserialize_value, serialize_value
 
 from databricks_steps.errors import SettingsError
 from taxi_assets import dagster_instance as home
@@ -13,6 +16,7 @@ from taxi_assets.jobs import fare_pipeline, new_month, retrain
 from taxi_assets.partitions import RANGE_TAGS, run_months
 from taxi_assets.resources.targets import Target, Watch
 
+SECONDS = 30  # between two looks of a sensor
 RUN_KEY, ROOT, SENSOR = "dagster/run_key", "dagster/root_run_id", "dagster/sensor_name"
 STATUS = dg.DagsterRunStatus
 IN_FLIGHT = [
@@ -22,6 +26,17 @@ IN_FLIGHT = [
     STATUS.STARTED,
     STATUS.CANCELING,
 ]
+
+
+def instance_of(context: dg.SensorEvaluationContext) -> dg.DagsterInstance:
+    """Dagster's records, opened once: a tick's own would read every migration of its storage."""
+    ref = context.instance_ref
+    return context.instance if ref is None else _opened(serialize_value(ref))
+
+
+@lru_cache(maxsize=1)
+def _opened(ref: str) -> dg.DagsterInstance:
+    return dg.DagsterInstance.from_ref(deserialize_value(ref, InstanceRef))
 
 
 def default_status(watch: Watch) -> dg.DefaultSensorStatus:

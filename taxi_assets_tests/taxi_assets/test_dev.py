@@ -22,6 +22,7 @@ from conftest_run import Home, free_port, table_rows
 from databricks_steps.months import shift, this_month
 from taxi_assets import status
 from taxi_assets.graph import BY_MONTH
+from taxi_assets_tests.waiting import until
 
 pytestmark = pytest.mark.long  # the UI, with all its processes
 
@@ -312,3 +313,18 @@ def test_the_pictures_of_an_asset_are_shown(
     page.until(f"document.images.length === {pictures}")
     page.until("[...document.images].every((one) => one.complete)")
     assert page.evaluate(BROKEN) == []
+
+
+def test_where_one_process_ends_all_end(
+    ui: tuple[Home, Ui, subprocess.Popen[bytes]],
+) -> None:
+    """Last of all: nobody is told that all is well by a webserver without a daemon."""
+    home, api, server = ui
+    api.wait_until_loaded(server)
+    of_session = ["ps", "-o", "pid=,args=", "-s", str(server.pid)]
+    shown = subprocess.run(of_session, capture_output=True, text=True, check=True).stdout
+    (daemon,) = (line.split()[0] for line in shown.splitlines() if "dagster._daemon" in line)
+    os.kill(int(daemon), signal.SIGKILL)
+    assert server.wait(60) == 1
+    assert "error: the daemon has ended with -9" in (home.path / "dev.log").read_text()
+    until(lambda: subprocess.run(of_session, check=False, capture_output=True).returncode == 1)
