@@ -107,7 +107,7 @@ class Cli:
             },
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
 

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+PATIENCE = 5  # times as slow as usual may a machine be that is throttled or shared
 Found = TypeVar("Found")
 
 
 def until(holds: Callable[[], Found], seconds: float = 60) -> Found:
-    """What `holds` answers once it is true; fails after that many seconds."""
-    deadline = time.monotonic() + seconds
+    """What `holds` answers once it is true; fails after that many seconds of a usual machine."""
+    deadline = time.monotonic() + seconds * PATIENCE
     while not (found := holds()):
         assert time.monotonic() < deadline, f"not within {seconds:g} seconds"
         time.sleep(0.05)

@@ -210,7 +210,7 @@ def test_a_run_that_is_told_to_stop_says_one_line(tmp_path: Path, name: str) -> 
             break
     number = getattr(signal, name)
     run.send_signal(number)
-    _, err = run.communicate(timeout=60)
+    _, err = run.communicate(timeout=300)
     try:
         assert run.returncode == 128 + number
         (line,) = err.strip().splitlines()

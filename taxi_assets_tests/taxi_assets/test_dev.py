@@ -106,7 +106,7 @@ class Ui:
         return found["data"]
 
     def wait_until_loaded(self, server: subprocess.Popen[bytes]) -> Any:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             assert server.poll() is None, "dagster dev ended"
             try:

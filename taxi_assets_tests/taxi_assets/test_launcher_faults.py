@@ -149,7 +149,7 @@ def test_interrupting_dagster_cancels_the_run_and_ends_its_process(proxied: Prox
     run_id = runs(home)[0]["run_id"]
     launched.send_signal(signal.SIGINT)
     with launched:
-        launched.communicate(timeout=60)
+        launched.communicate(timeout=300)
     assert ("POST", CANCEL) in proxy.seen
     until(lambda: runs(home)[0]["state"].get("result_state") == "CANCELED", 30)
     assert runs(home)[0]["run_id"] == run_id
@@ -176,7 +176,7 @@ def test_files_are_removed_when_a_cancelled_run_has_ended_and_not_before(
     until(lambda: ("GET", GET) in proxy.seen and tasks(home), 60)
     launched.send_signal(signal.SIGINT)
     with launched:
-        launched.communicate(timeout=60)
+        launched.communicate(timeout=300)
     assert len(removed_at) >= 4
     assert set(removed_at) == {"TERMINATED"}
     assert staged(home) == []

@@ -89,7 +89,7 @@ def test_what_ctrl_c_ends_is_ended_on_the_cluster_too(homes: Any, small_source: 
     with home.start(*words) as process:
         until(lambda: tasks(home), 120)
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=300)[1]
     assert process.returncode == 128 + signal.SIGINT, said
     assert said.splitlines()[-1].startswith("error: stopped by SIGINT")
     until(lambda: not tasks(home), 30)

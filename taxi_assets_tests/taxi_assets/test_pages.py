@@ -20,7 +20,7 @@ from conftest_run import MONTHS, Home, free_port
 from taxi_assets.emulator import auth
 
 pytestmark = pytest.mark.slow  # browser, servers, a whole run
-SECONDS = 120
+SECONDS = 600
 CHAMPION = {"alias": "champion", "version": "1"}
 
 

@@ -100,7 +100,7 @@ def test_what_a_run_has_at_work_is_cancelled_by_it_or_where_it_was_killed_by_the
     with home.start("run", "--target", "loopback", "--source", str(source), **SERVERLESS) as run:
         until(lambda: home.settings.token_file.exists() and states(home) == ["RUNNING"], 120)
         run.send_signal(getattr(signal, sign))
-        run.communicate(timeout=60)
+        run.communicate(timeout=300)
     if sign == "SIGTERM":
         until(lambda: states(home) == ["CANCELED"], 30)
     else:

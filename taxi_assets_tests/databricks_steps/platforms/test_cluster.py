@@ -60,7 +60,7 @@ class Daemon:
 
     def logged(self, pattern: str, times: int = 1) -> list[str]:
         """Wait until the pattern stands in the log so many times; what its group matched."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             text = self._log.read_text(errors="replace")
             found: list[str] = re.findall(pattern, text)

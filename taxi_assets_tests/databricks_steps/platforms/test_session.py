@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from databricks_steps.cost import Cost
 from databricks_steps.errors import SettingsError
 from databricks_steps.platforms.embedded import sail, session
 from databricks_steps.settings import JVM, SAIL, Settings
+from taxi_assets_tests.waiting import until
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -39,7 +39,7 @@ if sys.argv[2] == "killed":
 def prepared(home: Path, end: str, spark: str) -> tuple[int, Path, int]:
     """Exit code, temporary folder and process of a Python that prepared a session."""
     words = [sys.executable, "-c", PREPARED, str(home), end, spark]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False, timeout=120)
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False, timeout=600)
     folder, process = done.stdout.splitlines()
     return done.returncode, Path(folder), int(process)
 
@@ -141,15 +141,12 @@ def test_sails_server_ends_with_the_process_that_started_it(tmp_path: Path, end:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == (-signal.SIGKILL if end == "killed" else 0), done.stderr
     assert done.stderr == ""  # what the server says, and PySpark's client at the end, is no news
     (server,) = map(int, done.stdout.split())
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{server}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{server}").exists()
+    until(lambda: not Path(f"/proc/{server}").exists(), 10)
 
 
 def test_a_server_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:
@@ -195,7 +192,7 @@ def test_a_server_that_is_killed_is_told_at_once_and_replaced(tmp_path: Path) ->
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,  # PySpark by itself would ask again for ten minutes
+        timeout=300,  # PySpark by itself would ask again for ten minutes
     )
     assert done.stdout == "exit code -9\n3\n", done.stderr[-2000:]
 

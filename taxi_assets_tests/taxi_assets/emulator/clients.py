@@ -12,6 +12,7 @@ from typing import Any
 import requests
 
 from databricks_steps.settings import Settings
+from taxi_assets_tests.waiting import PATIENCE
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Clients:
             thread.join()
 
     def await_answers(self, number: int, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * PATIENCE
         while len(self.answers) < number:
             assert not self.failures, self.failures[0]
             assert time.monotonic() < deadline, f"only {len(self.answers)} answers"

@@ -24,7 +24,7 @@ from world import definitions
 
 defs = definitions(Settings.from_environment(), watch())
 """
-SECONDS = 240.0
+SECONDS = 900.0
 
 
 class Daemon:
