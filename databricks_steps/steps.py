@@ -267,11 +267,12 @@ def _features(
 ) -> tuple[Outcome, ...]:
     """Merge the months whose trips, or the code, changed since they were last computed."""
     tables = platform.tables
-    # A month whose trips are all gone still has rows to lose.
-    held = sorted({*_trip_months(platform), *tables.months(table.name)})
-    chosen = [month for month in held if months is None or month in months]
+    # A month whose trips are all gone still has rows to lose; one of no valid trip was made, too.
+    held = {*tables.months("trips"), *tables.months(table.name)}
+    held |= {month for month in months or () if tables.made_from("trips", month)}
+    chosen = [month for month in sorted(held) if months is None or month in months]
     if not chosen:
-        wanted = ", ".join(months or ())
+        wanted = ", ".join(months or ()) or "any month"
         raise TableError(f"{table.name} needs trips", f"none in {wanted}", "Ingest the month first")
     source = fingerprint.code(module, windows)
 

@@ -11,6 +11,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
+from databricks_steps.features import windows
 from databricks_steps.features.lookups import Lookup
 from databricks_steps.interfaces import Verdict
 from databricks_steps.spark_compat import kept
@@ -150,8 +151,9 @@ def _ended(asked: DataFrame, trips: DataFrame, here: str) -> DataFrame:
         F.col("pickup_location_id").alias("_origin"),
         F.col("pickup_datetime").alias("_started"),
         F.col("dropoff_datetime").alias("_ended"),
-        F.col("fare_amount").alias("_fare"),
-        F.col("trip_distance").alias("_miles"),
+        # To the millionth, as features are summed: over short trips a speed shows the difference.
+        (F.round(F.col("fare_amount") * windows.MICRO) / windows.MICRO).alias("_fare"),
+        (F.round(F.col("trip_distance") * windows.MICRO) / windows.MICRO).alias("_miles"),
     )
     week = F.expr("INTERVAL 7 DAYS")
     by_then = (F.col("_ended") < F.col("at")) & (F.col("_ended") >= F.col("at") - week)

@@ -13,6 +13,7 @@ from typing import Any
 
 from databricks_steps import schemas
 from databricks_steps.interfaces import Commit, Tables, Verdict
+from databricks_steps.trips.demo import PREFIX
 from databricks_steps.trips.files import TripFile
 from databricks_steps.trips.sources import SHOWN, Source
 
@@ -46,24 +47,72 @@ def amended(before: Sequence[Row], new: Sequence[Row], found: Source, now: datet
     """The ledger with the rows of a source in the place of those it had."""
     kept = {_key(row): row for row in before}
     present = {_key(row) for row in new}
-    names = {row["name"] for row in new}
+    loaded = [row for row in new if row["status"] == LOADED]
     for key, row in kept.items():
-        if row["source"] != found.text or key in present or row["status"] == REPLACED:
+        if key in present or row["status"] == REPLACED:
             continue
-        if row["name"] in names:
-            reason = "another content came under the same name"
-        elif found.whole:
-            reason = "it lies there no more"
+        if row["source"] != found.text:
+            changed = _overtaken(row, loaded)
         else:
-            continue  # of a month that was not asked for
-        gone = {"status": REPLACED, "reason": reason, "cause": "", "remedy": "", "seen_at": now}
-        kept[key] = {**row, **gone}
+            reason = _gone(row, new, found)
+            changed = {"status": REPLACED, "reason": reason} if reason else {}
+        if changed:
+            kept[key] = {**row, "cause": "", "remedy": "", "seen_at": now, **changed}
     for row in new:
         known = kept.get(_key(row))
         same = known is not None and {**known, "seen_at": None} == {**row, "seen_at": None}
         if not same:
             kept[_key(row)] = {**row, "seen_at": now}
     return sorted(kept.values(), key=lambda row: [str(row[name]) for name in _KEY])
+
+
+def _gone(row: Row, new: Sequence[Row], found: Source) -> str:
+    """Why an entry of the source has gone, or an empty text."""
+    same = [each for each in new if each["name"] == row["name"]]
+    if row["status"] == LOADED and same and _is_next(row, same):
+        return ""  # its trips are still there
+    if same:
+        return "another content came under the same name"
+    # Without the whole source it may be of a month that was not asked for.
+    return "it lies there no more" if found.whole else ""
+
+
+def _is_next(row: Row, same: Sequence[Row]) -> bool:
+    """Whether what came under a name is a delivery of other months, and no correction."""
+    months = {month for each in same for month in each["months"]}
+    return bool(months) and months.isdisjoint(row["months"])
+
+
+def _overtaken(row: Row, loaded: Sequence[Row]) -> Row:
+    """What changes of another source's entry as its months are made from these; a copy stays."""
+    if row["status"] != LOADED or not loaded:
+        return {}
+    files = {(each["name"], each["hash"]) for each in loaded}
+    if (row["name"], row["hash"]) in files:
+        return {}
+    is_real = not any(str(each["name"]).startswith(PREFIX) for each in loaded)
+    if is_real and str(row["name"]).startswith(PREFIX):
+        return {"status": REPLACED, "reason": "real trips came in"}
+    source = loaded[0]["source"]
+    made = {month for each in loaded for month in each["months"]}
+    left = [month for month in row["months"] if month not in made]
+    if len(left) == len(row["months"]):
+        return {}
+    reason = f"{', '.join(sorted({*row['months']} & made))} was made from {source}"
+    return {"months": left, "reason": reason} if left else {"status": REPLACED, "reason": reason}
+
+
+def left_behind(before: Sequence[Row], found: Source) -> list[str]:
+    """Months whose trips a file brought that has been corrected and holds none of them any more."""
+    held = {month for file in found.files for month in file.months}
+    left: set[str] = set()
+    for file in found.files:
+        for row in before:
+            ours = row["source"] == found.text and row["name"] == file.name
+            if ours and row["status"] == LOADED and row["hash"] != file.hash:
+                old = {*row["months"]}
+                left |= old - held if old & {*file.months} else set()
+    return sorted(left)
 
 
 def readable(found: Source) -> Verdict:
@@ -111,13 +160,17 @@ def _row(source: str, file: TripFile, status: str) -> Row:
         "hash": file.hash,
         "status": status,
         "cause": file.cause,
-        "reason": file.problem,
+        "reason": file.problem or _waits(file),
         "remedy": file.remedy,
         "bytes": file.size,
         "rows": file.rows,
         "months": list(file.months),
         "seen_at": None,
     }
+
+
+def _waits(file: TripFile) -> str:
+    return f"its trips of {file.waiting} are read once the month is over" if file.waiting else ""
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:

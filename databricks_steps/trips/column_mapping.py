@@ -10,7 +10,9 @@ from databricks_steps import schemas
 REQUIRED = tuple(column.name for column in schemas.TRIPS.columns[1:-1] if not column.nullable)
 
 # Other names under which the publisher, or those who pass the files on, gave a column. The
-# earlier name wins where a file has several.
+# earlier name wins where a file has several, but for times: joined from green and yellow months, a
+# file has one name's for some rows and the other's for the rest.
+_TOGETHER = ("pickup_datetime", "dropoff_datetime")
 _OTHER_NAMES = {
     "vendor_id": ("vendor", "vendor_name"),
     "pickup_datetime": ("lpep_pickup_datetime", "tpep_pickup_datetime", "trip_pickup_datetime"),
@@ -41,8 +43,8 @@ _KEYS = {
 def matched(names: Sequence[str]) -> dict[str, list[int]]:
     """Our column → positions of the names that mean it.
 
-    Several positions only where names differ in nothing but case, spaces or underscores
-    (`airport_fee` and `Airport_fee` in a file joined from two).
+    Several positions where names differ in nothing but case, spaces or underscores (`airport_fee`
+    and `Airport_fee` in a file joined from two), and of times whatever they are called.
     """
     positions: dict[str, list[int]] = {}
     for position, name in enumerate(names):
@@ -51,7 +53,8 @@ def matched(names: Sequence[str]) -> dict[str, list[int]]:
     for column, keys in _KEYS.items():
         present = [k for k in keys if k in positions]
         if present:
-            found[column] = positions[present[0]]
+            chosen = present if column in _TOGETHER else present[:1]
+            found[column] = [place for name in dict.fromkeys(chosen) for place in positions[name]]
     return found
 
 

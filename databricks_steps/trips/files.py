@@ -72,9 +72,10 @@ class TripFile:
 
     `months` begin with the one that holds most of its rows; `named` is true when the month is in
     the name: then every row is of that month. `pickups` are months of pickups and their rows,
-    where the name does not say. `problem` is the reason why it is not read, `cause` the kind of
-    problem in a word, `remedy` what to do; `passed` is true of what is passed over, being no
-    file of trips or the copy of one. `hash` is of the content without its packing.
+    where the name does not say, `waiting` the one of them that is not over. `problem` is the reason
+    why it is not read, `cause` the kind of problem in a word, `remedy` what to do; `passed` is true
+    of what is passed over, being no file of trips or the copy of one. `hash` is of the content
+    without its packing.
     """
 
     path: str
@@ -92,6 +93,7 @@ class TripFile:
     changed: int = 0  # when, in nanoseconds
     rows: int | None = None
     pickups: tuple[tuple[str, int], ...] = ()
+    waiting: str = ""
 
     def refused(self, cause: str, problem: str, remedy: str, *, passed: bool = False) -> TripFile:
         """The same, with why it is not read."""
@@ -202,7 +204,8 @@ def _no_trips(names: list[str], content: Content) -> NotTripsError:
         return NotTripsError("service", f"it holds trips of {service}", remedy)
     if {"startlon", "startlat"} <= keys or {"pickuplongitude", "pickuplatitude"} <= keys:
         problem = "it gives places as longitude and latitude, not as taxi zones"
-        return NotTripsError("places", problem, "Take the month as TLC publishes it today")
+        remedy = "Take the month as TLC publishes it today; of yellow taxis it has zones since 2011"
+        return NotTripsError("places", problem, remedy)
     found = matched(names)
     problem = missing(found)
     if content.format == "csv":

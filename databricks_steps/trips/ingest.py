@@ -60,9 +60,11 @@ def raw_trips(
     skipped, commit = list(found.months), None
     try:
         sources.require_months(found, months)
-        if planned(tables, found, force).stale:
-            emptied = _emptied_demo_months(platform, found)
-            found, skipped, commit = _replaced(platform, found, emptied, force)
+        left = arrivals.left_behind(tables.records(ARRIVALS), found)
+        if planned(tables, found, force).stale or left:
+            emptied = _demo_months(platform, found)
+            _empty(tables, [*emptied, *left])
+            found, skipped, commit = _replaced(platform, found, [*emptied, *left], force)
     finally:
         ledger = recorded(tables, found)
     figures = {
@@ -281,7 +283,9 @@ def planned(tables: Tables, found: sources.Source, force: bool = False) -> Plan:
     """The months of the source; stale where their files, or the code that reads them, changed."""
     code = fingerprint.code(*file_index.READERS)
     digests = {
-        month: fingerprint.digest(code, *sorted((f.name, f.hash) for f in found.of(month)))
+        month: fingerprint.digest(
+            code, *sorted((f.name, f.hash, f.months) for f in found.of(month))
+        )
         for month in found.months
     }
     return incremental.plan(tables, [RAW], digests, force)
@@ -290,7 +294,7 @@ def planned(tables: Tables, found: sources.Source, force: bool = False) -> Plan:
 def _replaced(
     platform: Platform, found: sources.Source, emptied: Sequence[str], force: bool
 ) -> tuple[sources.Source, list[str], Commit | None]:
-    """Write the stale months and empty those of demo trips, in one commit; what was skipped.
+    """Write the stale months and empty those, in one commit; what was skipped.
 
     A file that turns out to be damaged while its rows are read is refused, and the rest written.
     """
@@ -314,15 +318,12 @@ def _replaced(
     return found, skipped, commit
 
 
-def _emptied_demo_months(platform: Platform, found: sources.Source) -> list[str]:
-    """Months of demo trips, emptied in every table made from raw trips as real ones come in.
-
-    raw_trips itself is left to the commit that brings the real trips.
+def _demo_months(platform: Platform, found: sources.Source) -> list[str]:
+    """The months of demo trips that go as real ones come in.
 
     Raises:
         SourceError: demo trips would come in where real ones are.
     """
-    tables = platform.tables
     stored = _months_by_kind(platform)
     if found.is_demo:
         if stored[REAL]:
@@ -332,12 +333,16 @@ def _emptied_demo_months(platform: Platform, found: sources.Source) -> list[str]
                 "Name the source of the real trips with --source, or set another TAXI_HOME",
             )
         return []
-    months = stored[DEMO]
+    return stored[DEMO]
+
+
+def _empty(tables: Tables, months: Sequence[str]) -> None:
+    """Take the months from every table made from raw trips; raw_trips is left to the commit that
+    brings what comes in their place."""
     for table in schemas.TABLES.values():
         if table.month and table.name != RAW and months and tables.rows(table.name, months):
             nothing = tables.read(table.name, [])
             tables.replace(table.name, nothing, months, dict.fromkeys(months, _EMPTIED))
-    return months
 
 
 def _months_by_kind(platform: Platform) -> dict[str, list[str]]:

@@ -32,6 +32,8 @@ LEAST_SHARE, LEAST_ROWS, FEW_SHARE = 0.01, 100, 0.05
 MOST_UNREADABLE = 0.5  # of the values of a column that every trip needs
 _DAY_FIRST = r"^(1[3-9]|2\d|3[01])/\d{1,2}/\d{4}"
 _MONTH_FIRST = r"^\d{1,2}/(1[3-9]|2\d|3[01])/\d{4}"
+_SLASHES = r"^\d{1,2}/\d{1,2}/\d{4}"  # either of them
+_WRITTEN = {"day_first": _DAY_FIRST, "month_first": _MONTH_FIRST, "slashes": _SLASHES}
 _ROW = "__row"
 _HASH = "__hash"
 
@@ -123,7 +125,7 @@ class _Seen:
     """What was seen of a column's values: how many there are, and which cannot be read."""
 
     def __init__(self) -> None:
-        self.present = self.unread = self.day_first = self.month_first = 0
+        self.present = self.unread = self.day_first = self.month_first = self.slashes = 0
         self.example = ""
 
     def take(
@@ -148,7 +150,7 @@ class _Seen:
             if missed and not self.example:
                 self.example = str(next(v for v in text.filter(unread) if v.is_valid))
             if str(text.type) == "string":
-                for name, pattern in (("day_first", _DAY_FIRST), ("month_first", _MONTH_FIRST)):
+                for name, pattern in _WRITTEN.items():
                     count = pc.sum(pc.match_substring_regex(text, pattern)).as_py() or 0
                     setattr(self, name, getattr(self, name) + count)
 
@@ -159,10 +161,11 @@ class _Seen:
 
     def problem(self, name: str) -> tuple[str, str] | None:
         """Why the file cannot be read for this column, and what to do; None when it can."""
-        if self.day_first and not self.month_first:
+        least = MOST_UNREADABLE * self.present
+        if self.day_first and not self.month_first and self.slashes > least:
             told = f"{name} is written day first, for example {self.example!r}"
             return told, "Write times as 2022-01-31 18:30:00"
-        if not self.unread or self.unread <= MOST_UNREADABLE * self.present:
+        if not self.unread or self.unread <= least:
             return None
         told = f"{name} cannot be read in {self.unread:,} of {self.present:,} rows"
         remedy = "Write numbers as 12.50 and times as 2022-01-31 18:30:00"
@@ -334,7 +337,7 @@ def _months(times: pa.Array) -> np.ndarray[Any, Any]:
 def _trip_month(pickups: pa.Array, file: TripFile) -> pa.Array:
     """The month in the file's name; else that of the pickup, if it is one of the file's months.
 
-    Rows of other months go with the fullest.
+    The month that waits until it is over is one of them; rows of others go with the fullest.
     """
     import numpy as np
     import pyarrow as pa
@@ -342,11 +345,12 @@ def _trip_month(pickups: pa.Array, file: TripFile) -> pa.Array:
     if not file.months:
         return pa.nulls(len(pickups), pa.string())
     place = np.zeros(len(pickups), np.int32)
+    own = [*file.months, file.waiting] if file.waiting else file.months
     if not file.named:
         months = _months(pickups)
-        for number, month in enumerate(file.months):
+        for number, month in enumerate(own):
             place[months == np.datetime64(month)] = number
-    return pa.array(file.months).take(pa.array(place))
+    return pa.array(own).take(pa.array(place))
 
 
 def _quoted(name: str) -> str:

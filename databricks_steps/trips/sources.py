@@ -187,11 +187,15 @@ def gathered(
 
 
 def _dated(file: TripFile, this_month: str) -> TripFile:
-    """The file with its months, which lie between the first of taxis and the one before this."""
+    """The file with its months, which lie between the first of taxis and the one before this.
+
+    What it holds of this month, beside others, waits until the month is over.
+    """
     last = shift(this_month, -1)
-    months = file.months if file.named else normalize.fullest(file.pickups, last)
-    if months and min(months) >= FIRST and max(months) <= last:
-        return replace(file, months=months)
+    months = file.months if file.named else normalize.fullest(file.pickups, this_month)
+    over = tuple(month for month in months if month <= last)
+    if over and min(over) >= FIRST and (over == months or not file.named):
+        return replace(file, months=over, waiting=this_month if this_month in months else "")
     if not file.named:
         months = normalize.fullest(file.pickups, "9999-12")
     if months == (this_month,):

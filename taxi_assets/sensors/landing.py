@@ -149,10 +149,15 @@ def look(folder: Folder, before: Mapping[str, Mapping[str, Any]]) -> list[Sight]
         sight = now
         if (then.size, then.changed) == (now.size, now.changed):
             sight = replace(then, looks=min(then.looks + 1, _MOST))
-        unknown = sight.file is None or sight.file.cause == UNREADABLE
-        if sight.looks >= STABLE and unknown and time.monotonic() < deadline:
-            sight = replace(sight, file=_judged(folder, sight))
         found.append(sight)
+    # What could not be opened comes last: it may take all the time there is, tick after tick.
+    for tried in (False, True):
+        for place, sight in enumerate(found):
+            unknown = sight.file.cause == UNREADABLE if sight.file else not tried
+            if unknown and bool(sight.file) == tried and sight.looks >= STABLE:
+                if time.monotonic() > deadline:
+                    return found
+                found[place] = replace(sight, file=_judged(folder, sight))
     return found
 
 

@@ -63,6 +63,24 @@ def without_computed(name: str, rows: DataFrame) -> set[tuple[Any, ...]]:
     return set(found)
 
 
+def test_a_month_without_a_valid_trip_is_a_month(laptop: Laptop) -> None:
+    laptop.run("raw_trips", "trips", *FEATURES, months=[JANUARY])
+    table = demo_trips(FEBRUARY, 200)
+    place = table.schema.get_field_index("trip_distance")
+    still = table.set_column(place, "trip_distance", pa.array([0.0] * len(table)))
+    pq.write_table(still, laptop.source / f"green_tripdata_{FEBRUARY}.parquet")
+    made = laptop.run("raw_trips", "trips", *FEATURES, months=[FEBRUARY])
+    assert {outcome.name for outcome in made} >= {"trips", *FEATURES}
+    tables = laptop.platform.tables
+    assert tables.rows("trips", [FEBRUARY]) == 0
+    assert tables.rows("quarantined_trips", [FEBRUARY]) == len(table)
+    alone = {name: laptop.rows(name) for name in FEATURES}
+    laptop.run(*FEATURES, months=[JANUARY, FEBRUARY])  # at once: the same
+    assert {name: laptop.rows(name) for name in FEATURES} == alone
+    with pytest.raises(TableError, match="none in 2022-04"):
+        laptop.run("pickup_features", months=["2022-04"])
+
+
 @pytest.fixture
 def laptop(spark: SparkSession, tmp_path: Path) -> Laptop:
     made = Laptop(spark, tmp_path / "one")

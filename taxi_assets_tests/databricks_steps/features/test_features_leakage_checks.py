@@ -75,6 +75,17 @@ def test_honest_rows_pass(trips: DataFrame, lookup: Lookup) -> None:
 
 
 @lookups
+def test_honest_rows_of_distances_that_nobody_rounded_pass(
+    trips: DataFrame, lookup: Lookup
+) -> None:
+    """Miles of kilometers: a millionth of a mile is more than that in miles an hour."""
+    miles = trips.withColumn("trip_distance", F.col("trip_distance") / 1.609344)
+    rows = MADE[lookup.table.name](miles, ["2022-02"])
+    verdict = judged(miles, lookup, rows)
+    assert verdict.passed, verdict.reason
+
+
+@lookups
 def test_a_window_stamped_at_its_start_is_caught(trips: DataFrame, lookup: Lookup) -> None:
     """Planted: a row carries the quarter of an hour that begins, not ends, at its stamp."""
     early = F.col("known_at") - F.expr("INTERVAL 15 MINUTES")

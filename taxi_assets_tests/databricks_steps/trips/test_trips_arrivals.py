@@ -15,6 +15,7 @@ from databricks_steps.errors import SourceError
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
 from databricks_steps.trips import arrivals, ingest, sources
+from databricks_steps.trips.demo import demo_trips
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -91,15 +92,97 @@ def test_a_source_that_nothing_can_be_read_of_is_in_the_ledger(
     assert row["remedy"]
 
 
-def test_several_sources_stand_side_by_side(platform: EmbeddedPlatform, tmp_path: Path) -> None:
-    for name in ("one", "other"):
-        green_file(tmp_path / name, [{"VendorID": len(name)}])
-        ingest.raw_trips(platform, None, str(tmp_path / name))
+IN_FEBRUARY = {
+    "lpep_pickup_datetime": at("2022-02-03 10:00:00"),
+    "lpep_dropoff_datetime": at("2022-02-03 10:10:00"),
+}
+
+
+def of_sources(platform: EmbeddedPlatform) -> list[tuple[str, str, list[str]]]:
+    """Each entry's folder, status and months."""
     rows = platform.tables.records("arrivals")
-    assert [(Path(row["source"]).name, row["name"]) for row in rows] == [
-        ("one", JANUARY),
-        ("other", JANUARY),
+    return [(Path(row["source"]).name, row["status"], row["months"]) for row in rows]
+
+
+def test_what_another_source_has_made_anew_is_replaced(
+    platform: EmbeddedPlatform, tmp_path: Path
+) -> None:
+    green_file(tmp_path / "one", [{}, IN_FEBRUARY], "trips.parquet")
+    green_file(tmp_path / "other", [{"VendorID": 1}])
+    green_file(tmp_path / "third", [IN_FEBRUARY | {"VendorID": 1}], FEBRUARY)
+    both, january, february = ["2022-01", "2022-02"], ["2022-01"], ["2022-02"]
+    ingest.raw_trips(platform, None, str(tmp_path / "one"))
+    assert of_sources(platform) == [("one", "loaded", both)]
+    ingest.raw_trips(platform, None, str(tmp_path / "other"))
+    now = [("one", "loaded", february), ("other", "loaded", january)]
+    assert of_sources(platform) == now
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / JANUARY).write_bytes((tmp_path / "other" / JANUARY).read_bytes())
+    ingest.raw_trips(platform, None, str(tmp_path / "copy"))
+    assert of_sources(platform) == [("copy", "loaded", january), *now]
+    ingest.raw_trips(platform, None, str(tmp_path / "third"))
+    assert of_sources(platform) == [
+        ("copy", "loaded", january),
+        ("one", "replaced", february),
+        ("other", "loaded", january),
+        ("third", "loaded", february),
     ]
+    version = platform.tables.version("arrivals")
+    ingest.raw_trips(platform, None, str(tmp_path / "third"))
+    assert platform.tables.version("arrivals") == version
+
+
+def test_demo_trips_that_real_ones_have_replaced_are_told(
+    platform: EmbeddedPlatform, tmp_path: Path
+) -> None:
+    pq.write_table(demo_trips("2022-01", 50), tmp_path / "demo_2022-01.parquet")
+    ingest.raw_trips(platform, None, str(tmp_path / "demo_2022-01.parquet"))
+    green_file(tmp_path, [IN_FEBRUARY], FEBRUARY)
+    ingest.raw_trips(platform, None, str(tmp_path / FEBRUARY))
+    assert ledger(platform) == {
+        ("demo_2022-01.parquet", "replaced"): ("", 50, "2022-01"),
+        (FEBRUARY, "loaded"): ("", 1, "2022-02"),
+    }
+
+
+def test_trips_of_a_month_that_is_not_over_wait_for_its_end(
+    platform: EmbeddedPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = green_file(tmp_path, [{}, {}, {}, IN_FEBRUARY, IN_FEBRUARY], "trips.parquet")
+    for month, held in (("2022-02", {"2022-01": 3}), ("2022-03", {"2022-01": 3, "2022-02": 2})):
+        monkeypatch.setattr(sources, "this_month", lambda month=month: month)
+        raw, _ = ingest.raw_trips(platform, None, str(path))
+        assert raw.figures["rows_by_month"] == held
+        assert platform.tables.rows("raw_trips") == sum(held.values())
+        ((_, status, months),) = of_sources(platform)
+        assert (status, months) == ("loaded", [*held])
+
+
+def test_a_corrected_file_takes_back_the_months_that_it_no_longer_holds(
+    platform: EmbeddedPlatform, tmp_path: Path
+) -> None:
+    path = green_file(tmp_path, [{}, IN_FEBRUARY], "trips.parquet")
+    ingest.raw_trips(platform, None, str(path))
+    ingest.trips(platform, None)
+    green_file(tmp_path, [{}, {"fare_amount": 11.0}], "trips.parquet")
+    for _ in range(2):  # the second run changes nothing
+        ingest.raw_trips(platform, ["2022-01"], str(path))
+        ingest.trips(platform, ["2022-01"])
+        for name, rows in (("raw_trips", 2), ("trips", 2), ("quarantined_trips", 0)):
+            assert platform.tables.rows(name) == rows, name
+        assert platform.tables.months("raw_trips") == ["2022-01"]
+    statuses = [(status, months) for _, status, months in of_sources(platform)]
+    assert sorted(statuses) == [("loaded", ["2022-01"]), ("replaced", ["2022-01", "2022-02"])]
+
+
+def test_the_next_month_under_the_same_name_is_no_correction(
+    platform: EmbeddedPlatform, tmp_path: Path
+) -> None:
+    for row in ({}, IN_FEBRUARY):
+        ingest.raw_trips(platform, None, str(green_file(tmp_path, [row], "trips.parquet")))
+    assert platform.tables.months("raw_trips") == ["2022-01", "2022-02"]
+    statuses = [(status, months) for _, status, months in of_sources(platform)]
+    assert sorted(statuses) == [("loaded", ["2022-01"]), ("loaded", ["2022-02"])]
 
 
 def days(count: int = 30) -> dict[str, list[dict[str, Any]]]:

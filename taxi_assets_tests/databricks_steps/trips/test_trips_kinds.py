@@ -149,6 +149,15 @@ def test_what_holds_trips_is_read_whole(tmp_path: Path, kind: str) -> None:
     assert {time.hour for time in times} == {9}
 
 
+def test_a_time_in_another_writing_is_that_row_s_fault(tmp_path: Path) -> None:
+    text = CSV.replace("2022-01-03 09:42:30", "31/01/2022 10:00")
+    assert text != CSV
+    file = judged(tmp_path, "x_2022-01.csv", text.encode())
+    assert (file.problem, file.rows) == ("", 28)
+    unread = [v for batch in normalize.file_rows(file) for v in batch["unreadable"].to_pylist()]
+    assert [names for names in unread if names] == [["dropoff_datetime"]]
+
+
 OPEN_QUOTE = CSV.replace(",N,", ',"N,', 1)
 TWO_QUOTES = OPEN_QUOTE.replace(",N,", ',"N,', 1)
 STRAY_QUOTES = CSV.replace("28.5", '"28.5').replace("2,2022-01-03", '"2,2022-01-03')

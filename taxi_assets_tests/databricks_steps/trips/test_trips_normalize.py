@@ -169,6 +169,21 @@ def test_columns_that_differ_in_case_alone_complete_each_other(
     assert [row["airport_fee"] for row in found] == [1.25, 1.75, None]
 
 
+def test_green_and_yellow_trips_in_one_file_have_their_times(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    table = green_table([{}, {}])
+    for end in ("pickup", "dropoff"):
+        times = table[f"lpep_{end}_datetime"].to_pylist()
+        place = table.schema.get_field_index(f"lpep_{end}_datetime")
+        table = table.set_column(place, f"lpep_{end}_datetime", pa.array([times[0], None]))
+        table = table.append_column(f"tpep_{end}_datetime", pa.array([None, times[1]]))
+    path = tmp_path / "joined_2022-01.parquet"
+    pq.write_table(table, path)
+    found = raw_rows(spark, read(path))
+    assert [published(row) for row in found] == [NORMAL_ROW, NORMAL_ROW]
+
+
 def test_values_that_are_not_numbers(tmp_path: Path) -> None:
     changes = [
         {"trip_distance": float("nan"), "passenger_count": float("nan")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,12 @@ from world import MONTHLY, OTHERS, World
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import DATABRICKS, Settings
+from databricks_steps.trips import sources
+from databricks_steps.trips.files import TripFile
 from taxi_assets.emulator import process
 from taxi_assets.resources.targets import target
 from taxi_assets.resources.workspace import Workspace
+from taxi_assets.sensors import landing as landing_module
 from taxi_assets.sensors.landing import Sight, Volume, landing, look, memory, whole_months
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import free_port
 
@@ -53,6 +57,36 @@ def test_a_volume_is_looked_at_as_a_folder_is(volume: Volume, world: World) -> N
     volume.client.files.upload(f"{VOLUME}/notes.txt", io.BytesIO(b"x"))
     again = seen()
     assert (again.looks, again.file is not None) == (3, True)
+
+
+class Slow:
+    """A folder of a disk on which one entry is asked for in vain, for longer than a tick has."""
+
+    source = "slow"
+
+    def __init__(self, whole: Path) -> None:
+        self.whole = whole
+
+    def entries(self) -> list[Sight]:
+        return [Sight("a_2022-01.parquet", 1, 1), Sight("b_2022-03.parquet", 1, 1)]
+
+    def inspect(self, sight: Sight) -> TripFile:
+        if sight.name.startswith("a"):
+            time.sleep(0.02)
+            raise TimeoutError
+        return replace(sources.judged(self.whole), name=sight.name)
+
+
+def test_an_entry_that_cannot_be_fetched_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    monkeypatch.setattr(landing_module, "SECONDS", 0.01)
+    folder, kept, sights = Slow(world.land("2022-03")), {}, []
+    for _ in range(5):
+        sights = look(folder, kept)
+        kept = memory(sights)
+    assert list(whole_months(sights)) == ["2022-03"]
+    assert [sight.file.cause for sight in sights if sight.file] == ["unreadable", ""]
 
 
 def test_on_databricks_months_land_in_the_targets_volume(
