@@ -81,7 +81,7 @@ def verdicts(folder: Path) -> dict[str, ElementTree.Element]:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=1800,
+        timeout=3600,
     )
     assert ran.returncode in (0, 1), ran.stdout + ran.stderr
     return {str(case.get("name")): case for case in ElementTree.parse(report).iter("testcase")}
