@@ -88,8 +88,10 @@ install_by_pip() {
 
 ensure_venv() {
   local stamp="$VENV/.made-from" digest python
-  digest="$(lock_digest)"
+  digest="$(lock_digest) $ROOT"
   [ "$(cat "$stamp" 2>/dev/null)" = "$digest" ] && return
+  # Made for another folder, its commands lead there: it was moved or copied with the checkout.
+  [ ! -e "$stamp" ] || [ "$(cut -d' ' -f3- "$stamp")" = "$ROOT" ] || rm -rf "$VENV"
   [ -w "$ROOT" ] || fail "The repository's folder must be writable for .venv: $ROOT." \
     "Copy it to a folder you may write to"
   python="$(find_python)" || exit 1

@@ -51,7 +51,12 @@ Columns = Mapping[str, Sequence[Any]]
 
 
 class RequestError(ServingError):
-    """A request breaks the contract; `code` is the error code of the answer."""
+    """A request breaks the contract; `code` is the error code of the answer.
+
+    `client_request_id` is the request's id at its sender, where it could be read.
+    """
+
+    client_request_id: str | None = None
 
     def __init__(
         self, rule: str, value: object, remedy: str, code: str = "INVALID_PARAMETER_VALUE"
@@ -125,9 +130,18 @@ def parse(body: bytes) -> FareRequest:
 
 
 def read(payload: object) -> FareRequest:
-    """The request in a parsed payload; see `parse`."""
+    """The request in a parsed payload; see `parse`. What is refused keeps its sender's id."""
     if not isinstance(payload, dict):
         raise _malformed("The body must be a JSON object", payload, _one_form())
+    try:
+        return _read(payload)
+    except RequestError as error:
+        client_id = payload.get("client_request_id")
+        error.client_request_id = client_id if _is_id(client_id) else None
+        raise
+
+
+def _read(payload: dict[str, Any]) -> FareRequest:
     forms = [name for name in FORMS if name in payload]
     if len(forms) != 1:
         raise _malformed("The body must hold exactly one form of rows", forms, _one_form())
@@ -171,11 +185,10 @@ def of_columns(
 def _options(payload: dict[str, Any]) -> tuple[bool, bool, str | None]:
     """What is asked beside the rows: interval, features, and the request's id at its sender."""
     for name in ("params", "extra_params"):
-        if not isinstance(payload.get(name, {}), dict):
+        if not isinstance(payload.get(name) or {}, dict):
             raise _malformed(f"{name} must be an object", payload[name], "Leave it out")
-    interval, explain = (
-        _flag(payload.get("params", {}), name) for name in ("interval", "features")
-    )
+    params = payload.get("params") or {}
+    interval, explain = (_flag(params, name) for name in ("interval", "features"))
     client_id = payload.get("client_request_id")
     if client_id is not None and not _is_id(client_id):
         raise _malformed(
@@ -206,7 +219,7 @@ def _json(body: bytes) -> object:
         # NaN and Infinity are no JSON, but Python's own encoder writes them: read on, so that
         # the answer names the field they stand in.
         try:
-            return json.loads(body)
+            return json.loads(body.decode())  # of bytes it would guess the encoding
         except (ValueError, RecursionError):
             raise _malformed("The body must be JSON", str(strict)[:120], _one_form()) from None
 

@@ -178,7 +178,7 @@ def between(hours: str, now: datetime) -> tuple[datetime, datetime]:
 
 def _instant(text: str) -> datetime:
     found = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
-    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+    return found.astimezone(timezone.utc) if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
 
 def _requests(

@@ -11,7 +11,7 @@ import numpy as np
 
 from databricks_steps.errors import ModelError
 from databricks_steps.features.lookups import LOOKUPS
-from databricks_steps.features.request import FIELDS, with_request_features
+from databricks_steps.features.request import FIELDS, TRIP_TYPE, with_request_features
 from databricks_steps.inference.feature_spec import FeatureSpec, TableLookup
 from databricks_steps.inference.request import FareRequest
 from databricks_steps.interfaces import Platform
@@ -79,7 +79,7 @@ def looked_up_now(
     ]
     schema = (
         "place long, request_row long, pickup_location_id int, dropoff_location_id int, "
-        "trip_distance double, pickup_datetime timestamp"
+        "trip_distance double, trip_type int, pickup_datetime timestamp"
     )
     months = sorted({f"{at:%Y-%m}" for *_, at in trips})
     frame = platform.spark.createDataFrame(trips, schema)
@@ -96,6 +96,6 @@ def looked_up_now(
 
 
 def _trips(asked: FareRequest) -> Iterator[tuple[Any, ...]]:
-    columns = [getattr(asked, name) for name in FIELDS[:3]]
+    columns = [getattr(asked, name) for name in (*FIELDS[:3], TRIP_TYPE)]
     pickups = [at.replace(tzinfo=timezone.utc) for at in asked.pickup_datetime]
     return zip(*(column.tolist() for column in columns), pickups, strict=True)

@@ -6,6 +6,7 @@ It reads alone, and only what `registry.py` asks; a test holds it equal to MLflo
 from __future__ import annotations
 
 import fcntl
+import re
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -64,7 +65,7 @@ class MlflowDatabase:
         return [str(number) for (number,) in self._rows(query, self._model)]
 
     def version(self, number: str) -> VersionRow | None:
-        if not number.isascii() or not number.isdigit():
+        if not re.fullmatch("[1-9][0-9]{0,9}", number):
             return None
         model = (self._model, int(number))
         for run, registered_at, files in self._rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -39,10 +40,28 @@ def one_line_errors(command: Command) -> Command:
             if error.name != EMULATOR:
                 raise
             told = f"This installation has no emulator: {error}. Run the command in a checkout"
+        except OSError as error:
+            told = _of_home(error)
+            if told is None:
+                raise
         click.secho(f"error: {told}", err=True, fg="red")
         sys.exit(1)
 
     return guarded  # type: ignore[return-value]
+
+
+def _of_home(error: OSError) -> SettingsError | None:
+    """A home that cannot be written, or a full disk, as an error for people; None of all else."""
+    home = target().settings.home
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None
+    ours = path is not None and home in (path, *path.parents, *path.absolute().parents)
+    if not ours and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return SettingsError(
+        "TAXI_HOME must be a folder that can be written",
+        f"{path or home}: {error.strerror}",
+        "Make room or change its permissions, or set TAXI_HOME to another folder",
+    )
 
 
 def _speak_to_any_terminal() -> None:

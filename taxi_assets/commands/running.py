@@ -158,6 +158,7 @@ def mlflow(port: int) -> None:
             f"there is no {database}",
             "Run taxi-assets run once",
         )
+    _require_free(port)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", settings.mlflow_uri]
     become([*command, "-h", LOOPBACK, "-p", str(port)])
 

@@ -24,6 +24,10 @@ def serve(access_log: bool) -> None:
     from taxi_assets.emulator import auth, process
 
     settings = embedded().settings
+    if access_log and process.status(settings).running:
+        raise SettingsError(
+            "--access-log is for an emulator that starts", "it runs already", "taxi-assets stop"
+        )
     host = process.ensure_running(settings, *(["--access-log"] if access_log else []))
     click.echo(f"{host}  token in {settings.token_file}")
     click.echo(f"{process.page_link(settings)}  its pages, for {auth.PASS_SECONDS // 3600} hours")

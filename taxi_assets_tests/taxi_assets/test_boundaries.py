@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from databricks_steps.errors import SettingsError
 from databricks_steps.months import parse, shift, this_month
+from databricks_steps.settings import REPOSITORY
 from taxi_assets.cli import main
 
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -37,7 +39,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "backup": ("backup", "FILE"),
     "restore": ("restore", "FILE"),
     "vacuum": ("vacuum",),
-    "scenario": ("scenario", "meter-error"),
+    "scenario": ("scenario", "calm"),
     "alerts": ("alerts",),
     "backtest": ("backtest", "--months", "2022-01:2022-02"),
 }
@@ -93,6 +95,33 @@ def test_a_home_that_cannot_be_one(tmp_path: Path, home: str, command: str) -> N
     line = refused(called(place, *arguments))
     assert "TAXI_HOME" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "request.json"]
+
+
+WRITING = ("run", "dev", "configure", "report", "serve", "deploy", "rollback", "scenario", "replay")
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_home_where_nothing_can_be_written(tmp_path: Path, command: str) -> None:
+    line = refused(called("/proc/nowhere", *COMMANDS[command]))
+    assert line.startswith("error: TAXI_HOME must be a folder that can be written: /proc/nowhere")
+
+
+@pytest.mark.parametrize(("made_for", "kept"), [("HERE", True), ("/elsewhere", False), ("", False)])
+def test_a_venv_of_another_folder_is_made_anew(tmp_path: Path, made_for: str, kept: bool) -> None:
+    """Its commands would run the checkout that it was copied from."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / ".venv").mkdir()
+    shutil.copy(REPOSITORY / "scripts" / "set_up.sh", tmp_path / "scripts")
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).write_text("packages")
+    script = 'source scripts/set_up.sh; make_venv() { ls -a "$VENV"; exit; }; '
+    digest = subprocess.run(
+        ["bash", "-c", f"{script} lock_digest"], cwd=tmp_path, capture_output=True, text=True
+    ).stdout.strip()
+    stamp = f"{digest} {made_for.replace('HERE', str(tmp_path))}".rstrip()
+    (tmp_path / ".venv" / ".made-from").write_text(f"{stamp}\n")
+    asked = subprocess.run(["bash", "-c", f"{script} set_up"], cwd=tmp_path, capture_output=True)
+    assert (tmp_path / ".venv" / ".made-from").exists() == kept, asked.stderr
 
 
 SOURCES = {

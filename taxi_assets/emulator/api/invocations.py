@@ -68,9 +68,10 @@ class Invocations:
         request_id = str(uuid.uuid4())
         body: bytes | None = b""
         endpoint: Endpoint | None = None
+        full = self._capture.full  # what was taken before it is captured, however full it is then
         try:
             endpoint = self._endpoints.find(name)
-            if self._capture.full or self._in_flight > IN_FLIGHT:
+            if full or self._in_flight > IN_FLIGHT:
                 # Before the body is read: what is put off must not cost memory.
                 raise errors.ApiError(
                     "REQUEST_LIMIT_EXCEEDED", "Too many queries wait", name[:80], "Try again soon"
@@ -84,7 +85,7 @@ class Invocations:
             if error.code == "REQUEST_TOO_LARGE":
                 body = None
             told = refused(error.code, str(error), request_id)
-        if endpoint is not None and not self._capture.full:
+        if endpoint is not None and not full:
             micros = round((time.perf_counter() - started) * 1_000_000)
             at = time.time_ns() // 1000 - micros  # when it came
             self._capture.put(Taken(name, endpoint.payload_table, told, body, at, micros))

@@ -65,6 +65,7 @@ def answer(endpoint: Endpoint, body: bytes, request_id: str) -> Answer:
         return Answer(200, told, request_id, client_id, model, looked_up, len(request))
     except TaxiError as error:
         code = getattr(error, "code", "BAD_REQUEST")
+        client_id = getattr(error, "client_request_id", client_id)
         return refused(code, str(error), request_id, client_id, model)
     except Exception:
         _LOG.exception("a query failed")

@@ -145,6 +145,29 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
     assert error.value.code == "BAD_REQUEST"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32-le"])
+def test_another_encoding_than_utf_8_is_refused(encoding: str) -> None:
+    """Its capture could not be read again."""
+    with pytest.raises(RequestError) as error:
+        request.parse(json.dumps({"instances": [GOOD]}).encode(encoding))
+    assert error.value.code == "BAD_REQUEST"
+
+
+def test_nothing_as_parameters_is_as_none_at_all() -> None:
+    whole = {"instances": [GOOD], "params": None, "extra_params": None, "client_request_id": None}
+    assert not request.read(whole).interval
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("order-7", "order-7"), ("a\nb", None), (7, None), ("x" * 257, None)]
+)
+def test_what_is_refused_keeps_its_sender_s_id(given: object, kept: str | None) -> None:
+    for bad in ({"instances": [{**GOOD, "trip_distance": -1}]}, {"inputs": []}, {"unknown": 1}):
+        with pytest.raises(RequestError) as error:
+            request.read({**bad, "client_request_id": given})
+        assert error.value.client_request_id == kept
+
+
 def test_rows_become_columns() -> None:
     sunday = {
         "pickup_location_id": 10_001.0,

@@ -144,10 +144,11 @@ def test_the_command_tells_and_gives_json(
     again = CliRunner().invoke(cli.main, ["replay", "--version", "2", "--json"])
     told = json.loads(again.stdout)
     assert (told["version"], len(told["worst"])) == ("2", 10)
-    unknown = CliRunner().invoke(cli.main, ["replay", "--version", "9"])
-    assert unknown.exit_code == 1
-    assert unknown.stderr.startswith("error: A version must be registered: ")
-    assert unknown.stderr.endswith(" has no version '9'. There are: 1, 2\n")
+    for number in ("9", "01", "9" * 20):
+        unknown = CliRunner().invoke(cli.main, ["replay", "--version", number])
+        assert unknown.exit_code == 1
+        assert unknown.stderr.startswith("error: A version must be registered: ")
+        assert unknown.stderr.endswith(f" has no version '{number}'. There are: 1, 2\n")
 
 
 def test_what_cannot_be_replayed_is_said(busy: Workspace, platform: EmbeddedPlatform) -> None:
@@ -164,7 +165,8 @@ def test_features_that_were_not_captured_are_looked_up_now(
     busy: Workspace, platform: EmbeddedPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(busy.settings, payload_prefix="gateway")
-    rows = {"dataframe_records": [TRIP, {**TRIP, "pickup_datetime": "2022-05-01 00:00:00"}]}
+    later = {**TRIP, "pickup_datetime": "2022-05-01 00:00:00"}
+    rows = {"dataframe_records": [TRIP, {**later, "trip_type": 2}]}
     fares = endpoint.answer(busy.client, busy.settings, rows)["predictions"]
     good = payload_tables.request("good", request=json.dumps(rows))
     unread = payload_tables.request("bad", request="{")
@@ -199,7 +201,10 @@ def test_a_time_is_hours_ago_or_two_instants(text: str, first: float, last: floa
     assert replay.between(text, NOW) == expected
 
 
-@pytest.mark.parametrize("text", ["0:24", "1:1", "", "a:b", "nan", "inf", "2026/2025", "1/2/3"])
+OTHERS = ("0:24", "1:1", "", "a:b", "nan", "inf", "2026/2025", "1/2/3")
+
+
+@pytest.mark.parametrize("text", [*OTHERS, "0001-01-01/9999-12-31T23:59:59-14:00"])
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="must be hours ago, A:B with A before B"):
         replay.between(text, NOW)

@@ -68,6 +68,7 @@ def test_a_flush_writes_what_was_asked_and_answered(served: Workspace) -> None:
     assert abs(good["request_time"] - datetime.now(timezone.utc)).total_seconds() < 60
     assert good["request_date"] == good["request_time"].date()
     assert (bad["status_code"], bad["served_entity_id"]) == (400, None)
+    assert bad["client_request_id"] == "bad"
     assert json.loads(bad["response"])["error_code"] == "BAD_REQUEST"
     assert good["databricks_request_id"] != bad["databricks_request_id"]
     assert served.client.api_client.do("POST", "/api/2.0/taxi/payloads/flush") == {"payloads": 0}
