@@ -47,7 +47,7 @@ from databricks_steps.training import (
 )
 from databricks_steps.training.expected_error import ExpectedError
 from databricks_steps.training.promotion_gate import Champion
-from databricks_steps.training.registry import HOLDOUT_FROM, Version
+from databricks_steps.training.registry import HOLDOUT_FROM, TAUGHT_FROM, Version
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -226,12 +226,14 @@ def _train(platform: Platform, months: Sequence[str], number: str, folder: Path)
     spec = FeatureSpec.current(settings, interval=model.interval)
     (files / feature_spec.FILE).write_text(spec.to_json())
     model.holdout.to_parquet(folder / _HOLDOUT)
-    began = model.holdout["pickup_datetime"].min().isoformat()
+    taught, held = (
+        part["pickup_datetime"].min().isoformat() for part in (model.train, model.holdout)
+    )
     version = Version(
         number,
         "",
         evaluation.measures(model.fares, model.predicted),
-        {"months": ",".join(months), HOLDOUT_FROM: began},
+        {"months": ",".join(months), TAUGHT_FROM: taught, HOLDOUT_FROM: held},
     )
     (folder / _MODEL).write_text(json.dumps(asdict(version)))
     (folder / _BASELINE).write_text(candidate.baseline(model).to_json())

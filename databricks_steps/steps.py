@@ -39,6 +39,7 @@ from databricks_steps.training import (
     promotion,
     promotion_gate,
     registry,
+    tariff,
 )
 from databricks_steps.training.leakage_checks import featured, no_label_leak
 from databricks_steps.trips import ingest, kinds, zones
@@ -77,7 +78,7 @@ def training_set(platform: Platform, months: Months, force: bool = False) -> tup
         tables.contents("trips", chosen),
         *_lookup_inputs(platform, chosen),
         settings.holdout_share,
-        fingerprint.code(dataset, kinds),
+        fingerprint.code(dataset, kinds, tariff),
     )
     commit = None
     if force or tables.made_from("training_set") != made_from:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,21 +32,9 @@ def main(host: str, port: str) -> int:
         stack.callback(_end, started)
         try:
             code = folder / "code"
-            _start(
-                started,
-                "code server",
-                "dagster",
-                "code-server",
-                "start",
-                *LOGS[:1],
-                "warning",
-                "--socket",
-                str(code),
-                "-m",
-                LOCATION,
-                "-d",
-                str(Path.cwd()),
-            )
+            serve = ("code-server", "start", "--log-level", "warning", "--socket", str(code))
+            ours = ("-m", LOCATION, "-d", str(Path.cwd()))
+            _start(started, "code server", "dagster", *serve, *ours)
             while not _listens(code) and not _ended(started):
                 time.sleep(0.1)
             workspace = folder / "workspace.yaml"  # JSON is YAML
@@ -66,9 +55,13 @@ def main(host: str, port: str) -> int:
 def _start(
     started: dict[str, subprocess.Popen[bytes]], name: str, module: str, *arguments: str
 ) -> None:
-    """A process that keeps what this one may hand down: the home's lock of `dev`."""
+    """A process that keeps what this one may hand down: the home's lock of `dev`.
+
+    On Linux it ends with this one, however that ends: nobody would know of it else.
+    """
     command = [sys.executable, "-m", module, *arguments]
-    started[name] = subprocess.Popen(command, close_fds=False)
+    ends_too = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
+    started[name] = subprocess.Popen([*ends_too, *command], close_fds=False)
 
 
 def _listens(path: Path) -> bool:
@@ -83,13 +76,18 @@ def _ended(started: Mapping[str, subprocess.Popen[bytes]]) -> dict[str, int]:
 
 
 def _end(started: Mapping[str, subprocess.Popen[bytes]]) -> None:
-    """The last one first: nothing asks a code server that has gone."""
-    for process in reversed(list(started.values())):
+    """End all of them, whatever this process is told meanwhile."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    for process in started.values():
         process.terminate()
-        try:
-            process.wait(ENDS_WITHIN)
-        except subprocess.TimeoutExpired:
+    deadline = time.monotonic() + ENDS_WITHIN
+    while len(_ended(started)) < len(started) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in started.values():
+        if process.poll() is None:
             process.kill()
+        process.wait()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -36,17 +36,16 @@ from databricks_steps.monitoring import (
     performance,
     plots,
     report,
-    tariff,
     thresholds,
     triage,
 )
 from databricks_steps.monitoring.report import Told
-from databricks_steps.monitoring.tariff import Audit
 from databricks_steps.monitoring.triage import Checks, Diagnosis
 from databricks_steps.plots import SHARED_PLOTS, zone_map
-from databricks_steps.training import dataset, expected_error, registry
+from databricks_steps.training import dataset, expected_error, registry, tariff
 from databricks_steps.training.expected_error import ExpectedError
 from databricks_steps.training.registry import Version
+from databricks_steps.training.tariff import Audit
 from databricks_steps.trips import kinds, quality_checks
 
 if TYPE_CHECKING:
@@ -177,15 +176,22 @@ def measured(
 def audited(platform: Platform, champion: Judged, scored: DataFrame, month: str) -> Audit:
     """The month's tariff beside that of the newest month that the champion has learned from.
 
-    The newest that holds enough metered trips to tell one.
+    The newest that holds enough metered trips to tell one, of days that it was taught. A month
+    that it was taught itself is judged by the days that it was not.
     """
-    for before in champion.months:
-        known = tariff.metered(platform.tables.read("trips", [before]), before)
-        if len(known) >= tariff.LEAST:
-            break
     unseen = performance.unseen_from(champion.version)
     day = f"{unseen:%Y-%m-%d}" if unseen else ""
-    return tariff.audited(month, before, tariff.metered(scored, month), known, day)
+    since = champion.version.tags.get(registry.TAUGHT_FROM, "")[:10]
+    trips = tariff.metered(scored, month)
+    for before in champion.months:
+        known = tariff.metered(platform.tables.read("trips", [before]), before)
+        known = known[known["day"] >= since]
+        if before == month:
+            known, later = known[known["day"] < day], trips[trips["day"] >= day]
+            trips = later if len(later) >= tariff.LEAST else trips
+        if len(known) >= tariff.LEAST:
+            break
+    return tariff.audited(month, before, trips, known, day)
 
 
 def asked(platform: Platform, months: Sequence[str]) -> DataFrame:

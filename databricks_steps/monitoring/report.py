@@ -9,12 +9,13 @@ from typing import Any
 from databricks_steps import page
 from databricks_steps.distributions import ALL, Baseline, Counted
 from databricks_steps.interfaces import Verdict
-from databricks_steps.monitoring import plots, tariff
+from databricks_steps.monitoring import plots
 from databricks_steps.monitoring.drift import PSI
 from databricks_steps.monitoring.performance import Carrier
-from databricks_steps.monitoring.tariff import Audit
 from databricks_steps.monitoring.triage import NONE, REMEDIES, Diagnosis
 from databricks_steps.page import Blocks, Figures, Table, Text
+from databricks_steps.training import tariff
+from databricks_steps.training.tariff import Audit
 
 _HISTOGRAMS = 6  # of the features that moved most
 Rows = Sequence[Mapping[str, Any]]

@@ -15,6 +15,7 @@ class ErrorLimits:
 
     ratio: tuple[float, float] = (1.15, 1.25)  # of a month or a day
     slice_ratio: tuple[float, float] = (1.3, 1.5)  # of a slice
+    most_of_traffic: float = 1.35  # of a month that slower trips may explain; 2023-12 has 1.21
     sure: float = 2.0
     least: int = 100  # trips, of those it was measured on too; fewer are not judged
     least_of_mix: int = 1_000  # trips; the mix of fewer is chance

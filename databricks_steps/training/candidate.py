@@ -218,8 +218,11 @@ def known(settings: Settings, version: Version, training_set: Callable[[], DataF
             )
         }
         verdicts = tuple(anew.get(v.check, v) for v in verdicts)
-        for key, value in _judgement(verdicts).items():
-            registry.tag(settings, version.number, key, value)
+        # On rows that the champion has learned from it is better, and proves nothing.
+        begins = holdout["pickup_datetime"].min().isoformat()
+        if begins >= champion.tags.get(registry.HOLDOUT_FROM, ""):
+            for key, value in _judgement(verdicts).items():
+                registry.tag(settings, version.number, key, value)
     card, pictures = passport_of(settings, version), _pictures(settings, version)
     return Candidate(version, verdicts, version.metrics, card, pictures)
 
@@ -341,6 +344,7 @@ def _log(
     tags = {
         **_judgement(verdicts),
         "months": ",".join(ingredients.months),
+        registry.TAUGHT_FROM: model.train["pickup_datetime"].min().isoformat(),
         registry.HOLDOUT_FROM: model.holdout["pickup_datetime"].min().isoformat(),
         "table_versions": json.dumps(dict(ingredients.table_versions)),
         "git_commit": ingredients.commit,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from databricks_steps.features.request import NOT_TOLD, TRIP_TYPE, with_request_
 from databricks_steps.interfaces import Platform
 from databricks_steps.schemas import BETWEEN, HOLDOUT, TRAIN
 from databricks_steps.settings import Settings
+from databricks_steps.training import tariff
 from databricks_steps.trips.kinds import kind
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 INPUTS = tuple(column.name for column in schemas.MODEL_INPUTS)
 _HOUR = 3_600_000_000  # microseconds
 LEAST_ROWS = 100  # in each part; fewer tell nothing
+LEAST_OF_TARIFF = 1_000  # metered trips that a model can learn a tariff from
+MOST_HELD = 0.5  # of the newest month's trips
+_LOG = logging.getLogger(__name__)
 
 
 def training_rows(
@@ -36,11 +41,41 @@ def training_rows(
     """
     share = platform.settings.holdout_share
     trips = platform.tables.read("trips", months, (versions or {}).get("trips"))
-    split = with_split(trips, holdout_start(trips, share))
+    trips = of_newest_tariff(trips, months)
+    split = with_split(trips, _split_at(trips, max(months), share))
     wanted = lookups.delayed(platform.settings.lookup_delay)
     looked_up = platform.features.look_up(split, wanted, months, versions)
     asked = with_request_features(looked_up).withColumn("kind", kind())
     return asked.select(*schemas.TRAINING_SET.names)
+
+
+def of_newest_tariff(trips: DataFrame, months: Sequence[str]) -> DataFrame:
+    """The trips without those of before the newest change of the tariff.
+
+    A model of two tariffs charges a mean of them. Where too few are left all stay: the next month
+    will tell.
+    """
+    from pyspark.sql import functions as F
+
+    metered = {month: tariff.metered(trips, month) for month in sorted(months)}
+    since = tariff.newest_change(metered)
+    left = sum(int((rows["day"] >= since).sum()) for rows in metered.values())
+    if not since or left < LEAST_OF_TARIFF:
+        return trips
+    _LOG.info("leaves out trips of before %s, which another tariff made", since)
+    return trips.where(F.date_format("pickup_datetime", "yyyy-MM-dd") >= since)
+
+
+def _split_at(trips: DataFrame, newest: str, share: float) -> int | None:
+    """When the holdout begins: with the last share of the trips, and in the newest month.
+
+    However few trips that has, it is learned from: half of it at least.
+    """
+    starts = (
+        holdout_start(trips, share),
+        holdout_start(trips.where(f"trip_month = '{newest}'"), MOST_HELD),
+    )
+    return max((start for start in starts if start is not None), default=None)
 
 
 def holdout_start(trips: DataFrame, holdout_share: float) -> int | None:

@@ -33,6 +33,7 @@ CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 MADE_FROM = "made_from"
 CHECKS = "checks"  # version tag: passed or failed
 JUDGED = "judged"  # version tag: how it compares with the champion, in one sentence
+TAUGHT_FROM = "taught_from"  # version tag: the first pickup it learned from, as ISO text
 HOLDOUT_FROM = "holdout_from"  # version tag: the first pickup of its holdout, as ISO text
 VERDICTS = "verdicts.json"
 FARE_MODEL = "fare_model"  # the model's name in its run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
+from statistics import median
 from typing import TYPE_CHECKING
 
 from databricks_steps import fingerprint, schemas
@@ -117,12 +118,12 @@ def _by_vendor(tables: Tables, months: Sequence[str]) -> dict[str, dict[str, tup
 
 
 def volume(tables: Tables, months: Sequence[str], limits: TripLimits = LIMITS) -> Verdict:
-    """Trips a day, against the median of the months held before: no half month, no double one."""
+    """Trips a day, against the median of the months just before: no half month, no double one."""
     ratios: dict[str, float] = {}
     for month in months:
-        before = [m for m in tables.months(RAW) if m < month][-limits.months_before :]
-        usual = sorted(_a_day(tables, m) for m in before)
-        middle = usual[len(usual) // 2] if usual else 0.0
+        first = shift(month, -limits.months_before)
+        usual = [_a_day(tables, m) for m in tables.months(RAW) if first <= m < month]
+        middle = median(usual) if usual else 0.0
         if middle * 30 >= limits.least:
             ratios[month] = _a_day(tables, month) / middle
     off = {m: _outside(ratio, limits) for m, ratio in ratios.items()}

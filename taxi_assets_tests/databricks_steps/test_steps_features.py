@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
@@ -61,6 +63,30 @@ def without_computed(name: str, rows: DataFrame) -> set[tuple[Any, ...]]:
     found = [tuple(row) for row in rows.select(*kept).collect()]
     assert len(set(found)) == len(found)
     return set(found)
+
+
+def test_a_new_tariff_and_a_small_month_are_learned(laptop: Laptop) -> None:
+    """Trips of the old tariff are left out, and of the newest month half is learned at least."""
+    for month, rows in ((FEBRUARY, 2_000), (MARCH, 300)):
+        table = demo_trips(month, rows)
+        begun = pc.greater_equal(table["lpep_pickup_datetime"], datetime(2022, 2, 15))
+        dearer = pc.if_else(begun, pc.multiply(table["fare_amount"], 1.35), table["fare_amount"])
+        place = table.schema.get_field_index("fare_amount")
+        pq.write_table(
+            table.set_column(place, "fare_amount", pc.round(dearer, 2)),
+            laptop.source / f"green_tripdata_{month}.parquet",
+        )
+    laptop.run("raw_trips", "trips", *FEATURES, "training_set")
+    rows = laptop.platform.tables.read("training_set")
+    first = rows.agg(F.date_format(F.min("pickup_datetime"), "yyyy-MM-dd").alias("day")).collect()
+    assert first[0]["day"] == "2022-02-15"
+    split = {r["split"]: r["count"] for r in counted(rows.where(f"trip_month = '{MARCH}'"))}
+    assert split["train"] == pytest.approx(split["holdout"], abs=5)
+    assert {r["split"] for r in counted(rows.where(f"trip_month = '{FEBRUARY}'"))} == {"train"}
+
+
+def counted(rows: DataFrame) -> list[Any]:
+    return rows.groupBy("split").count().collect()
 
 
 def test_a_month_without_a_valid_trip_is_a_month(laptop: Laptop) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from databricks_steps.backtest import Backtest
-from databricks_steps.monitoring import month_report, tariff, triage
+from databricks_steps.monitoring import month_report, triage
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
 from databricks_steps.steps import STEPS
+from databricks_steps.training import tariff
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -9,10 +9,10 @@ import pytest
 
 from databricks_steps.interfaces import Verdict
 from databricks_steps.monitoring import error_source, performance, triage
-from databricks_steps.monitoring.tariff import Audit, Tariff
 from databricks_steps.monitoring.triage import Checks, Diagnosis, diagnosed
 from databricks_steps.training.expected_error import Errors, ExpectedError
 from databricks_steps.training.registry import Version
+from databricks_steps.training.tariff import Audit, Tariff
 
 Level = Literal["ok", "warn", "error"]
 
@@ -166,6 +166,8 @@ def test_an_error_that_slower_traffic_explains_is_a_warning() -> None:
         replace(slow, month="2023-02"),
     ):
         assert error_source.in_traffic(error, rows, other) is error
+    far = [row("all", 1_000, 1.36, 1.0, "error"), row("kind metered", 900, 1.36, 1.0, "error")]
+    assert error_source.in_traffic(error, far, slow) is error  # beyond any season
     for by_before, passed in ((0.5, True), (0.7, False)):  # of 0.4 on its own month
         told = error_source.metered(rows, audit(by_before=by_before, error=1.3, in_traffic=1.29))
         assert told.passed == passed

@@ -93,7 +93,7 @@ def test_volume_is_compared_with_the_months_before_by_the_day(
     platform: EmbeddedPlatform, tmp_path: Path
 ) -> None:
     tables = platform.tables
-    rows = {"2022-01": 31, "2022-02": 28, "2022-03": 15, "2022-04": 6}
+    rows = {"2022-01": 31, "2022-02": 28, "2022-03": 15, "2022-04": 6, "2022-09": 3}
     ingested(platform, tmp_path / "in", {m: [{}] * n for m, n in rows.items()})
     first = quality_checks.volume(tables, ["2022-01"], SMALL)
     assert (first.passed, first.reason) == (True, "no month before to compare with")
@@ -110,6 +110,8 @@ def test_volume_is_compared_with_the_months_before_by_the_day(
     assert fifth.reason == (
         "2022-03 has 48%, 2022-04 has 20% of the trips a day of the months before"
     )
+    later = quality_checks.volume(tables, ["2022-09"], SMALL)  # nothing is known of summer
+    assert later.reason == "no month before to compare with"
 
 
 @pytest.mark.parametrize(

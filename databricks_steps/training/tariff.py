@@ -242,6 +242,25 @@ def audited(
     return replace(found, error=error, in_traffic=in_traffic)
 
 
+def newest_change(months: Mapping[str, pd.DataFrame]) -> str:
+    """The day (YYYY-MM-DD) from which on trips cost what they cost now; "" where all cost alike.
+
+    `months` are metered trips (see `metered`) by month, ascending. What a month holds from a change
+    on is what the next one is compared with.
+    """
+    found, before = "", None
+    for month, rows in months.items():
+        trips = rows
+        if before is not None:
+            audit = audited(month, "", trips, before)
+            if audit.changed:
+                found = audit.since or f"{month}-01"
+                trips = rows[rows["day"] >= found]
+        if len(trips) >= LEAST:
+            before = trips
+    return found
+
+
 def _slower(trips: pd.DataFrame, before: pd.DataFrame) -> Array:
     """For each trip how many times as long trips of its distance and hour take as before."""
     import numpy as np

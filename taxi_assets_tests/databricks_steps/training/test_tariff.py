@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from databricks_steps.monitoring import tariff
+from databricks_steps.training import tariff
 
 OLD, NEW = (2.5, 2.5, 0.5, 0.5), (3.0, 3.5, 0.7, 0.7)
 
@@ -157,6 +157,31 @@ def test_a_change_within_the_month_is_found_with_its_day() -> None:
     assert (same.changed, same.since, same.level) == (False, "", pytest.approx(0, abs=0.01))
     two = before.assign(fare=before["fare"].where(before["day"] < "2022-11-29", 2 * last["fare"]))
     assert not tariff.audited("2022-11", "2022-11", two, before).changed  # two days are none
+
+
+def test_what_a_model_may_learn_from_begins_with_the_newest_tariff() -> None:
+    """As of the months around December 2022, which hold two tariffs for three windows of three."""
+    old = [frame(OLD, 6_000, month) for month in ("2022-10", "2022-11", "2022-12")]
+    new = [frame(NEW, 6_000, month) for month in ("2022-12", "2023-01", "2023-02")]
+    december = old[2].where(old[2]["day"] < "2022-12-19", new[0])
+    months = dict(
+        zip(
+            ("2022-10", "2022-11", "2022-12", "2023-01", "2023-02"),
+            (*old[:2], december, *new[1:]),
+            strict=True,
+        )
+    )
+
+    def since(first: str, last: str) -> str:
+        return tariff.newest_change({m: t for m, t in months.items() if first <= m <= last})
+
+    assert since("2022-10", "2022-11") == since("2022-10", "2022-10") == ""
+    assert since("2022-10", "2022-12") == since("2022-11", "2023-01") == "2022-12-19"
+    assert since("2022-12", "2023-02") == "2023-01-01"  # a month of two is like neither
+    assert since("2023-01", "2023-02") == ""
+    assert tariff.newest_change({}) == ""
+    few = {**months, "2022-11": months["2022-11"].head(20), "2022-12": december.head(0)}
+    assert tariff.newest_change(few) == "2023-01-01"
 
 
 def test_slower_traffic_is_no_other_tariff_and_explains_the_error() -> None:
