@@ -21,10 +21,13 @@ from databricks_steps import schemas, steps
 from databricks_steps.errors import TableError
 from databricks_steps.features.lookups import Lookup
 from databricks_steps.interfaces import Outcome
+from databricks_steps.monitoring import month_report
 from databricks_steps.platforms.embedded.feature_store import DeltaFeatureStore
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings
 from databricks_steps.training import dataset
+from databricks_steps.training.registry import HOLDOUT_FROM, TAUGHT_FROM, Version
+from databricks_steps.training.tariff import Audit
 from databricks_steps.trips.demo import demo_trips
 
 if TYPE_CHECKING:
@@ -83,6 +86,20 @@ def test_a_new_tariff_and_a_small_month_are_learned(laptop: Laptop) -> None:
     split = {r["split"]: r["count"] for r in counted(rows.where(f"trip_month = '{MARCH}'"))}
     assert split["train"] == pytest.approx(split["holdout"], abs=5)
     assert {r["split"] for r in counted(rows.where(f"trip_month = '{FEBRUARY}'"))} == {"train"}
+
+    def audit(months: str, taught: str, held: str) -> Audit:
+        """February as a champion of these finds it."""
+        tags = {"months": months, TAUGHT_FROM: taught, HOLDOUT_FROM: held}
+        unused: Any = None
+        champion = month_report.Judged(Version("1", "", {}, tags), Path(), unused, unused)
+        trips = laptop.platform.tables.read("trips", [FEBRUARY])
+        return month_report.audited(laptop.platform, champion, trips, FEBRUARY)
+
+    before = audit(JANUARY, "2022-01-01T00:00:00", "2022-01-25T00:00:00")
+    assert (before.changed, before.since) == (True, "2022-02-15")
+    # Once it is learned, the days that were not taught cost what was taught.
+    after = audit(f"{JANUARY},{FEBRUARY}", "2022-02-15T00:00:00", "2022-02-22T09:00:00")
+    assert (after.changed, after.before_month) == (False, FEBRUARY)
 
 
 def counted(rows: DataFrame) -> list[Any]:
