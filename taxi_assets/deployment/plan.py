@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from databricks_steps.errors import ServingError
 from databricks_steps.settings import DATABRICKS, Settings
 from taxi_assets.deployment import online_store, quality_monitor
-from taxi_assets.deployment.endpoint import differences, endpoint_config, ensure_endpoint
+from taxi_assets.deployment.endpoint import differences, endpoint_config, ensure_endpoint, find
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -49,7 +49,7 @@ def plan(client: WorkspaceClient, settings: Settings, version: str) -> tuple[Cha
         return (
             _store(client, settings),
             *_tables(client, settings),
-            *_endpoint(_found(client, settings.endpoint), wanted),
+            *_endpoint(find(client, settings.endpoint), wanted),
             *_monitor(client, settings),
         )
     except DatabricksError as error:
@@ -101,15 +101,6 @@ def _tables(client: WorkspaceClient, settings: Settings) -> Iterator[Change]:
             yield Change("~", "online table", name, f"lacks {', '.join(lacking)}")
         else:
             yield Change("=", "online table", name)
-
-
-def _found(client: WorkspaceClient, name: str) -> ServingEndpointDetailed | None:
-    from databricks.sdk.errors import NotFound
-
-    try:
-        return client.serving_endpoints.get(name)
-    except NotFound:
-        return None
 
 
 def _endpoint(found: ServingEndpointDetailed | None, wanted: dict[str, Any]) -> Iterator[Change]:

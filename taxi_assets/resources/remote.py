@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from databricks_steps import schemas
 from databricks_steps.errors import TaxiError, reason
 from databricks_steps.interfaces import Commit
+from taxi_assets.deployment.retries import patiently
 from taxi_assets.resources import run_cluster
 from taxi_assets.resources.remote_calls import ANSWER, CALL, from_plain, plain
 from taxi_assets.resources.targets import Target
@@ -45,7 +46,7 @@ def call(target: Target, name: str, **arguments: Any) -> Any:
     from databricks.sdk.errors.base import DatabricksError
     from databricks.sdk.service.jobs import SubmitTask
 
-    from taxi_assets.resources.staging import Staging, patiently
+    from taxi_assets.resources.staging import Staging
 
     settings, cluster = target.settings, target.cluster
     assert cluster is not None  # noqa: S101 every Databricks target has one
@@ -147,8 +148,6 @@ def await_success(client: WorkspaceClient, run_id: int, poll_seconds: float) -> 
     from databricks.sdk.errors.base import DatabricksError
     from databricks.sdk.service.jobs import RunLifeCycleState as Life
     from databricks.sdk.service.jobs import RunResultState
-
-    from taxi_assets.resources.staging import patiently
 
     over = (Life.TERMINATED, Life.SKIPPED, Life.INTERNAL_ERROR)
     while True:

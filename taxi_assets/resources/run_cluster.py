@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps.errors import reason
+from taxi_assets.deployment.retries import patiently
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -39,8 +40,6 @@ class RunCluster:
 
     def made(self, client: WorkspaceClient, spec: dict[str, Any]) -> str:
         """The cluster's id; of one with this name that is there where the answer was lost."""
-        from taxi_assets.resources.staging import patiently
-
         if not self._id:
             self._client = client
             self._id = patiently(lambda: _named(client, spec["cluster_name"]) or _new(client, spec))

@@ -15,11 +15,12 @@ from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service.jobs import SubmitTask
 
 from databricks_steps.errors import reason
+from taxi_assets.deployment.retries import patiently
 from taxi_assets.partitions import month_range
 from taxi_assets.resources import remote
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.remote import LaunchError
-from taxi_assets.resources.staging import Staging, patiently
+from taxi_assets.resources.staging import Staging
 from taxi_assets.resources.targets import Target
 
 if TYPE_CHECKING:

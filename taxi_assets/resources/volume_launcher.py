@@ -32,12 +32,13 @@ from databricks.sdk.errors import OperationFailed
 from databricks.sdk.errors.base import DatabricksError
 
 from databricks_steps.settings import REPOSITORY
+from taxi_assets.deployment.retries import patiently
 from taxi_assets.partitions import MONTHS_TAG, run_months
 from taxi_assets.resources import run_cluster
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.remote import LaunchError
 from taxi_assets.resources.remote_setup import RemoteSetup
-from taxi_assets.resources.staging import Staging, empty_zip, patiently
+from taxi_assets.resources.staging import Staging, empty_zip
 from taxi_assets.resources.step_launcher import LISTENERS
 from taxi_assets.resources.targets import Target
 

@@ -2,70 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from databricks.sdk import WorkspaceClient
-from databricks.sdk.core import Config
 
 from databricks_steps.errors import ServingError
-from databricks_steps.settings import DATABRICKS, LOOPBACK, Settings
+from databricks_steps.settings import DATABRICKS, Settings
 from taxi_assets.deployment import endpoint
+from taxi_assets_tests.documents import databricks
 
 REMOTE = Settings(platform=DATABRICKS)
 READY = {"ready": "READY", "config_update": "NOT_UPDATING"}
 COLD = {"ready": "NOT_READY", "config_update": "NOT_UPDATING"}
 WAKES = 2.5  # seconds; the client's own patience is less
-Answers = Callable[[str, str], tuple[int, Any]]
-
-
-@contextmanager
-def databricks(answers: Answers) -> Iterator[WorkspaceClient]:
-    """A workspace that gives these answers to a method and a path, and an impatient client."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, told = answers(self.command, self.path)
-            body = json.dumps(told).encode()
-            self.send_response_only(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_POST = do_PUT = _answer  # noqa: N815
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-        def handle(self) -> None:
-            with suppress(ConnectionError):  # who has asked is gone
-                super().handle()
-
-    server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    host = f"http://{LOOPBACK}:{server.server_address[1]}"
-    config = Config(
-        host=host,
-        token="x",
-        auth_type="pat",
-        http_timeout_seconds=1,
-        retry_timeout_seconds=1,
-    )
-    client = WorkspaceClient(config=config)
-    client.api_client._api_client._session.trust_env = False
-    try:
-        yield client
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize("asleep", ["slow", "503", "504"])
