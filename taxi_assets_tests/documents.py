@@ -99,7 +99,7 @@ def databricks(answers: Answers) -> Iterator[WorkspaceClient]:
         host=host,
         token="x",
         auth_type="pat",
-        http_timeout_seconds=1,
+        http_timeout_seconds=3,
         retry_timeout_seconds=1,
     )
     client = WorkspaceClient(config=config)

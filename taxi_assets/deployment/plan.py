@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from databricks_steps.errors import ServingError
+from databricks_steps.errors import ServingError, reason
 from databricks_steps.settings import DATABRICKS, Settings
 from taxi_assets.deployment import online_store, quality_monitor
 from taxi_assets.deployment.endpoint import differences, endpoint_config, ensure_endpoint, find
+from taxi_assets.deployment.retries import patiently
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -42,8 +43,6 @@ def plan(client: WorkspaceClient, settings: Settings, version: str) -> tuple[Cha
     Raises:
         ServingError: the workspace does not answer, or does not let these credentials look.
     """
-    from databricks.sdk.errors.base import DatabricksError
-
     wanted = endpoint_config(settings, version)
     try:
         return (
@@ -52,10 +51,10 @@ def plan(client: WorkspaceClient, settings: Settings, version: str) -> tuple[Cha
             *_endpoint(find(client, settings.endpoint), wanted),
             *_monitor(client, settings),
         )
-    except DatabricksError as error:
+    except OSError as error:  # those of the SDK and of requests all are
         raise ServingError(
             "The workspace must tell what is deployed",
-            str(error).splitlines()[0],
+            reason(error),
             "Correct host, credentials or grants: docs/databricks.md",
         ) from error
 
@@ -82,7 +81,7 @@ def _store(client: WorkspaceClient, settings: Settings) -> Change:
 
     name = settings.online_store
     try:
-        client.feature_store.get_online_store(name)
+        patiently(lambda: client.feature_store.get_online_store(name))
     except NotFound:
         return Change("+", "online store", name, f"capacity {online_store.CAPACITY}")
     return Change("=", "online store", name)

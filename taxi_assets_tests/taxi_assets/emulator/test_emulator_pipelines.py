@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from databricks.sdk.service.pipelines import PipelineState, UpdateInfoState
 from databricks_steps import schemas
 from databricks_steps.errors import ServingError
 from databricks_steps.settings import Settings
-from taxi_assets.deployment import online_store
+from taxi_assets.deployment import online_store, retries
 from taxi_assets.emulator import process
 from taxi_assets_tests.documents import Documents, answering
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
@@ -182,8 +183,9 @@ def test_a_store_that_was_stopped_takes_no_publish_and_is_started(store: Workspa
 
 
 def test_an_update_under_way_when_the_workspace_dies_has_failed(
-    start: Callable[..., Workspace],
+    start: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retries, "PATIENCE", timedelta(seconds=1))
     workspace = start()
     online_store.ensure_online_store(workspace.client, workspace.settings)
     done = publish(workspace)
