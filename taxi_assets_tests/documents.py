@@ -16,7 +16,7 @@ from databricks.sdk.core import Config
 
 from databricks_steps.settings import LOOPBACK
 
-Answers = Callable[[str, str], tuple[int, Any]]
+Answers = Callable[[str, str, Any], tuple[int, Any]]
 CODES = {
     400: "INVALID_PARAMETER_VALUE",
     403: "PERMISSION_DENIED",
@@ -64,16 +64,17 @@ def answering(handler: type[Documents]) -> Iterator[str]:
 
 
 @contextmanager
-def databricks(answers: Answers) -> Iterator[WorkspaceClient]:
-    """A workspace that gives these answers to a method and a path, and an impatient client.
+def databricks(answers: Answers, patience: int = 1) -> Iterator[WorkspaceClient]:
+    """A workspace that gives these answers to a method, a path and a body, and a client of it.
 
-    Where `answers` raises a ConnectionError the connection is closed: the answer is lost.
+    The client sends a request again for `patience` seconds, fewer than anybody's would. Where
+    `answers` raises a ConnectionError the connection is closed: the answer is lost.
     """
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, told = answers(self.command, self.path)
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, told = answers(self.command, self.path, json.loads(body or b"null"))
             body = json.dumps(told).encode()
             self.send_response_only(status)
             self.send_header("Content-Type", "application/json")
@@ -100,7 +101,7 @@ def databricks(answers: Answers) -> Iterator[WorkspaceClient]:
         token="x",
         auth_type="pat",
         http_timeout_seconds=3,
-        retry_timeout_seconds=1,
+        retry_timeout_seconds=patience,
     )
     client = WorkspaceClient(config=config)
     client.api_client._api_client._session.trust_env = False

@@ -250,7 +250,7 @@ def _await_sync(
         if newest is not None and newest.update_id != before:
             if _in_sync(client, newest):
                 return
-        elif newest is not None and waited > SETTLE_SECONDS:
+        elif waited > SETTLE_SECONDS:
             _start(client, pipeline_id)
         if waited > seconds:
             raise ServingError(

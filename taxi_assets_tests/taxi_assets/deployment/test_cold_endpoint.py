@@ -22,7 +22,7 @@ WAKES = 2.5  # seconds; the client's own patience is less
 def test_the_first_request_wakes_an_endpoint_and_is_answered(asleep: str) -> None:
     wakes_at = time.monotonic() + WAKES
 
-    def answers(method: str, path: str) -> tuple[int, Any]:
+    def answers(method: str, path: str, body: Any) -> tuple[int, Any]:
         if time.monotonic() < wakes_at:
             if asleep == "503":
                 return 503, {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "scaling up"}
@@ -39,7 +39,7 @@ def test_an_endpoint_that_was_made_right_now_is_not_ready_and_is_waited_for() ->
     states = [None, COLD, COLD, READY]
     wanted = endpoint.endpoint_config(REMOTE, "1")
 
-    def answers(method: str, path: str) -> tuple[int, Any]:
+    def answers(method: str, path: str, body: Any) -> tuple[int, Any]:
         state = states.pop(0) if method == "GET" and len(states) > 1 else states[0]
         if state is None:
             return 404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no endpoint"}
@@ -55,7 +55,7 @@ def test_an_endpoint_that_stays_cold_is_given_up_with_its_state() -> None:
     wanted = endpoint.endpoint_config(REMOTE, "1")
     shown = {"name": REMOTE.endpoint, "state": COLD, "config": wanted["config"]}
     with (
-        databricks(lambda method, path: (200, shown)) as client,
+        databricks(lambda method, path, body: (200, shown)) as client,
         pytest.raises(ServingError, match="NOT_READY"),
     ):
         endpoint.ensure_endpoint(client, REMOTE, "1", timeout=1)

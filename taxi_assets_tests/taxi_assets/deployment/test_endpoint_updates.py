@@ -47,7 +47,7 @@ class Scripted:
         self.looks, self.refusals = [*looks], refusals or []
         self.changes: list[str] = []
 
-    def __call__(self, method: str, path: str) -> tuple[int, Any]:
+    def __call__(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         if method != GET:
             self.changes.append(f"{method} {path.rsplit('/', 1)[1]}")
             if not self.refusals:

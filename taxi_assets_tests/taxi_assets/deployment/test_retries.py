@@ -75,7 +75,7 @@ def outcomes(client: WorkspaceClient) -> dict[str, str]:
 def test_a_refusal_of_a_moment_ends_nothing() -> None:
     asked: set[tuple[str, str]] = set()
 
-    def answers(method: str, path: str) -> tuple[int, Any]:
+    def answers(method: str, path: str, body: Any) -> tuple[int, Any]:
         path = urlsplit(path).path
         if (method, path) not in asked:
             asked.add((method, path))
@@ -92,6 +92,6 @@ def test_a_refusal_for_good_is_one_error_that_says_why(
     status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "PATIENCE", timedelta(seconds=1))
-    with databricks(lambda method, path: refused(status)) as client:
+    with databricks(lambda method, path, body: refused(status)) as client:
         found = outcomes(client)
     assert {n: told for n, told in found.items() if not told.endswith(f"no: {status}")} == {}

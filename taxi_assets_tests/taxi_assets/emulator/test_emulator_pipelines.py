@@ -262,10 +262,12 @@ def test_a_second_publish_waits_for_its_own_update_though_no_table_tells_its_pip
     assert started == []
 
 
-def test_where_a_publish_starts_no_update_one_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("newest", [{"update_id": "old", "state": "COMPLETED"}, None])
+def test_where_a_publish_starts_no_update_one_is_started(
+    newest: dict[str, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(online_store, "SETTLE_SECONDS", 0.2)
-    old: dict[str, str] | None = {"update_id": "old", "state": "COMPLETED"}
-    with databricks([old]) as (client, started):
+    with databricks([newest]) as (client, started):
         online_store.await_sync(client, "p", "old", 20)
     assert len(started) == 1
 
