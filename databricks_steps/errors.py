@@ -23,7 +23,7 @@ def reason(error: BaseException) -> str:
     Of a request that it asked again in vain Databricks' SDK tells for how long it did; why, the
     cause does, and of a connection that was never made the innermost of requests' errors.
     """
-    if isinstance(error, TimeoutError) and error.__cause__ is not None:
+    while isinstance(error, TimeoutError) and error.__cause__ is not None:
         error = error.__cause__
     inner = getattr(error.args[0], "reason", None) if error.args else None
     lines = str(inner or error).strip().splitlines()

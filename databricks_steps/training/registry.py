@@ -271,8 +271,14 @@ def made_from(settings: Settings, digest: int) -> Version | None:
 def _newest_first(settings: Settings) -> list[Any]:
     from mlflow.exceptions import MlflowException
 
+    asked, name = client(settings), f"name = '{settings.registered_model}'"
+    found: list[Any] = []
     try:
-        found = client(settings).search_model_versions(f"name = '{settings.registered_model}'")
+        page = asked.search_model_versions(name)
+        found += page
+        while page.token:  # also a page without versions may have one
+            page = asked.search_model_versions(name, page_token=page.token)
+            found += page
     except MlflowException as error:
         if error.error_code in _ABSENT:  # Unity Catalog's word for a model that nobody made yet
             return []

@@ -6,17 +6,24 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from databricks_steps.errors import ServingError
+from databricks_steps.errors import ServingError, reason
 from databricks_steps.inference.request import OWN
 from databricks_steps.settings import DATABRICKS, REPOSITORY, Settings
+from taxi_assets.deployment.retries import patiently
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
-    from databricks.sdk.service.serving import ServingEndpointDetailed
+    from databricks.sdk.service.serving import (
+        EndpointCoreConfigOutput,
+        EndpointPendingConfig,
+        ServedEntityOutput,
+        ServingEndpointDetailed,
+    )
 
 CONFIG = REPOSITORY / "databricks_steps" / "serving" / "config"
 CONFIG_FILE = CONFIG / "serving_endpoint_config.json"
@@ -24,6 +31,7 @@ SINGLE_FILE = CONFIG / "test_single_prediction.json"
 BATCH_FILE = CONFIG / "test_batch_predictions.json"
 READY_SECONDS = 3 * 3600.0  # a container is built in up to 90 minutes, then deployed
 TOLD_SECONDS = 300.0  # between words on an endpoint that is waited for
+SETTLE_SECONDS = 60.0  # in which a look may find an endpoint as it was before it was changed
 WAKE_SECONDS = 600.0  # an endpoint scaled to zero starts in minutes, and refuses until then
 Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
@@ -65,20 +73,21 @@ def ensure_endpoint(
     Raises:
         ServingError: the endpoint cannot be made or updated; the message holds the reason.
     """
-    from databricks.sdk.errors.base import DatabricksError
-
     started, wanted, name = (
         time.perf_counter(),
         endpoint_config(settings, version),
         settings.endpoint,
     )
     try:
-        action = _apply(client, wanted, timeout)
-        _ensure_capture(client, wanted, _await_ready(client, name, timeout))
-    except DatabricksError as error:
+        action, before = _unopposed(
+            client, name, timeout, lambda found: _apply(client, wanted, found)
+        )
+        _await_served(client, wanted, timeout, before)
+        _unopposed(client, name, timeout, lambda found: _ensure_capture(client, wanted, found))
+    except OSError as error:  # those of the SDK and of requests all are
         raise ServingError(
             "The serving endpoint must serve the model",
-            f"{name}, version {version}: {error}",
+            f"{name}, version {version}: {reason(error)}",
             "Correct it and materialize serving_endpoint again",
         ) from error
     url = f"{client.config.host}/serving-endpoints/{name}/invocations"
@@ -107,8 +116,6 @@ def answer(client: WorkspaceClient, settings: Settings, payload: dict[str, Any])
     Raises:
         ServingError: the endpoint refuses; the message says why.
     """
-    from databricks.sdk.errors.base import DatabricksError
-
     path = f"/serving-endpoints/{settings.endpoint}/invocations"
 
     def ask() -> object:
@@ -116,9 +123,11 @@ def answer(client: WorkspaceClient, settings: Settings, payload: dict[str, Any])
 
     try:
         found = _once_awake(ask) if settings.platform == DATABRICKS else ask()
-    except (DatabricksError, TimeoutError) as error:
+    except OSError as error:
         raise ServingError(
-            "The endpoint must answer", f"{settings.endpoint}: {error}", "Correct the request"
+            "The endpoint must answer",
+            f"{settings.endpoint}: {reason(error)}",
+            "Correct the request",
         ) from error
     if not isinstance(found, dict) or not isinstance(found.get("predictions"), list):
         raise ServingError(
@@ -149,35 +158,62 @@ def _once_awake(ask: Callable[[], Result]) -> Result:
     return cast("Result", again(ask)())
 
 
-def _apply(client: WorkspaceClient, wanted: dict[str, Any], timeout: float) -> str:
+def find(client: WorkspaceClient, name: str) -> ServingEndpointDetailed | None:
+    """The endpoint; None where there is none."""
     from databricks.sdk.errors import NotFound
+
+    with suppress(NotFound):
+        return patiently(lambda: client.serving_endpoints.get(name))
+    return None
+
+
+def _unopposed(
+    client: WorkspaceClient,
+    name: str,
+    timeout: float,
+    change: Callable[[ServingEndpointDetailed | None], Result],
+) -> Result:
+    """What a change of the endpoint gives, made when no update is under way.
+
+    It is made again after a conflict: an update has begun since, or the first answer was lost.
+    """
+    from databricks.sdk.errors import ResourceConflict
+    from databricks.sdk.retries import retried
+
+    def attempt() -> Result:
+        found = _settled(client, name, timeout)
+        return patiently(lambda: change(found))
+
+    again = retried(on=[ResourceConflict], timeout=timedelta(seconds=timeout))
+    return cast("Result", again(attempt)())
+
+
+def _apply(
+    client: WorkspaceClient, wanted: dict[str, Any], found: ServingEndpointDetailed | None
+) -> tuple[str, ServingEndpointDetailed | None]:
+    """What was done to the endpoint that was found, and that endpoint as it was before."""
     from databricks.sdk.service.serving import AiGatewayConfig, EndpointCoreConfigInput
 
-    name = wanted["name"]
+    name, api = wanted["name"], client.serving_endpoints
     config = EndpointCoreConfigInput.from_dict(wanted["config"])
-    try:
-        found = client.serving_endpoints.get(name)
-    except NotFound:
-        client.serving_endpoints.create(
-            name, config=config, ai_gateway=AiGatewayConfig.from_dict(wanted["ai_gateway"])
-        )
-        return "created"
-    if found.pending_config is not None and _updating(found):
-        found = _settled(client, name, timeout)
-    if _serves(found, wanted):
-        return "unchanged"
-    client.serving_endpoints.update_config(
+    if found is None:
+        api.create(name, config=config, ai_gateway=AiGatewayConfig.from_dict(wanted["ai_gateway"]))
+        return "created", found
+    if _says(found.config, wanted) and not _failed(found):
+        return "unchanged", found
+    api.update_config(
         name, served_entities=config.served_entities, traffic_config=config.traffic_config
     )
-    return "updated"
+    return "updated", found
 
 
 def _ensure_capture(
-    client: WorkspaceClient, wanted: dict[str, Any], found: ServingEndpointDetailed
+    client: WorkspaceClient, wanted: dict[str, Any], found: ServingEndpointDetailed | None
 ) -> None:
     from databricks.sdk.service.serving import AiGatewayConfig, AiGatewayInferenceTableConfig
 
     table = AiGatewayInferenceTableConfig.from_dict(wanted["ai_gateway"]["inference_table_config"])
+    found = found or client.serving_endpoints.get(wanted["name"])
     gateway = found.ai_gateway or AiGatewayConfig()
     current = gateway.inference_table_config
     if current == table:
@@ -194,13 +230,27 @@ def _ensure_capture(
     put(table)
 
 
-def _serves(found: ServingEndpointDetailed, wanted: dict[str, Any]) -> bool:
-    """Whether the active configuration says what is wanted; fields left out there say nothing."""
+def _says(
+    config: EndpointCoreConfigOutput | EndpointPendingConfig | None, wanted: dict[str, Any]
+) -> bool:
+    """Whether a configuration says what is wanted; fields left out there say nothing."""
+    return not any(differences(config.as_dict() if config else {}, wanted["config"]))
+
+
+def _failed(found: ServingEndpointDetailed) -> bool:
+    """Whether the newest update has not become active, and will not."""
     from databricks.sdk.service.serving import EndpointStateConfigUpdate
 
-    active = found.config.as_dict() if found.config else {}
-    failed = found.state and found.state.config_update is EndpointStateConfigUpdate.UPDATE_FAILED
-    return not failed and not any(differences(active, wanted["config"]))
+    return found.state is not None and found.state.config_update in (
+        EndpointStateConfigUpdate.UPDATE_FAILED,
+        EndpointStateConfigUpdate.UPDATE_CANCELED,
+    )
+
+
+def _ready(found: ServingEndpointDetailed) -> bool:
+    from databricks.sdk.service.serving import EndpointStateReady
+
+    return found.state is not None and found.state.ready is EndpointStateReady.READY
 
 
 def differences(active: Any, wanted: Any, path: str = "") -> Iterator[str]:
@@ -227,20 +277,20 @@ def _updating(found: ServingEndpointDetailed) -> bool:
     return bool(found.state and found.state.config_update is EndpointStateConfigUpdate.IN_PROGRESS)
 
 
-def _settled(client: WorkspaceClient, name: str, timeout: float) -> ServingEndpointDetailed:
-    """The endpoint once no update is under way, whatever became of it."""
-    return _once(client, name, timeout, lambda found: not _updating(found))
+def _settled(client: WorkspaceClient, name: str, timeout: float) -> ServingEndpointDetailed | None:
+    """The endpoint, where there is one, once no update is under way, whatever became of it."""
+    return _once(client, name, timeout, lambda found: found is None or not _updating(found))
 
 
 def _once(
     client: WorkspaceClient,
     name: str,
     timeout: float,
-    holds: Callable[[ServingEndpointDetailed], bool],
-) -> ServingEndpointDetailed:
-    """The endpoint once this holds."""
+    holds: Callable[[ServingEndpointDetailed | None], bool],
+) -> ServingEndpointDetailed | None:
+    """The endpoint, where there is one, once this holds."""
     started, told = time.monotonic(), 0.0
-    found = client.serving_endpoints.get(name)
+    found = find(client, name)
     while not holds(found):
         waited = time.monotonic() - started
         if waited > timeout:
@@ -253,50 +303,69 @@ def _once(
             told = waited
             _LOG.warning("endpoint %s, %d minutes: %s", name, waited // 60, _state(found))
         time.sleep(min(max(waited / 10, 0.05), 10.0))  # so that a tenth of the wait is ours at most
-        found = client.serving_endpoints.get(name)
+        found = find(client, name)
     return found
 
 
-def _state(found: ServingEndpointDetailed) -> str:
+def _state(found: ServingEndpointDetailed | None) -> str:
     """As `NOT_READY, IN_PROGRESS: Container image creation is in progress`."""
-    words = [each.value for each in vars(found.state).values() if each] if found.state else []
-    configs = [config for config in (found.pending_config, found.config) if config is not None]
-    entities = [entity for config in configs for entity in config.served_entities or []]
-    messages = [e.state.deployment_state_message for e in entities if e.state]
-    return ": ".join([", ".join(words) or "no state", *filter(None, messages[:1])])
+    messages = [e.state.deployment_state_message for e in _entities(found) if e.state]
+    return ": ".join([_words(found), *filter(None, messages[:1])])
 
 
-def _await_ready(client: WorkspaceClient, name: str, timeout: float) -> ServingEndpointDetailed:
-    """The endpoint once it is ready: one that was made right now neither is nor updates."""
-    from databricks.sdk.service.serving import EndpointStateConfigUpdate, EndpointStateReady
+def _words(found: ServingEndpointDetailed | None) -> str:
+    if found is None:
+        return "not there"
+    state = found.state
+    words = [each.value for each in (state.ready, state.config_update) if each] if state else []
+    return ", ".join(words) or "no state"
 
-    def over(found: ServingEndpointDetailed) -> bool:
-        state = found.state
-        ready = state is not None and state.ready is EndpointStateReady.READY
-        failed = state is not None and state.config_update in (
-            EndpointStateConfigUpdate.UPDATE_FAILED,
-            EndpointStateConfigUpdate.UPDATE_CANCELED,
-        )
-        return failed or (ready and not _updating(found))
+
+def _entities(found: ServingEndpointDetailed | None) -> Iterator[ServedEntityOutput]:
+    """What is about to be served, then what is."""
+    for config in (found.pending_config, found.config) if found else ():
+        yield from (config and config.served_entities) or ()
+
+
+def _await_served(
+    client: WorkspaceClient,
+    wanted: dict[str, Any],
+    timeout: float,
+    before: ServingEndpointDetailed | None,
+) -> None:
+    """Wait until the endpoint is ready and serves what is wanted; one just made is neither.
+
+    Until it has been without an update for `SETTLE_SECONDS`, a look may find it as it was `before`
+    the change, or not at all: only then is it believed that the change has led elsewhere.
+    """
+    name, idle_since = wanted["name"], time.monotonic()
+
+    def over(found: ServingEndpointDetailed | None) -> bool:
+        nonlocal idle_since
+        if found is not None and _updating(found):
+            idle_since = time.monotonic()
+            return False
+        settled = time.monotonic() - idle_since > SETTLE_SECONDS
+        if found is None:
+            return settled
+        if _failed(found):
+            return settled or (found != before and _says(found.pending_config, wanted))
+        return _ready(found) and (settled or _says(found.config, wanted))
 
     found = _once(client, name, timeout, over)
-    state = found.state
-    if state is None or state.config_update is not EndpointStateConfigUpdate.NOT_UPDATING:
-        update = state.config_update.value if state and state.config_update else "no state"
+    if found is None or not (_ready(found) and _says(found.config, wanted)):
         raise ServingError(
             "The endpoint's update must succeed",
-            f"{name}: {update}: {_reason(found)}",
+            f"{name}: {_words(found)}: {_reason(found, wanted)}",
             "What served before serves on. Correct it, then materialize serving_endpoint again",
         )
-    return found
 
 
-def _reason(found: ServingEndpointDetailed) -> str:
-    """What the workspace says about the entities that failed."""
-    configs = [config for config in (found.pending_config, found.config) if config is not None]
-    for config in configs:
-        for entity in config.served_entities or []:
-            state = entity.state
-            if state and state.deployment and state.deployment.value == "DEPLOYMENT_FAILED":
-                return state.deployment_state_message or "no message"
-    return "no message"
+def _reason(found: ServingEndpointDetailed | None, wanted: dict[str, Any]) -> str:
+    """What the workspace says about the entities that failed, or what is served instead."""
+    for entity in _entities(found):
+        state = entity.state
+        if state and state.deployment and state.deployment.value == "DEPLOYMENT_FAILED":
+            return state.deployment_state_message or "no message"
+    active = found.config.as_dict() if found and found.config else {}
+    return "; ".join(differences(active, wanted["config"])) or "no message"

@@ -9,12 +9,14 @@ import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
 from databricks_steps.errors import ServingError, reason
 from databricks_steps.settings import LOOPBACK, Settings
+from taxi_assets.deployment.retries import patiently
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -74,19 +76,18 @@ def published_columns(
         ServingError: the workspace does not answer.
     """
     from databricks.sdk.errors import NotFound
-    from databricks.sdk.errors.base import DatabricksError
 
     found: dict[str, tuple[str, ...] | None] = {}
     for table in TABLES:
         name = online_table_name(settings, table)
         try:
-            columns = client.tables.get(name).columns or []
+            columns = patiently(partial(client.tables.get, name)).columns or []
             found[settings.table(table.name)] = tuple(c.name for c in columns if c.name)
         except NotFound:
             found[settings.table(table.name)] = None
-        except DatabricksError as error:
+        except OSError as error:  # those of the SDK and of requests all are
             raise ServingError(
-                "The workspace must tell what is published", f"{name}: {error}", "Start it"
+                "The workspace must tell what is published", f"{name}: {reason(error)}", "Start it"
             ) from error
     return found
 
@@ -95,22 +96,37 @@ def ensure_online_store(client: WorkspaceClient, settings: Settings) -> OnlineSt
     """The project's online store, made when missing, once it can be used.
 
     Raises:
-        ServingError: it does not become available.
+        ServingError: it does not become available, or the workspace refuses.
     """
+    try:
+        return _available(client, settings.online_store)
+    except OSError as error:
+        raise ServingError(
+            "The workspace must keep the online store",
+            f"{settings.online_store}: {reason(error)}",
+            "Correct host, credentials or grants: docs/databricks.md",
+        ) from error
+
+
+def _available(client: WorkspaceClient, name: str) -> OnlineStore:
     from databricks.sdk.errors import AlreadyExists, NotFound, ResourceAlreadyExists
     from databricks.sdk.service.ml import OnlineStore, OnlineStoreState
 
-    name = settings.online_store
+    api = client.feature_store
+
+    def look() -> OnlineStore:
+        return patiently(lambda: api.get_online_store(name))
+
     try:
-        store = client.feature_store.get_online_store(name)
+        store = look()
     except NotFound:
         try:
-            store = client.feature_store.create_online_store(OnlineStore(name, CAPACITY))
-        except (AlreadyExists, ResourceAlreadyExists):  # made by someone else in between
-            store = client.feature_store.get_online_store(name)
+            store = patiently(lambda: api.create_online_store(OnlineStore(name, CAPACITY)))
+        except (AlreadyExists, ResourceAlreadyExists):  # by someone else, or its answer was lost
+            store = look()
     if store.state is OnlineStoreState.STOPPED:
         _start_store(client, name)
-        store = client.feature_store.get_online_store(name)
+        store = look()
     started, pause = time.monotonic(), LOOK_SECONDS
     while store.state is not OnlineStoreState.AVAILABLE:
         hopeless = store.state is OnlineStoreState.DELETING
@@ -118,18 +134,18 @@ def ensure_online_store(client: WorkspaceClient, settings: Settings) -> OnlineSt
             raise _unavailable(name, store.state.value if store.state else "no state")
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_LOOK_SECONDS)
-        store = client.feature_store.get_online_store(name)
+        store = look()
     return store
 
 
 def _start_store(client: WorkspaceClient, name: str) -> None:
     """An online store is a database instance of Lakebase, by the same name."""
-    from databricks.sdk.errors.base import DatabricksError
     from databricks.sdk.service.database import DatabaseInstance
 
+    running = DatabaseInstance(name, stopped=False)
     try:
-        client.database.update_database_instance(name, DatabaseInstance(name, stopped=False), "*")
-    except DatabricksError as error:
+        patiently(lambda: client.database.update_database_instance(name, running, "*"))
+    except OSError as error:
         raise _unavailable(name, f"stopped and does not start: {reason(error)}") from error
 
 
@@ -153,7 +169,6 @@ def publish(
         ServingError: the workspace refuses, or the sync fails or takes longer than `sync_seconds`;
             the message says why.
     """
-    from databricks.sdk.errors.base import DatabricksError
     from databricks.sdk.service.ml import PublishSpec, PublishSpecPublishMode
 
     started, source = time.perf_counter(), settings.table(table.name)
@@ -162,10 +177,12 @@ def publish(
     spec = PublishSpec(settings.online_store, name, PublishSpecPublishMode.TRIGGERED)
     try:
         before = last_update(client, name)
-        answer = client.feature_store.publish_table(source, spec)
-    except DatabricksError as error:
+        answer = patiently(lambda: client.feature_store.publish_table(source, spec))
+    except OSError as error:
         raise ServingError(
-            "A feature table must be published", f"{source}: {error}", "Materialize it first"
+            "A feature table must be published",
+            f"{source}: {reason(error)}",
+            "Materialize it first",
         ) from error
     if not answer.pipeline_id:
         raise ServingError(
@@ -189,7 +206,7 @@ def last_update(client: WorkspaceClient, online_table: str) -> str | None:
     from databricks.sdk.errors import NotFound
 
     try:
-        pipeline_id = client.tables.get(online_table).pipeline_id
+        pipeline_id = patiently(lambda: client.tables.get(online_table)).pipeline_id
         found = _newest(client, pipeline_id) if pipeline_id else None
     except NotFound:
         return None
@@ -212,14 +229,12 @@ def await_sync(
         ServingError: the update failed, was cancelled or takes longer than `seconds`, or nobody
             knows the pipeline; the message holds its own reason.
     """
-    from databricks.sdk.errors.base import DatabricksError
-
     try:
         _await_sync(client, pipeline_id, before, seconds, since)
-    except DatabricksError as error:
+    except OSError as error:
         raise ServingError(
             "The pipeline of an online table must tell how its sync goes",
-            f"{pipeline_id}: {error}",
+            f"{pipeline_id}: {reason(error)}",
             "See that these credentials may view it, then publish again",
         ) from error
 
@@ -235,7 +250,7 @@ def _await_sync(
         if newest is not None and newest.update_id != before:
             if _in_sync(client, newest):
                 return
-        elif newest is not None and waited > SETTLE_SECONDS:
+        elif waited > SETTLE_SECONDS:
             _start(client, pipeline_id)
         if waited > seconds:
             raise ServingError(
@@ -258,8 +273,8 @@ def _ended_before(update: UpdateInfo | None, since: float) -> str | None:
 
 
 def _newest(client: WorkspaceClient, pipeline_id: str) -> UpdateInfo | None:
-    updates = client.pipelines.list_updates(pipeline_id, max_results=1).updates
-    return updates[0] if updates else None
+    told = patiently(lambda: client.pipelines.list_updates(pipeline_id, max_results=1))
+    return told.updates[0] if told.updates else None
 
 
 def _in_sync(client: WorkspaceClient, update: UpdateInfo) -> bool:
@@ -276,8 +291,8 @@ def _in_sync(client: WorkspaceClient, update: UpdateInfo) -> bool:
         )
     if update.state is not State.RUNNING:
         return False
-    spec = client.pipelines.get(str(update.pipeline_id)).spec  # a continuous one never completes
-    return bool(spec and spec.continuous)
+    told = patiently(lambda: client.pipelines.get(str(update.pipeline_id)))
+    return bool(told.spec and told.spec.continuous)  # such a one never completes
 
 
 def _start(client: WorkspaceClient, pipeline_id: str) -> None:
@@ -285,7 +300,7 @@ def _start(client: WorkspaceClient, pipeline_id: str) -> None:
     from databricks.sdk.errors import ResourceConflict
 
     with suppress(ResourceConflict):  # one is under way after all
-        client.pipelines.start_update(pipeline_id)
+        patiently(lambda: client.pipelines.start_update(pipeline_id))
 
 
 def _words(update: UpdateInfo | None) -> str:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from databricks_steps.errors import ServingError
+from databricks_steps.errors import ServingError, reason
 from databricks_steps.settings import DATABRICKS, Settings
 from taxi_assets.deployment import online_store, quality_monitor
-from taxi_assets.deployment.endpoint import differences, endpoint_config, ensure_endpoint
+from taxi_assets.deployment.endpoint import differences, endpoint_config, ensure_endpoint, find
+from taxi_assets.deployment.retries import patiently
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -42,20 +43,18 @@ def plan(client: WorkspaceClient, settings: Settings, version: str) -> tuple[Cha
     Raises:
         ServingError: the workspace does not answer, or does not let these credentials look.
     """
-    from databricks.sdk.errors.base import DatabricksError
-
     wanted = endpoint_config(settings, version)
     try:
         return (
             _store(client, settings),
             *_tables(client, settings),
-            *_endpoint(_found(client, settings.endpoint), wanted),
+            *_endpoint(find(client, settings.endpoint), wanted),
             *_monitor(client, settings),
         )
-    except DatabricksError as error:
+    except OSError as error:  # those of the SDK and of requests all are
         raise ServingError(
             "The workspace must tell what is deployed",
-            str(error).splitlines()[0],
+            reason(error),
             "Correct host, credentials or grants: docs/databricks.md",
         ) from error
 
@@ -82,7 +81,7 @@ def _store(client: WorkspaceClient, settings: Settings) -> Change:
 
     name = settings.online_store
     try:
-        client.feature_store.get_online_store(name)
+        patiently(lambda: client.feature_store.get_online_store(name))
     except NotFound:
         return Change("+", "online store", name, f"capacity {online_store.CAPACITY}")
     return Change("=", "online store", name)
@@ -101,15 +100,6 @@ def _tables(client: WorkspaceClient, settings: Settings) -> Iterator[Change]:
             yield Change("~", "online table", name, f"lacks {', '.join(lacking)}")
         else:
             yield Change("=", "online table", name)
-
-
-def _found(client: WorkspaceClient, name: str) -> ServingEndpointDetailed | None:
-    from databricks.sdk.errors import NotFound
-
-    try:
-        return client.serving_endpoints.get(name)
-    except NotFound:
-        return None
 
 
 def _endpoint(found: ServingEndpointDetailed | None, wanted: dict[str, Any]) -> Iterator[Change]:

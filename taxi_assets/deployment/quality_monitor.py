@@ -7,17 +7,18 @@ workspace has none; there `drift_report` and `live_performance` say what this mo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
-from databricks_steps.errors import ServingError
+from databricks_steps.errors import ServingError, reason
 from databricks_steps.settings import DATABRICKS, Settings
 from taxi_assets.deployment.endpoint import differences
+from taxi_assets.deployment.retries import patiently
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
-    from databricks.sdk.errors.base import DatabricksError
 
 MONITORS = "/api/data-quality/v1/monitors"
 PROFILING = "data_profiling_config"
@@ -67,14 +68,18 @@ def found(client: WorkspaceClient, settings: Settings) -> tuple[str | None, dict
     from databricks.sdk.errors import NotFound
 
     try:
-        table_id = client.tables.get(settings.table(TABLE.name)).table_id
+        table_id = patiently(lambda: client.tables.get(settings.table(TABLE.name))).table_id
     except NotFound:
         return None, None
     try:
-        monitor = client.api_client.do("GET", f"{MONITORS}/table/{table_id}")
+        monitor = _call(client, "GET", f"{MONITORS}/table/{table_id}")
     except NotFound:
         return table_id, None
     return table_id, dict(monitor) if isinstance(monitor, dict) else None
+
+
+def _call(client: WorkspaceClient, method: str, path: str, **more: Any) -> Any:
+    return patiently(lambda: client.api_client.do(method, path, **more))
 
 
 def different(settings: Settings, monitor: dict[str, Any]) -> Iterator[str]:
@@ -92,7 +97,7 @@ def ensure(client: WorkspaceClient, settings: Settings) -> str | None:
     Raises:
         ServingError: Databricks refuses; the message holds its reason.
     """
-    from databricks.sdk.errors.base import DatabricksError
+    from databricks.sdk.errors import ResourceConflict
 
     if settings.platform != DATABRICKS:
         return None
@@ -100,18 +105,20 @@ def ensure(client: WorkspaceClient, settings: Settings) -> str | None:
         table_id, monitor = found(client, settings)
         if table_id is None:
             return None
-        schema_id = client.schemas.get(f"{settings.catalog}.{settings.schema}").schema_id
+        schema = f"{settings.catalog}.{settings.schema}"
+        schema_id = patiently(lambda: client.schemas.get(schema)).schema_id
         asked = wanted(settings, table_id, str(schema_id))
         if monitor is None:
-            client.api_client.do("POST", MONITORS, body=asked)
+            with suppress(ResourceConflict):  # the answer to an earlier try was lost
+                _call(client, "POST", MONITORS, body=asked)
             return "created"
         if not any(different(settings, monitor)):
             return "unchanged"
         mask = ",".join(f"{PROFILING}.{part}" for part in KEPT)
         path = f"{MONITORS}/table/{table_id}"
-        client.api_client.do("PATCH", path, query={"update_mask": mask}, body=asked)
+        _call(client, "PATCH", path, query={"update_mask": mask}, body=asked)
         return "updated"
-    except DatabricksError as error:
+    except OSError as error:  # those of the SDK and of requests all are
         raise _refused(error) from error
 
 
@@ -121,16 +128,14 @@ def read(client: WorkspaceClient, settings: Settings) -> Monitor | None:
     Raises:
         ServingError: the workspace does not answer, or does not let these credentials look.
     """
-    from databricks.sdk.errors.base import DatabricksError
-
     if settings.platform != DATABRICKS:
         return None
     try:
         table_id, monitor = found(client, settings)
         if monitor is None:
             return None
-        told = client.api_client.do("GET", f"{MONITORS}/table/{table_id}/refreshes")
-    except DatabricksError as error:
+        told = _call(client, "GET", f"{MONITORS}/table/{table_id}/refreshes")
+    except OSError as error:
         raise _refused(error) from error
     refreshes = told.get("refreshes", []) if isinstance(told, dict) else []
     started = sorted(refreshes, key=lambda each: int(each.get("start_time_ms", 0)))
@@ -146,10 +151,10 @@ def read(client: WorkspaceClient, settings: Settings) -> Monitor | None:
     )
 
 
-def _refused(error: DatabricksError) -> ServingError:
+def _refused(error: OSError) -> ServingError:
     return ServingError(
         f"The monitor of {TABLE.name} must be kept by these credentials",
-        str(error).splitlines()[0],
+        reason(error),
         "Grant MANAGE and SELECT on the table: docs/databricks.md",
     )
 

@@ -11,12 +11,14 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
 from databricks_steps.errors import TaxiError, reason
 from databricks_steps.interfaces import Commit
+from taxi_assets.deployment.retries import patiently
 from taxi_assets.resources import run_cluster
 from taxi_assets.resources.remote_calls import ANSWER, CALL, from_plain, plain
 from taxi_assets.resources.targets import Target
@@ -45,7 +47,7 @@ def call(target: Target, name: str, **arguments: Any) -> Any:
     from databricks.sdk.errors.base import DatabricksError
     from databricks.sdk.service.jobs import SubmitTask
 
-    from taxi_assets.resources.staging import Staging, patiently
+    from taxi_assets.resources.staging import Staging
 
     settings, cluster = target.settings, target.cluster
     assert cluster is not None  # noqa: S101 every Databricks target has one
@@ -66,7 +68,7 @@ def call(target: Target, name: str, **arguments: Any) -> Any:
                 ).bind()["run_id"]
             )
             try:
-                await_success(client, run_id, cluster.poll_seconds)
+                await_success(client, run_id, cluster)
             except BaseException:
                 cancel(client, run_id)
                 raise
@@ -137,25 +139,45 @@ def cancel(client: WorkspaceClient, run_id: int) -> None:
         client.jobs.cancel_run(run_id)
 
 
-def await_success(client: WorkspaceClient, run_id: int, poll_seconds: float) -> None:
+def await_end(client: WorkspaceClient, run_id: int, cluster: Cluster) -> None:
+    """Wait at most `grace_seconds` for a run that was cancelled: until then it may still write."""
+    import requests
+    from databricks.sdk.errors import OperationFailed
+    from databricks.sdk.errors.base import DatabricksError
+
+    grace = timedelta(seconds=cluster.grace_seconds)
+    with suppress(OperationFailed, DatabricksError, requests.RequestException, TimeoutError):
+        client.jobs.wait_get_run_job_terminated_or_skipped(run_id, timeout=grace)
+
+
+def await_success(client: WorkspaceClient, run_id: int, cluster: Cluster) -> None:
     """Wait until a run has succeeded.
 
+    The workspace ends it at the cluster's limit, but may not count the time in which it is queued.
+
     Raises:
-        LaunchError: it did not; with what Databricks says of its task.
+        LaunchError: it did not, with what Databricks says of its task; or it has not ended
+            `grace_seconds` after the limit.
     """
     import requests
     from databricks.sdk.errors.base import DatabricksError
     from databricks.sdk.service.jobs import RunLifeCycleState as Life
     from databricks.sdk.service.jobs import RunResultState
 
-    from taxi_assets.resources.staging import patiently
-
     over = (Life.TERMINATED, Life.SKIPPED, Life.INTERNAL_ERROR)
+    deadline = time.monotonic() + cluster.timeout_seconds + cluster.grace_seconds
     while True:
         run = patiently(lambda: client.jobs.get_run(run_id))
-        if run.state is not None and run.state.life_cycle_state in over:
+        life = run.state and run.state.life_cycle_state
+        if run.state is not None and life in over:
             break
-        time.sleep(poll_seconds)
+        if time.monotonic() > deadline:
+            raise LaunchError(
+                f"Run {run.run_name} must end within {cluster.timeout_seconds:,} seconds",
+                f"it is {life.value if life else 'in no state'} ({run.run_page_url})",
+                "Look at the run, or allow more (TAXI_STEP_SECONDS), then try again",
+            )
+        time.sleep(cluster.poll_seconds)
     if run.state.result_state is not RunResultState.SUCCESS:
         numbers = [each.run_id for each in run.tasks or []]  # an output is a task's
         number, told = (numbers or [run_id])[0] or run_id, None

@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps.errors import reason
+from taxi_assets.deployment.retries import patiently
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -23,7 +25,7 @@ class RunCluster:
     """One cluster for as long as somebody in this process holds it."""
 
     def __init__(self) -> None:
-        self._holders, self._id = 0, ""
+        self._holders, self._id, self._name = 0, "", ""
         self._client: WorkspaceClient | None = None
 
     @contextmanager
@@ -39,30 +41,28 @@ class RunCluster:
 
     def made(self, client: WorkspaceClient, spec: dict[str, Any]) -> str:
         """The cluster's id; of one with this name that is there where the answer was lost."""
-        from taxi_assets.resources.staging import patiently
-
         if not self._id:
-            self._client = client
-            self._id = patiently(lambda: _named(client, spec["cluster_name"]) or _new(client, spec))
+            self._client, self._name = client, spec["cluster_name"]
+            self._id = patiently(lambda: next(_named(client, self._name), "") or _new(client, spec))
         return self._id
 
     def _end(self) -> None:
         number, client, self._id, self._client = self._id, self._client, "", None
-        if not number or client is None:
+        if client is None:
             return
-        from databricks.sdk.errors.base import DatabricksError  # a run without clusters needs none
-
         try:
-            client.clusters.delete(number)
-        except (DatabricksError, OSError, TimeoutError) as error:
-            _LOG.warning("cluster %s ends when it is idle: %s", number, reason(error))
+            # The SDK sends a request again where its answer was lost: it may have made another.
+            for each in filter(None, chain([number], _named(client, self._name))):
+                client.clusters.delete(each)
+        except OSError as error:  # those of the SDK and of requests all are
+            _LOG.warning("cluster %s ends when it is idle: %s", self._name, reason(error))
 
 
-def _named(client: WorkspaceClient, name: str) -> str:
+def _named(client: WorkspaceClient, name: str) -> Iterator[str]:
+    """The clusters of a name that live."""
     for each in client.clusters.list():
         if each.cluster_name == name and each.state and each.state.value not in _OVER:
-            return str(each.cluster_id)
-    return ""
+            yield str(each.cluster_id)
 
 
 def _new(client: WorkspaceClient, spec: dict[str, Any]) -> str:

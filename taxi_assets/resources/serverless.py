@@ -15,11 +15,12 @@ from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service.jobs import SubmitTask
 
 from databricks_steps.errors import reason
+from taxi_assets.deployment.retries import patiently
 from taxi_assets.partitions import month_range
 from taxi_assets.resources import remote
 from taxi_assets.resources.clusters import Cluster
 from taxi_assets.resources.remote import LaunchError
-from taxi_assets.resources.staging import Staging, patiently
+from taxi_assets.resources.staging import Staging
 from taxi_assets.resources.targets import Target
 
 if TYPE_CHECKING:
@@ -50,12 +51,7 @@ class ServerlessSteps:
         reader = PipesUnityCatalogVolumesMessageReader(
             client=self._client, volume_path=folder, interval=READ_SECONDS
         )
-        client = _Client(
-            self._client,
-            folder,
-            message_reader=reader,
-            poll_interval_seconds=self._cluster.poll_seconds,
-        )
+        client = _Client(self._client, self._cluster, folder, reader)
         extras = remote.extras(self._target, name, arguments)
         try:
             task, run_arguments = remote.task(self._cluster, self._staging, [run.run_id])
@@ -88,14 +84,27 @@ class _Client(PipesDatabricksServerlessClient):
 
     interrupted = False
 
+    def __init__(
+        self,
+        client: WorkspaceClient,
+        cluster: Cluster,
+        folder: str,
+        reader: PipesUnityCatalogVolumesMessageReader | None = None,
+    ) -> None:
+        super().__init__(client, folder, message_reader=reader)
+        self._cluster = cluster
+
     def _poll_til_success(self, context: Any, run_id: int) -> None:
         try:
             page = patiently(lambda: self.client.jobs.get_run(run_id)).run_page_url
             context.log.info("serverless run %s", page)
-            remote.await_success(self.client, run_id, self.poll_interval_seconds)
+            remote.await_success(self.client, run_id, self._cluster)
         except DagsterExecutionInterruptedError:
             self.interrupted = True
             raise  # Pipes cancels the run
         except Exception:
             remote.cancel(self.client, run_id)
             raise
+
+    def _poll_til_terminating(self, run_id: int) -> None:
+        remote.await_end(self.client, run_id, self._cluster)

@@ -11,28 +11,28 @@ import io
 import logging
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from importlib.metadata import version
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any
 
 import requests
 from dagster_databricks.databricks import DatabricksClient
+from dagster_databricks.types import DatabricksRunLifeCycleState as LifeCycle
+from dagster_databricks.types import DatabricksRunResultState as Result
+from dagster_databricks.types import DatabricksRunState
 from databricks.sdk.errors import BadRequest, NotFound
 from databricks.sdk.errors.base import DatabricksError
-from databricks.sdk.retries import retried
 
 from databricks_steps.settings import REPOSITORY, STAGING_VOLUME, Settings
+from taxi_assets.deployment.retries import patiently
 
 if TYPE_CHECKING:
     import dagster as dg
-    from dagster_databricks.types import DatabricksRunState
     from databricks.sdk import WorkspaceClient
 
-Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
-PATIENCE = timedelta(minutes=2)
 FORGOTTEN = timedelta(days=7)  # files of a launch that nobody was left to remove
 PACKAGES = ("databricks_steps", "taxi_assets")
 LEFT_OUT = ("__pycache__", "emulator")  # the latter stands in for what the cluster is
@@ -44,22 +44,6 @@ ENTRY_POINTS = (
 RUNS = "runs"  # the folder in which each run has its own
 WHEELS = "wheels"  # of the code of launches
 CALLS = "calls"  # in which each has a folder
-
-
-def patiently(call: Callable[[], Result]) -> Result:
-    """The call's result; a workspace that is busy, broken or away for a moment is asked again."""
-    from databricks.sdk.errors import (
-        DeadlineExceeded,
-        InternalError,
-        TemporarilyUnavailable,
-        TooManyRequests,
-    )
-
-    passing: list[type[BaseException]] = [
-        *(InternalError, TemporarilyUnavailable, TooManyRequests, DeadlineExceeded),
-        *(requests.ConnectionError, requests.Timeout, TimeoutError),
-    ]
-    return cast("Result", retried(on=passing, timeout=PATIENCE)(call)())
 
 
 def wheel() -> tuple[str, bytes]:
@@ -137,7 +121,21 @@ class Staging(DatabricksClient):
             return b""
 
     def get_run_state(self, databricks_run_id: int) -> DatabricksRunState:
-        return patiently(lambda: super(Staging, self).get_run_state(databricks_run_id))
+        """As the launcher takes it, which knows four results and lets a skipped run succeed.
+
+        For it a run is over that is TERMINATING, whose result is told once its cluster is cleaned.
+        """
+        state = patiently(lambda: self.workspace_client.jobs.get_run(databricks_run_id)).state
+        if state is None or state.life_cycle_state is None:  # nobody knows: it is asked again
+            return DatabricksRunState(None, None, None)
+        life = LifeCycle(state.life_cycle_state.value)
+        result, message = state.result_state and state.result_state.value, state.state_message
+        if life is LifeCycle.TERMINATING and result is None:
+            life = LifeCycle.RUNNING
+        if life is LifeCycle.SKIPPED or (result and result not in Result.__members__):
+            life, message = LifeCycle.INTERNAL_ERROR, f"{result or life.value}: {message}"
+            result = Result.FAILED.value
+        return DatabricksRunState(life, Result(result) if result else None, message)
 
     def _write(self, path: str, content: bytes, overwrite: bool) -> None:
         self._files.upload(path, io.BytesIO(content), overwrite=overwrite)

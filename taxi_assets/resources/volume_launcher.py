@@ -13,8 +13,6 @@ import pickle
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,16 +26,16 @@ from dagster_databricks.databricks_pyspark_step_launcher import (
     DatabricksConfig,
     DatabricksPySparkStepLauncher,
 )
-from databricks.sdk.errors import OperationFailed
 from databricks.sdk.errors.base import DatabricksError
 
 from databricks_steps.settings import REPOSITORY
+from taxi_assets.deployment.retries import patiently
 from taxi_assets.partitions import MONTHS_TAG, run_months
 from taxi_assets.resources import run_cluster
 from taxi_assets.resources.clusters import Cluster
-from taxi_assets.resources.remote import LaunchError
+from taxi_assets.resources.remote import LaunchError, await_end
 from taxi_assets.resources.remote_setup import RemoteSetup
-from taxi_assets.resources.staging import Staging, empty_zip, patiently
+from taxi_assets.resources.staging import Staging, empty_zip
 from taxi_assets.resources.step_launcher import LISTENERS
 from taxi_assets.resources.targets import Target
 
@@ -57,19 +55,12 @@ class VolumeRunner(DatabricksJobRunner):
     def __init__(self, client: Staging, cluster: Cluster) -> None:
         self.poll_interval_sec = cluster.poll_seconds
         # The workspace ends the run at the limit, and knows more of it: it goes first.
-        self.grace_sec = cluster.grace_seconds
-        self.max_wait_time_sec = cluster.timeout_seconds + self.grace_sec
+        self.max_wait_time_sec = cluster.timeout_seconds + cluster.grace_seconds
         self._client = client
 
     def submit_run(self, run_config: Mapping[str, Any], task: Mapping[str, Any]) -> int:
         # The idempotency token makes it safe to ask again when the answer was lost.
         return patiently(lambda: super(VolumeRunner, self).submit_run(run_config, task))
-
-    def await_end(self, run_id: int) -> None:
-        """Wait a little for a run that was cancelled: until it has ended, it may still write."""
-        jobs, grace = self.client.workspace_client.jobs, timedelta(seconds=self.grace_sec)
-        with suppress(OperationFailed, DatabricksError, requests.RequestException, TimeoutError):
-            jobs.wait_get_run_job_terminated_or_skipped(run_id, timeout=grace)
 
 
 class VolumeLauncher(DatabricksPySparkStepLauncher):
@@ -119,7 +110,7 @@ class VolumeLauncher(DatabricksPySparkStepLauncher):
             ) from error
         finally:
             if self._run and not succeeded:
-                self._runner.await_end(self._run)
+                await_end(self._staging.workspace_client, self._run, self._cluster)
             self._staging.clean(run.run_id, self._sanitize_step_key(step))
 
     def _shared(self, run: str) -> str:

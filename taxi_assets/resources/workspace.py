@@ -10,6 +10,7 @@ import requests
 
 from databricks_steps.errors import RefusedError, SettingsError, reason
 from databricks_steps.settings import DATABRICKS, Settings
+from taxi_assets.deployment.retries import patiently
 from taxi_assets.resources.targets import target
 
 if TYPE_CHECKING:
@@ -135,13 +136,12 @@ class Workspace:
 
 def _by_sdk(client: WorkspaceClient, method: str, path: str, body: object) -> Any:
     from databricks.sdk.errors import NotFound
-    from databricks.sdk.errors.base import DatabricksError
 
     try:
-        return client.api_client.do(method, path, body=body)
-    except DatabricksError as error:
+        return patiently(lambda: client.api_client.do(method, path, body=body))
+    except OSError as error:  # those of the SDK and of requests all are
         status = HTTPStatus.NOT_FOUND if isinstance(error, NotFound) else HTTPStatus.BAD_REQUEST
-        raise _refused(status, path, str(error)) from error
+        raise _refused(status, path, reason(error)) from error
 
 
 def _refused(status: int, path: str, why: str) -> RefusedError:

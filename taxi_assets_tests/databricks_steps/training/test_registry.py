@@ -1,4 +1,4 @@
-"""A registry that is not the home's own: a model nobody made yet, and one nobody may see."""
+"""A registry that is not the home's own: a model nobody made yet, nobody may see, of many pages."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -23,20 +24,25 @@ from databricks_steps.training.mlflow_database import MlflowDatabase
 
 
 class Refusing(ThreadingHTTPServer):
-    """Answers every request as Unity Catalog does when it says no, with `code` and its status."""
+    """Answers every request as Unity Catalog does when it says no, with `code` and its status.
+
+    `pages`, by the token that asks for each, are what it tells of versions instead.
+    """
 
     code, status = "RESOURCE_DOES_NOT_EXIST", 404
+    pages: Mapping[str, Any] = {}
 
     def __init__(self) -> None:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def _refuse(self) -> None:
-                length = int(self.headers.get("Content-Length", 0))
-                self.rfile.read(length)
+                asked = self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}"
+                query = parse_qs(urlsplit(self.path).query)
+                token = query.get("page_token", [json.loads(asked).get("page_token", "")])[0]
                 told: Any = {"error_code": outer.code, "message": "Model 'p03.a.b': no such"}
-                body = json.dumps(told).encode()
-                self.send_response_only(outer.status)
+                body = json.dumps(outer.pages.get(token, told)).encode()
+                self.send_response_only(200 if token in outer.pages else outer.status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -79,6 +85,23 @@ def test_a_model_that_nobody_may_see_is_no_missing_one(
     remote = replace(settings, platform=DATABRICKS)
     with pytest.raises(ModelError, match="The model registry must answer"):
         registry.made_from(remote, 17)
+
+
+def test_versions_are_read_from_all_pages(refusing: Refusing, settings: Settings) -> None:
+    remote = replace(settings, platform=DATABRICKS)
+
+    def page(numbers: range, following: str) -> dict[str, Any]:
+        name = remote.registered_model
+        found = [{"name": name, "version": str(n), "run_id": f"run{n}"} for n in numbers]
+        return {"model_versions": found, "next_page_token": following}
+
+    refusing.pages = {
+        "": page(range(1, 101), "a"),
+        "a": page(range(0), "b"),  # a page may be empty and yet not the last
+        "b": page(range(101, 131), ""),
+    }
+    assert registry.numbers(remote) == [str(number) for number in range(130, 0, -1)]
+    assert registry.registered_by(remote, "run130") == "130"
 
 
 def test_a_homes_database_says_what_mlflows_client_says(settings: Settings) -> None:

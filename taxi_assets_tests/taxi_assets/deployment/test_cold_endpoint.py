@@ -2,77 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from databricks.sdk import WorkspaceClient
-from databricks.sdk.core import Config
 
 from databricks_steps.errors import ServingError
-from databricks_steps.settings import DATABRICKS, LOOPBACK, Settings
+from databricks_steps.settings import DATABRICKS, Settings
 from taxi_assets.deployment import endpoint
+from taxi_assets_tests.documents import databricks
 
 REMOTE = Settings(platform=DATABRICKS)
 READY = {"ready": "READY", "config_update": "NOT_UPDATING"}
 COLD = {"ready": "NOT_READY", "config_update": "NOT_UPDATING"}
 WAKES = 2.5  # seconds; the client's own patience is less
-Answers = Callable[[str, str], tuple[int, Any]]
-
-
-@contextmanager
-def databricks(answers: Answers) -> Iterator[WorkspaceClient]:
-    """A workspace that gives these answers to a method and a path, and an impatient client."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, told = answers(self.command, self.path)
-            body = json.dumps(told).encode()
-            self.send_response_only(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_POST = do_PUT = _answer  # noqa: N815
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-        def handle(self) -> None:
-            with suppress(ConnectionError):  # who has asked is gone
-                super().handle()
-
-    server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    host = f"http://{LOOPBACK}:{server.server_address[1]}"
-    config = Config(
-        host=host,
-        token="x",
-        auth_type="pat",
-        http_timeout_seconds=1,
-        retry_timeout_seconds=1,
-    )
-    client = WorkspaceClient(config=config)
-    client.api_client._api_client._session.trust_env = False
-    try:
-        yield client
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize("asleep", ["slow", "503", "504"])
 def test_the_first_request_wakes_an_endpoint_and_is_answered(asleep: str) -> None:
     wakes_at = time.monotonic() + WAKES
 
-    def answers(method: str, path: str) -> tuple[int, Any]:
+    def answers(method: str, path: str, body: Any) -> tuple[int, Any]:
         if time.monotonic() < wakes_at:
             if asleep == "503":
                 return 503, {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "scaling up"}
@@ -89,7 +39,7 @@ def test_an_endpoint_that_was_made_right_now_is_not_ready_and_is_waited_for() ->
     states = [None, COLD, COLD, READY]
     wanted = endpoint.endpoint_config(REMOTE, "1")
 
-    def answers(method: str, path: str) -> tuple[int, Any]:
+    def answers(method: str, path: str, body: Any) -> tuple[int, Any]:
         state = states.pop(0) if method == "GET" and len(states) > 1 else states[0]
         if state is None:
             return 404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no endpoint"}
@@ -105,7 +55,7 @@ def test_an_endpoint_that_stays_cold_is_given_up_with_its_state() -> None:
     wanted = endpoint.endpoint_config(REMOTE, "1")
     shown = {"name": REMOTE.endpoint, "state": COLD, "config": wanted["config"]}
     with (
-        databricks(lambda method, path: (200, shown)) as client,
+        databricks(lambda method, path, body: (200, shown)) as client,
         pytest.raises(ServingError, match="NOT_READY"),
     ):
         endpoint.ensure_endpoint(client, REMOTE, "1", timeout=1)

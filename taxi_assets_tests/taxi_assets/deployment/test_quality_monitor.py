@@ -45,6 +45,9 @@ class Databricks(Documents):
         if unknown or asked["object_type"] != "table":
             self.answer(400, str(unknown))
             return
+        if MINE in self.documents:
+            self.answer(409, "there is one")
+            return
         made = {
             "status": "DATA_PROFILING_STATUS_PENDING",
             "drift_metrics_table_name": f"{NAME}_drift_metrics",
@@ -52,7 +55,8 @@ class Databricks(Documents):
         }
         document = {**asked, "data_profiling_config": {**profiling, **made}}
         self.documents[f"{MONITORS}/table/{asked['object_id']}"] = document
-        self.answer(200, document)
+        if self.documents.pop("lost", None) is None:
+            self.answer(200, document)
 
     def do_PATCH(self) -> None:
         asked, where = self._body(), urlsplit(self.path)
@@ -107,6 +111,14 @@ def test_it_is_created_once_and_profiles_fares_by_day_and_version(remote: Any) -
     }
     columns = {column.name for column in quality_monitor.TABLE.columns}
     assert {v for k, v in profiling["inference_log"].items() if k.endswith("column")} <= columns
+
+
+def test_one_whose_making_is_asked_for_twice_is_made_once(remote: Any) -> None:
+    api, client, settings = remote
+    api.documents["lost"] = {}
+    assert quality_monitor.ensure(client, settings) == "created"
+    assert api.calls == [f"POST {MONITORS}"] * 2
+    assert quality_monitor.ensure(client, settings) == "unchanged"
 
 
 def test_what_differs_is_planned_and_corrected_and_the_rest_stays(remote: Any) -> None:

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from databricks.sdk.service.pipelines import PipelineState, UpdateInfoState
 from databricks_steps import schemas
 from databricks_steps.errors import ServingError
 from databricks_steps.settings import Settings
-from taxi_assets.deployment import online_store
+from taxi_assets.deployment import online_store, retries
 from taxi_assets.emulator import process
 from taxi_assets_tests.documents import Documents, answering
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
@@ -182,8 +183,9 @@ def test_a_store_that_was_stopped_takes_no_publish_and_is_started(store: Workspa
 
 
 def test_an_update_under_way_when_the_workspace_dies_has_failed(
-    start: Callable[..., Workspace],
+    start: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retries, "PATIENCE", timedelta(seconds=1))
     workspace = start()
     online_store.ensure_online_store(workspace.client, workspace.settings)
     done = publish(workspace)
@@ -260,10 +262,12 @@ def test_a_second_publish_waits_for_its_own_update_though_no_table_tells_its_pip
     assert started == []
 
 
-def test_where_a_publish_starts_no_update_one_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("newest", [{"update_id": "old", "state": "COMPLETED"}, None])
+def test_where_a_publish_starts_no_update_one_is_started(
+    newest: dict[str, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(online_store, "SETTLE_SECONDS", 0.2)
-    old: dict[str, str] | None = {"update_id": "old", "state": "COMPLETED"}
-    with databricks([old]) as (client, started):
+    with databricks([newest]) as (client, started):
         online_store.await_sync(client, "p", "old", 20)
     assert len(started) == 1
 
