@@ -138,6 +138,7 @@ class _Writer:
     def write(self) -> Contents:
         home = self.settings.home
         tables = home_inventory.tables(self.settings)
+        self._tree(home / "dagster" / "schedules")  # its cursors name events
         self._tree(home / "dagster" / "history" / "runs")
         for entry in home_inventory.BACKED_UP:
             if entry == "mlflow.db":  # before it, what names model versions

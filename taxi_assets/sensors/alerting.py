@@ -30,7 +30,7 @@ def alert_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
     def found(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         instance = runs.instance_of(context)
         kept = cursors.read(context.cursor)
-        batch = event_reader.events(instance, kept.get("event", 0))
+        batch = event_reader.events(instance, kept.get("event", 0), kept.get("identity", ()))
         reader = event_reader.Reader(instance, watch.ui)
         seen = [each for record in batch.records for each in reader.read(record)]
         ticks, of_sensors = _ticks(instance, kept.get("ticks", {}), watch.ui)
@@ -49,7 +49,7 @@ def alert_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
             + "".join(f"; not told yet: {f}" for f in done.failures)
             + (f"; {done.given_up} given up: taxi-assets alerts lists them" * bool(done.given_up))
         )
-        cursor = cursors.written({"event": batch.after, "ticks": ticks})
+        cursor = cursors.written({"event": batch.after, "identity": batch.identity, "ticks": ticks})
         return dg.SensorResult(skip_reason=told, cursor=cursor)
 
     return found
