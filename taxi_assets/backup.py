@@ -89,8 +89,10 @@ def backup(settings: Settings, file: Path) -> Contents:
     """Write the home to a new file, whole or not at all, whatever runs meanwhile.
 
     Raises:
-        SettingsError: there is no home, or the file exists or cannot be written.
-        TableError: a table's files are not there.
+        SettingsError: there is no home, a database of it is damaged, or the file exists or cannot
+            be written.
+        TableError: a table's log is damaged, or its files are not there.
+        OSError: a file of the home cannot be read, or its lock not be taken.
     """
     if not settings.warehouse.exists():
         raise SettingsError(
@@ -109,6 +111,8 @@ def backup(settings: Settings, file: Path) -> Contents:
             os.fsync(raw.fileno())
         part.replace(file)
     except OSError as error:
+        if error.filename is not None and settings.home in Path(error.filename).parents:
+            raise  # it is not the archive's
         raise SettingsError(
             "A backup must be written", f"{file}: {error.strerror or error}", "Name another file"
         ) from error
@@ -165,19 +169,19 @@ class _Writer:
         return Contents(len(self.sums), self.size, self.tables, unknown)
 
     def _tree(self, root: Path) -> None:
-        for path in sorted(root.rglob("*")):
+        for path in home_inventory.files(root):
             self._file(path)
 
     def _file(self, path: Path) -> None:
-        name = str(path.relative_to(self.settings.home))
+        place = path.relative_to(self.settings.home)
+        name = str(place)
         left_out = home_inventory.is_passing(path) or name in home_inventory.OF_THIS_MACHINE
         if left_out or name in self.sums or path.is_symlink() or not path.is_file():
             return
-        if path.suffix == ".db":
+        if home_inventory.is_database(place):
             with tempfile.TemporaryDirectory() as folder:
                 copy = Path(folder) / path.name
-                with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(copy)) as to:
-                    live.backup(to)
+                _copy(path, copy)
                 self._add(name, copy)
         else:
             self._add(name, path)
@@ -212,7 +216,7 @@ class _Writer:
                 )
             return
         at = max(numbers)
-        for path in sorted(root.rglob("*")):
+        for path in home_inventory.files(root):
             place = path.relative_to(root)
             if place.parts[0] == STAGED or (place.parts[0] == log.name and not _until(path, at)):
                 continue
@@ -227,11 +231,25 @@ class _Writer:
         self.tables[name] = at
 
 
+def _copy(database: Path, to: Path) -> None:
+    """Raises SettingsError: it is damaged, or there is no room for the copy."""
+    try:
+        with (
+            closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as live,
+            closing(sqlite3.connect(to)) as copy,
+        ):
+            live.backup(copy)
+    except sqlite3.Error as error:
+        raise SettingsError(
+            "A database of the home must be whole, and TMPDIR have room for a copy of it",
+            f"{database}: {error}",
+            "Make room, or restore a backup; taxi-assets doctor --deep says what is damaged",
+        ) from error
+
+
 def data_files(root: Path, version: int | None = None) -> Iterator[tuple[Path, int]]:
     """The data files of a Delta table, and their sizes in bytes as its log tells them."""
-    from deltalake import DeltaTable
-
-    actions = delta_files.added(DeltaTable(str(root), version=version))
+    actions = delta_files.added(delta_files.opened(root.name, root, version))
     names, sizes = (actions.column(name).to_pylist() for name in ("path", "size_bytes"))
     for name, size in zip(names, sizes, strict=True):
         yield root / unquote(name), size

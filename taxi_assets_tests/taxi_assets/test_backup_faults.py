@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import dagster as dg
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
+from databricks_steps.errors import SettingsError, TableError
 from databricks_steps.settings import Settings
-from taxi_assets import backup, dagster_instance
+from taxi_assets import backup, dagster_instance, home_inventory, vacuum
+from taxi_assets.doctor import contents
 
 
-@pytest.fixture
-def used(settings: Settings) -> Settings:
-    """A home with Dagster's databases and no table yet."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with Dagster's databases, which take seconds to make, and no table yet."""
+    settings = Settings(home=tmp_path_factory.mktemp("made") / "home")
     settings.warehouse.mkdir(parents=True)
     with dagster_instance.instance(settings):
         pass
+    return settings.home
+
+
+@pytest.fixture
+def used(settings: Settings, made: Path) -> Settings:
+    shutil.copytree(made, settings.home)
     return settings
 
 
@@ -33,3 +51,102 @@ def test_cursors_are_packed_before_the_events_that_they_name(
         names = archive.getnames()
     cursors, events = "dagster/schedules/schedules.db", "dagster/history/runs/index.db"
     assert names.index(cursors) < names.index(events)
+
+
+@contextmanager
+def staging(table: Path) -> Iterator[None]:
+    """Files are staged for a table, and go again, all the while."""
+    over, begun = threading.Event(), threading.Event()
+
+    def stage() -> None:
+        while not over.is_set():
+            for number in range(20):
+                (table / "_staging" / f"{number}" / "trip_month=2022-01").mkdir(parents=True)
+            begun.set()
+            for folder in (table / "_staging").iterdir():
+                shutil.rmtree(folder)
+
+    thread = threading.Thread(target=stage)
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_folders_that_go_meanwhile_fail_no_backup(used: Settings) -> None:
+    table = used.warehouse / "schema" / "rides"
+    write_deltalake(str(table), pa.table({"ride": [1]}))
+    with staging(table):
+        for _ in range(300):
+            assert home_inventory.tables(used) == {"schema.rides": table}
+            assert [f for f in home_inventory.files(table) if f.suffix == ".parquet"]
+
+
+def test_a_folder_that_cannot_be_read_is_told(used: Settings) -> None:
+    (used.home / "landing").write_text("no folder")
+    with pytest.raises(NotADirectoryError):
+        home_inventory.files(used.home / "landing")
+
+
+def test_what_is_called_a_database_and_is_none_is_copied_as_it_is(
+    used: Settings, tmp_path: Path
+) -> None:
+    thumbs = used.home / "landing" / "Thumbs.db"
+    thumbs.parent.mkdir()
+    thumbs.write_bytes(b"no database" * 1_000)
+    again = replace(used, home=tmp_path / "again")
+    backup.restore(again, packed(used, tmp_path))
+    assert (again.home / "landing" / "Thumbs.db").read_bytes() == thumbs.read_bytes()
+
+
+def test_events_of_no_run_that_are_in_the_write_ahead_log_are_restored(
+    used: Settings, tmp_path: Path
+) -> None:
+    again = replace(used, home=tmp_path / "again")
+    place = Path("dagster", "history", "runs", ".db")
+    counted = "SELECT count(*) FROM event_logs"
+    with (
+        dagster_instance.instance(used) as instance,
+        closing(sqlite3.connect(used.home / place)) as reader,  # the log is not emptied meanwhile
+    ):
+        for number in range(50):
+            passed = dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey("trips"), check_name=f"c{number}", passed=True, metadata={}
+            )
+            instance.report_runless_asset_event(passed)
+            reader.execute(counted).fetchone()
+        backup.restore(again, packed(used, tmp_path))
+    for home in (used.home, again.home):
+        with closing(sqlite3.connect(home / place)) as connection:
+            assert connection.execute(counted).fetchone() == (50,)
+
+
+def test_a_damaged_database_is_named(used: Settings, tmp_path: Path) -> None:
+    (used.home / "online.db").write_bytes(b"no database" * 1_000)
+    with pytest.raises(SettingsError, match="A database of the home must be whole.*online.db: "):
+        packed(used, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_table_whose_newest_commit_was_cut_is_named(used: Settings, tmp_path: Path) -> None:
+    table = used.table_path("trips")
+    for mode in ("error", "append"):
+        write_deltalake(str(table), pa.table({"ride": [1]}), mode=mode)
+    newest = table / "_delta_log" / f"{DeltaTable(str(table)).version():020}.json"
+    newest.write_bytes(newest.read_bytes()[:-40])
+    for begin in (lambda: packed(used, tmp_path), lambda: vacuum.vacuum(used, 1, dry_run=True)):
+        with pytest.raises(TableError, match="The log of a table must be readable: trips: "):
+            begin()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("content", [b'{"a": ', b"[]", b"\xff", b""])
+def test_sums_that_were_cut_are_taken_anew(used: Settings, content: bytes) -> None:
+    write_deltalake(str(used.table_path("trips")), pa.table({"ride": [1]}))
+    sums = used.home / contents.SUMS
+    sums.write_bytes(content)
+    assert contents.data_files(used) == "1 read"
+    assert sums.read_bytes() != content
