@@ -15,6 +15,7 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
+import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -27,7 +28,7 @@ from typing import IO, Any
 from urllib.parse import unquote
 
 from databricks_steps.errors import SettingsError, TableError
-from databricks_steps.platforms.embedded import delta_files
+from databricks_steps.platforms.embedded import delta_files, file_lock
 from databricks_steps.settings import Settings
 from databricks_steps.training import mlflow_database
 from taxi_assets import home_inventory
@@ -287,28 +288,35 @@ def restore(settings: Settings, file: Path) -> Contents:
         SettingsError: the home is not empty, or the file is no whole backup.
     """
     home = settings.home
-    if home.exists() and (not home.is_dir() or any(home.iterdir())):
-        raise SettingsError(
-            "A backup is restored into an empty home", f"{home} is not", "Set TAXI_HOME to another"
-        )
-    staging = home.with_name(f".{home.name}.restored")
-    shutil.rmtree(staging, ignore_errors=True)
+    _require_empty(home)
+    beginning = f".{home.name}.restored-"
     try:
-        staging.mkdir(parents=True, mode=0o700)
-        manifest, size = _extracted(file, staging)
-        _point_to(staging / "mlflow.db", manifest["home"], home)
-        if home.exists():
-            home.rmdir()
-        staging.rename(home)
+        home.parent.mkdir(parents=True, exist_ok=True)
+        file_lock.sweep(home.parent, beginning)
+        # A folder of its own: another restore of this home may be at work.
+        with file_lock.folder(home.with_name(beginning + uuid.uuid4().hex)) as staging:
+            staging.mkdir(mode=0o700)
+            manifest, size = _extracted(file, staging)
+            _point_to(staging / "mlflow.db", manifest["home"], home)
+            try:
+                staging.rename(home)  # onto an empty folder at most
+            except OSError:
+                _require_empty(home)
+                raise
     except _UNREADABLE as error:
         raise SettingsError(
             "A backup must be a whole file that taxi-assets backup has written",
             f"{file}: {error}",
             "Take another one; nothing was restored",
         ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return Contents(len(manifest["sha256"]), size, manifest["tables"])
+
+
+def _require_empty(home: Path) -> None:
+    if home.exists() and (not home.is_dir() or any(home.iterdir())):
+        raise SettingsError(
+            "A backup is restored into an empty home", f"{home} is not", "Set TAXI_HOME to another"
+        )
 
 
 def _extracted(file: Path, staging: Path) -> tuple[dict[str, Any], int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import tarfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +19,11 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from databricks_steps.errors import SettingsError, TableError
+from databricks_steps.platforms.embedded import file_lock
 from databricks_steps.settings import Settings
 from taxi_assets import backup, dagster_instance, home_inventory, vacuum
 from taxi_assets.doctor import contents
+from taxi_assets_tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,55 @@ def test_cursors_are_packed_before_the_events_that_they_name(
         names = archive.getnames()
     cursors, events = "dagster/schedules/schedules.db", "dagster/history/runs/index.db"
     assert names.index(cursors) < names.index(events)
+
+
+class Slow:
+    """A restore from a pipe: it goes on as the archive is written."""
+
+    def __init__(self, settings: Settings, pipe: Path) -> None:
+        os.mkfifo(pipe)
+        self._pool = ThreadPoolExecutor(1)
+        self.made = self._pool.submit(backup.restore, settings, pipe)
+        self.archive = pipe.open("wb")  # waits until it is read from
+
+    def end(self, rest: bytes) -> None:
+        with self.archive:
+            self.archive.write(rest)
+        self._pool.shutdown()
+
+
+def test_of_two_restores_at_once_one_makes_the_home_whole_and_the_other_tells(
+    used: Settings, tmp_path: Path
+) -> None:
+    (used.home / "landing").mkdir()
+    (used.home / "landing" / "large").write_bytes(os.urandom(300_000))  # the last that is packed
+    file, again = packed(used, tmp_path), replace(used, home=tmp_path / "again")
+    content = file.read_bytes()
+    first = Slow(again, tmp_path / "first")
+    first.archive.write(content[:-100_000])
+    first.archive.flush()
+    until(lambda: [*tmp_path.glob(".again.restored*/dagster/history/runs/index.db")], 5)
+    second = Slow(again, tmp_path / "second")
+    first.end(content[-100_000:])
+    whole = first.made.result()
+    second.end(content)
+    with pytest.raises(SettingsError, match="A backup is restored into an empty home: "):
+        second.made.result()
+    with tarfile.open(file) as archive:
+        names = {*archive.getnames()} - {backup.MANIFEST}
+    restored = {str(path.relative_to(again.home)) for path in home_inventory.files(again.home)}
+    assert restored == names
+    assert whole.files == len(names)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"home", "again", file.name, "first", "second"}
+
+
+def test_what_a_killed_restore_left_is_swept_by_the_next(used: Settings, tmp_path: Path) -> None:
+    file, again = packed(used, tmp_path), replace(used, home=tmp_path / "again")
+    (tmp_path / ".again.restored-1").mkdir()
+    (tmp_path / f".again.restored-1{file_lock.SUFFIX}").touch()
+    backup.restore(again, file)
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "again", file.name}
 
 
 @contextmanager
