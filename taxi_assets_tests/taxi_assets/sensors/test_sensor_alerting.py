@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -263,6 +264,21 @@ def ticked(world: World, state: InstigatorState, status: TickStatus, at: float) 
             run_ids=[],
         )
     )
+
+
+def test_a_sensor_is_heard_when_the_clock_that_was_ahead_is_right_again(world: World) -> None:
+    state, ahead = sensor_state(world, "new_trips_sensor"), time.time() + 86_400
+    ticked(world, state, TickStatus.SUCCESS, ahead)
+    cursor = {"version": 1, "ticks": {state.selector_id: ahead}}
+    world.cursors[NAME] = json.dumps(cursor)
+    world.tick(NAME)
+    ticked(world, state, TickStatus.FAILURE, time.time())
+    for _ in range(2):
+        world.tick(NAME)
+        assert world.alerts() == [("error", "sensor new_trips_sensor")]
+    ticked(world, state, TickStatus.SUCCESS, time.time())
+    world.tick(NAME)
+    assert world.problems() == []
 
 
 def test_a_sensor_whose_tick_failed_is_told_and_resolved_when_it_ticks_again(world: World) -> None:
