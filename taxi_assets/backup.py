@@ -19,7 +19,7 @@ import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from io import BytesIO
@@ -29,7 +29,7 @@ from urllib.parse import unquote
 
 from databricks_steps.errors import SettingsError, TableError
 from databricks_steps.platforms.embedded import delta_files, file_lock
-from databricks_steps.settings import Settings
+from databricks_steps.settings import BATCHES, Settings
 from databricks_steps.training import mlflow_database
 from taxi_assets import home_inventory
 from taxi_assets.graph import BY_MONTH
@@ -298,6 +298,7 @@ def restore(settings: Settings, file: Path) -> Contents:
             staging.mkdir(mode=0o700)
             manifest, size = _extracted(file, staging)
             _point_to(staging / "mlflow.db", manifest["home"], home)
+            _count_on(replace(settings, home=staging))
             try:
                 staging.rename(home)  # onto an empty folder at most
             except OSError:
@@ -360,6 +361,31 @@ def _is_restored(place: PurePosixPath) -> bool:
     return place.parts[0] in home_inventory.BACKED_UP and (
         str(place) not in home_inventory.OF_THIS_MACHINE
     )
+
+
+def _count_on(settings: Settings) -> None:
+    """Let the ids of captured batches go on behind those that the payload tables hold.
+
+    The tables are copied after the buffer, so they may hold batches that it has not counted yet. A
+    new batch with such an id would be taken for one that is in the table, and be dropped.
+    """
+    database = settings.home / "workspace.db"
+    if not database.exists():
+        return
+    tables = home_inventory.tables(settings).items()
+    with closing(sqlite3.connect(database)) as connection, connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='identity'").fetchone():
+            return  # of a version that had no payload table
+        identities = connection.execute("SELECT id FROM identity").fetchall()
+        writers = [BATCHES + identity for (identity,) in identities]
+        logs = [delta_files.opened(name, root) for name, root in tables]
+        counted = connection.execute(
+            "SELECT seq FROM sqlite_sequence WHERE name = 'payload_batches'"
+        ).fetchall()
+        held = [log.transaction_version(writer) or 0 for log in logs for writer in writers]
+        last = max([*held, *(number for (number,) in counted)], default=0)
+        connection.execute("DELETE FROM sqlite_sequence WHERE name = 'payload_batches'")
+        connection.execute("INSERT INTO sqlite_sequence VALUES ('payload_batches', ?)", (last,))
 
 
 def _point_to(database: Path, before: str, home: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -23,6 +24,7 @@ from databricks_steps.platforms.embedded import file_lock
 from databricks_steps.settings import Settings
 from taxi_assets import backup, dagster_instance, home_inventory, vacuum
 from taxi_assets.doctor import contents
+from taxi_assets.emulator.runtime import capture, state
 from taxi_assets_tests.waiting import until
 
 
@@ -55,6 +57,35 @@ def test_cursors_are_packed_before_the_events_that_they_name(
         names = archive.getnames()
     cursors, events = "dagster/schedules/schedules.db", "dagster/history/runs/index.db"
     assert names.index(cursors) < names.index(events)
+
+
+def captured(settings: Settings, *requests: str) -> None:
+    """Requests are buffered, a batch each, then moved to the payload table."""
+    memory = state.State(state.database(settings))
+    for request in requests:
+        row = (request, None, int(time.time() * 1e6), 200, 1, "{}", "{}", "entity", "[]", None)
+        memory.buffer({settings.table(settings.payload_table): [row]})
+    capture.flush(settings, memory)
+    memory.close()
+
+
+def test_a_restored_endpoint_loses_no_request_to_a_flush_during_the_backup(
+    used: Settings, tmp_path: Path
+) -> None:
+    before, meanwhile, afterwards = (
+        [f"{when} {number}" for number in range(5)] for when in ("before", "meanwhile", "after")
+    )
+    captured(used, *before)
+    database = state.database(used)
+    copied = database.read_bytes()  # a backup copies it first
+    captured(used, *meanwhile)
+    database.write_bytes(copied)
+    again = replace(used, home=tmp_path / "again")
+    backup.restore(again, packed(used, tmp_path))
+    captured(again, *afterwards)
+    rows = DeltaTable(str(again.table_path(again.payload_table))).to_pyarrow_table()
+    requests = sorted(rows.column("databricks_request_id").to_pylist())
+    assert requests == sorted([*before, *meanwhile, *afterwards])
 
 
 class Slow:
