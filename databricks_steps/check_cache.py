@@ -61,12 +61,13 @@ class CheckCache:
 
     def kept(self, check: str, fingerprints: Mapping[str, int]) -> dict[str, Figures]:
         """Month → figures, of those of the months that were measured with this fingerprint."""
-        known = {} if self._force else self._read().get(check, {})
-        return {
-            month: known[month]["figures"]
-            for month, fingerprint in fingerprints.items()
-            if month in known and known[month]["fingerprint"] == fingerprint
-        }
+        known = {} if self._force else _object(self._read().get(check))
+        found = {}
+        for month, fingerprint in fingerprints.items():
+            row = _object(known.get(month))
+            if row.get("fingerprint") == fingerprint and isinstance(row.get("figures"), dict):
+                found[month] = row["figures"]
+        return found
 
     def keep(
         self, check: str, fingerprints: Mapping[str, int], figures: Mapping[str, Figures]
@@ -75,9 +76,9 @@ class CheckCache:
         if not figures:
             return
         known = self._read()
-        known.setdefault(check, {}).update(
-            {m: {"fingerprint": fingerprints[m], "figures": each} for m, each in figures.items()}
-        )
+        known[check] = _object(known.get(check)) | {
+            m: {"fingerprint": fingerprints[m], "figures": each} for m, each in figures.items()
+        }
         part = self._file.with_suffix(f".{os.getpid()}.part")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,11 @@ class CheckCache:
 
     def _read(self) -> dict[str, Any]:
         try:
-            found = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return _object(json.loads(self._file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError):
             return {}
-        return found if isinstance(found, dict) else {}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """A JSON object as it is; an empty one of anything else: what was kept has another shape."""
+    return value if isinstance(value, dict) else {}

@@ -31,6 +31,9 @@ MOST_DELAY_DAYS = 3_650
 _SPEAKS_CONNECT = "SPARK_CONNECT_MODE_ENABLED"  # PySpark's, once a session of Connect was made
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Names the workspace's buffer in the log of a payload table, with the buffer's identity behind it.
+BATCHES = "taxi-workspace-batches-"
+
 
 @dataclass(frozen=True)
 class Forest:

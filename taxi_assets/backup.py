@@ -15,10 +15,11 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
+import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from io import BytesIO
@@ -27,8 +28,8 @@ from typing import IO, Any
 from urllib.parse import unquote
 
 from databricks_steps.errors import SettingsError, TableError
-from databricks_steps.platforms.embedded import delta_files
-from databricks_steps.settings import Settings
+from databricks_steps.platforms.embedded import delta_files, file_lock
+from databricks_steps.settings import BATCHES, Settings
 from databricks_steps.training import mlflow_database
 from taxi_assets import home_inventory
 from taxi_assets.graph import BY_MONTH
@@ -89,8 +90,10 @@ def backup(settings: Settings, file: Path) -> Contents:
     """Write the home to a new file, whole or not at all, whatever runs meanwhile.
 
     Raises:
-        SettingsError: there is no home, or the file exists or cannot be written.
-        TableError: a table's files are not there.
+        SettingsError: there is no home, a database of it is damaged, or the file exists or cannot
+            be written.
+        TableError: a table's log is damaged, or its files are not there.
+        OSError: a file of the home cannot be read, or its lock not be taken.
     """
     if not settings.warehouse.exists():
         raise SettingsError(
@@ -109,6 +112,8 @@ def backup(settings: Settings, file: Path) -> Contents:
             os.fsync(raw.fileno())
         part.replace(file)
     except OSError as error:
+        if error.filename is not None and settings.home in Path(error.filename).parents:
+            raise  # it is not the archive's
         raise SettingsError(
             "A backup must be written", f"{file}: {error.strerror or error}", "Name another file"
         ) from error
@@ -138,6 +143,7 @@ class _Writer:
     def write(self) -> Contents:
         home = self.settings.home
         tables = home_inventory.tables(self.settings)
+        self._tree(home / "dagster" / "schedules")  # its cursors name events
         self._tree(home / "dagster" / "history" / "runs")
         for entry in home_inventory.BACKED_UP:
             if entry == "mlflow.db":  # before it, what names model versions
@@ -164,19 +170,19 @@ class _Writer:
         return Contents(len(self.sums), self.size, self.tables, unknown)
 
     def _tree(self, root: Path) -> None:
-        for path in sorted(root.rglob("*")):
+        for path in home_inventory.files(root):
             self._file(path)
 
     def _file(self, path: Path) -> None:
-        name = str(path.relative_to(self.settings.home))
+        place = path.relative_to(self.settings.home)
+        name = str(place)
         left_out = home_inventory.is_passing(path) or name in home_inventory.OF_THIS_MACHINE
         if left_out or name in self.sums or path.is_symlink() or not path.is_file():
             return
-        if path.suffix == ".db":
+        if home_inventory.is_database(place):
             with tempfile.TemporaryDirectory() as folder:
                 copy = Path(folder) / path.name
-                with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(copy)) as to:
-                    live.backup(to)
+                _copy(path, copy)
                 self._add(name, copy)
         else:
             self._add(name, path)
@@ -211,7 +217,7 @@ class _Writer:
                 )
             return
         at = max(numbers)
-        for path in sorted(root.rglob("*")):
+        for path in home_inventory.files(root):
             place = path.relative_to(root)
             if place.parts[0] == STAGED or (place.parts[0] == log.name and not _until(path, at)):
                 continue
@@ -226,11 +232,25 @@ class _Writer:
         self.tables[name] = at
 
 
+def _copy(database: Path, to: Path) -> None:
+    """Raises SettingsError: it is damaged, or there is no room for the copy."""
+    try:
+        with (
+            closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as live,
+            closing(sqlite3.connect(to)) as copy,
+        ):
+            live.backup(copy)
+    except sqlite3.Error as error:
+        raise SettingsError(
+            "A database of the home must be whole, and TMPDIR have room for a copy of it",
+            f"{database}: {error}",
+            "Make room, or restore a backup; taxi-assets doctor --deep says what is damaged",
+        ) from error
+
+
 def data_files(root: Path, version: int | None = None) -> Iterator[tuple[Path, int]]:
     """The data files of a Delta table, and their sizes in bytes as its log tells them."""
-    from deltalake import DeltaTable
-
-    actions = delta_files.added(DeltaTable(str(root), version=version))
+    actions = delta_files.added(delta_files.opened(root.name, root, version))
     names, sizes = (actions.column(name).to_pylist() for name in ("path", "size_bytes"))
     for name, size in zip(names, sizes, strict=True):
         yield root / unquote(name), size
@@ -268,28 +288,36 @@ def restore(settings: Settings, file: Path) -> Contents:
         SettingsError: the home is not empty, or the file is no whole backup.
     """
     home = settings.home
-    if home.exists() and (not home.is_dir() or any(home.iterdir())):
-        raise SettingsError(
-            "A backup is restored into an empty home", f"{home} is not", "Set TAXI_HOME to another"
-        )
-    staging = home.with_name(f".{home.name}.restored")
-    shutil.rmtree(staging, ignore_errors=True)
+    _require_empty(home)
+    beginning = f".{home.name}.restored-"
     try:
-        staging.mkdir(parents=True, mode=0o700)
-        manifest, size = _extracted(file, staging)
-        _point_to(staging / "mlflow.db", manifest["home"], home)
-        if home.exists():
-            home.rmdir()
-        staging.rename(home)
+        home.parent.mkdir(parents=True, exist_ok=True)
+        file_lock.sweep(home.parent, beginning)
+        # A folder of its own: another restore of this home may be at work.
+        with file_lock.folder(home.with_name(beginning + uuid.uuid4().hex)) as staging:
+            staging.mkdir(mode=0o700)
+            manifest, size = _extracted(file, staging)
+            _point_to(staging / "mlflow.db", manifest["home"], home)
+            _count_on(replace(settings, home=staging))
+            try:
+                staging.rename(home)  # onto an empty folder at most
+            except OSError:
+                _require_empty(home)
+                raise
     except _UNREADABLE as error:
         raise SettingsError(
             "A backup must be a whole file that taxi-assets backup has written",
             f"{file}: {error}",
             "Take another one; nothing was restored",
         ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return Contents(len(manifest["sha256"]), size, manifest["tables"])
+
+
+def _require_empty(home: Path) -> None:
+    if home.exists() and (not home.is_dir() or any(home.iterdir())):
+        raise SettingsError(
+            "A backup is restored into an empty home", f"{home} is not", "Set TAXI_HOME to another"
+        )
 
 
 def _extracted(file: Path, staging: Path) -> tuple[dict[str, Any], int]:
@@ -333,6 +361,31 @@ def _is_restored(place: PurePosixPath) -> bool:
     return place.parts[0] in home_inventory.BACKED_UP and (
         str(place) not in home_inventory.OF_THIS_MACHINE
     )
+
+
+def _count_on(settings: Settings) -> None:
+    """Let the ids of captured batches go on behind those that the payload tables hold.
+
+    The tables are copied after the buffer, so they may hold batches that it has not counted yet. A
+    new batch with such an id would be taken for one that is in the table, and be dropped.
+    """
+    database = settings.home / "workspace.db"
+    if not database.exists():
+        return
+    tables = home_inventory.tables(settings).items()
+    with closing(sqlite3.connect(database)) as connection, connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='identity'").fetchone():
+            return  # of a version that had no payload table
+        identities = connection.execute("SELECT id FROM identity").fetchall()
+        writers = [BATCHES + identity for (identity,) in identities]
+        logs = [delta_files.opened(name, root) for name, root in tables]
+        counted = connection.execute(
+            "SELECT seq FROM sqlite_sequence WHERE name = 'payload_batches'"
+        ).fetchall()
+        held = [log.transaction_version(writer) or 0 for log in logs for writer in writers]
+        last = max([*held, *(number for (number,) in counted)], default=0)
+        connection.execute("DELETE FROM sqlite_sequence WHERE name = 'payload_batches'")
+        connection.execute("INSERT INTO sqlite_sequence VALUES ('payload_batches', ?)", (last,))
 
 
 def _point_to(database: Path, before: str, home: Path) -> None:

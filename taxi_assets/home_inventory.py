@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePath
 
 from databricks_steps import schemas
 from databricks_steps.settings import Settings
@@ -48,6 +50,31 @@ UNFINISHED = (".new-", ".token-")  # beginnings of names
 _COMMITTING = re.compile(r"\.json#\d+$")  # as Delta's log has a commit that is being written
 
 
+def is_database(place: PurePath) -> bool:
+    """Whether a file, by its place in the home, is a database in SQLite; `Thumbs.db` is none.
+
+    Dagster keeps the events that are of no run in a file that is called `.db`.
+    """
+    ours = len(place.parts) == 1 or place.parts[0] == "dagster"
+    return ours and place.name.endswith(".db")
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """`os.walk`; a folder that goes meanwhile has nothing, one that cannot be read is an error."""
+
+    def told(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for folder, folders, names in os.walk(root, onerror=told):
+        yield Path(folder), folders, names
+
+
+def files(root: Path) -> list[Path]:
+    """The files below a folder, in order."""
+    return sorted(folder / name for folder, _, names in walk(root) for name in names)
+
+
 def is_passing(path: Path) -> bool:
     """Whether it is a lock, or a file that somebody is writing now."""
     name = path.name
@@ -67,7 +94,12 @@ def tables(settings: Settings) -> dict[str, Path]:
     The name is that of `schemas.py`, else the three-level one. Those that models name come last.
     """
     own = {settings.table_path(name): name for name in schemas.TABLES}
-    roots = sorted(log.parent for log in settings.warehouse.rglob("_delta_log"))
+    roots = []
+    for folder, folders, _ in walk(settings.warehouse):
+        if "_delta_log" in folders:
+            roots.append(folder)
+            folders.clear()  # no table lies in another
+    roots.sort()
     found = {own.get(r, ".".join(r.relative_to(settings.warehouse).parts)): r for r in roots}
     order = sorted(found, key=lambda name: name in BY_MONTH)
     return {name: found[name] for name in order}

@@ -158,8 +158,12 @@ class DiskLog:
 
     @property
     def last(self) -> float:
-        """When a size was noted last, in seconds since 1970; 0 for never."""
-        return max((at for at, _ in self._noted()), default=0.0)
+        """When a size was noted last, in seconds since 1970; 0 for never.
+
+        What a clock has noted that was ahead does not count.
+        """
+        now = time.time()
+        return max((at for at, _ in self._noted() if at <= now), default=0.0)
 
     def note(self) -> None:
         """Write down what the home's entries hold now."""

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from databricks_steps import schemas
 from databricks_steps.errors import SettingsError
+from databricks_steps.platforms.embedded import delta_files
 from databricks_steps.settings import Settings
 from databricks_steps.training import reproduction
 from taxi_assets import backup, dagster_instance, home_inventory
@@ -35,6 +36,7 @@ def vacuum(settings: Settings, days: int, dry_run: bool) -> list[Freed]:
     Raises:
         SettingsError: a run or a backup is under way, or `days` is less than 1.
         ModelError: what a registered version has learned from cannot be read.
+        TableError: a table's log is damaged.
     """
     if days < LEAST_DAYS:
         raise SettingsError(
@@ -60,9 +62,7 @@ def tables(
 
 
 def _table(name: str, root: Path, days: int, needed: Set[int], dry_run: bool) -> Freed:
-    from deltalake import DeltaTable
-
-    table = DeltaTable(str(root))
+    table = delta_files.opened(name, root)
     kept = sorted(number for number in needed if number <= table.version())
 
     def vacuumed(dry_run: bool) -> list[str]:

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -44,6 +45,10 @@ def one_line_errors(command: Command) -> Command:
             told = _of_home(error)
             if told is None:
                 raise
+        except Exception as error:
+            told = _of_database(error)
+            if told is None:
+                raise
         click.secho(f"error: {told}", err=True, fg="red")
         sys.exit(1)
 
@@ -61,6 +66,18 @@ def _of_home(error: OSError) -> SettingsError | None:
         "TAXI_HOME must be a folder that can be written",
         f"{path or home}: {error.strerror}",
         "Make room or change its permissions, or set TAXI_HOME to another folder",
+    )
+
+
+def _of_database(error: Exception) -> SettingsError | None:
+    """A database in SQLite that cannot be used, as an error for people; None of all else."""
+    cause = getattr(error, "orig", error)  # SQLAlchemy's holds SQLite's
+    if type(cause) not in (sqlite3.DatabaseError, sqlite3.OperationalError):
+        return None  # a wrong statement is a bug
+    return SettingsError(
+        "The databases of TAXI_HOME must be whole",
+        f"{target().settings.home}: {cause}",
+        "taxi-assets doctor --deep says which one is damaged; restore a backup",
     )
 
 

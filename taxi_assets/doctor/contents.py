@@ -34,7 +34,7 @@ def data_files(settings: Settings) -> str:
     import pyarrow.parquet as pq
 
     file = settings.home / SUMS
-    known: dict[str, str] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    known = _known(file)
     sums: dict[str, str] = {}
     for path in _data_files(settings):
         name = str(path.relative_to(settings.home))
@@ -53,6 +53,15 @@ def data_files(settings: Settings) -> str:
     return f"{len(sums):,} read" if sums else "nothing yet"
 
 
+def _known(file: Path) -> dict[str, str]:
+    """The sums of before; none of a file that is damaged: then every data file is read anew."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _sum(path: Path) -> str:
     found = hashlib.sha256()
     with path.open("rb") as opened:
@@ -68,7 +77,10 @@ def _data_files(settings: Settings) -> Iterator[Path]:
 
 def databases(settings: Settings) -> str:
     """SQLite finds every database of the home whole."""
-    found = sorted(settings.home.glob("*.db")) + sorted((settings.home / "dagster").rglob("*.db"))
+    home = settings.home
+    places = [home / name for name in home_inventory.BACKED_UP if name.endswith(".db")]
+    places += home_inventory.files(home / "dagster")
+    found = [p for p in places if home_inventory.is_database(p.relative_to(home)) and p.exists()]
     for path in found:
         try:
             with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:

@@ -251,7 +251,8 @@ class _State:
 
     def __init__(self, alerts: Iterable[Alert]) -> None:
         self.open: dict[str, Alert] = {}
-        self.told: dict[str, str] = {}  # key → time of its newest alert
+        self.told: dict[str, str] = {}  # key → time of its newest alert, if that is no future one
+        self._now = instant()
         for alert in alerts:
             self._take(alert)
 
@@ -263,7 +264,8 @@ class _State:
         return new
 
     def _take(self, alert: Alert) -> None:
-        self.told[alert.key] = max(alert.at, self.told.get(alert.key, ""))
+        if alert.at <= self._now:  # else a clock was ahead, and nothing would be news until then
+            self.told[alert.key] = max(alert.at, self.told.get(alert.key, ""))
         if alert.severity == RESOLVED:
             self.open.pop(alert.key, None)
         else:
@@ -306,7 +308,7 @@ class _State:
             )
             for alert in list(self.open.values())
             if (alert.kind, alert.subject) == (seen.kind, seen.subject)
-            and seen.at > self.told[alert.key]
+            and seen.at > self.told.get(alert.key, "")
             and _covers(seen, alert)
         ]
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from urllib.parse import unquote
 
+from filelock import FileLock, Timeout
+
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import Settings
 from taxi_assets.resources.alerts import (
@@ -28,6 +30,7 @@ from taxi_assets.resources.targets import ALERT_URLS, Address
 
 YOUNG = timedelta(days=1)  # what is over for longer is told only to who heard that it began
 FLOOD = 10  # more at once go in one message
+TAKEN = "another process is telling"
 SHOWN = 20  # lines of such a message
 SECONDS = 20.0  # a tick's time for delivery; Dagster ends a tick after 60
 ADDRESS_SECONDS = 8.0  # an address' time to take a message
@@ -140,10 +143,21 @@ def tested(addresses: Sequence[Address]) -> Iterator[tuple[str, str]]:
 def deliver(addresses: Sequence[Address], log: AlertLog, *, again: bool = False) -> Delivered:
     """Tell each address what it has not heard; one that fails is left for the next time.
 
-    What it has not taken for a day is given up, until somebody asks for it `again`.
+    What it has not taken for a day is given up, until somebody asks for it `again`. Two who deliver
+    at once would tell everything twice: who comes second leaves it to the first, or waits for it
+    when somebody asks.
     """
     if not addresses:
         return Delivered(0, ())
+    log.home.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(log.home / "alerts_told.lock", timeout=SECONDS if again else 0):
+            return _delivered(addresses, log, again)
+    except Timeout:
+        return Delivered(0, (TAKEN,))
+
+
+def _delivered(addresses: Sequence[Address], log: AlertLog, again: bool) -> Delivered:
     told = JsonLines(log.home / "alerts_told.jsonl")
     heard = {(str(row.get("to")), str(row.get("alert"))) for row in told.rows()}
     alerts, problems = log.alerts(), log.problems()

@@ -4,6 +4,7 @@ It reads from where it left off, in batches. What it wrote before a sudden end i
 times in alerts.jsonl, so that nothing is missed and nothing written twice.
 """
 
+import time
 from typing import Any
 
 import dagster as dg
@@ -30,7 +31,7 @@ def alert_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
     def found(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         instance = runs.instance_of(context)
         kept = cursors.read(context.cursor)
-        batch = event_reader.events(instance, kept.get("event", 0))
+        batch = event_reader.events(instance, kept.get("event", 0), kept.get("identity", ()))
         reader = event_reader.Reader(instance, watch.ui)
         seen = [each for record in batch.records for each in reader.read(record)]
         ticks, of_sensors = _ticks(instance, kept.get("ticks", {}), watch.ui)
@@ -49,7 +50,7 @@ def alert_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
             + "".join(f"; not told yet: {f}" for f in done.failures)
             + (f"; {done.given_up} given up: taxi-assets alerts lists them" * bool(done.given_up))
         )
-        cursor = cursors.written({"event": batch.after, "ticks": ticks})
+        cursor = cursors.written({"event": batch.after, "identity": batch.identity, "ticks": ticks})
         return dg.SensorResult(skip_reason=told, cursor=cursor)
 
     return found
@@ -58,20 +59,25 @@ def alert_sensor(target: Target, watch: Watch) -> dg.SensorDefinition:
 def _ticks(
     instance: dg.DagsterInstance, before: dict[str, float], ui: str
 ) -> tuple[dict[str, float], list[Observation]]:
-    """How far each sensor's ticks were read, and what those since then say."""
-    after, seen = {}, []
+    """How far each sensor's ticks were read, and what those since then say.
+
+    What a clock has written that was ahead is read when its time has come.
+    """
+    after, seen, now = {}, [], time.time()
     for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
         selector, name = state.selector_id, state.instigator_name
+        read = min(before.get(selector, 0.0), now)
         ticks: list[Any] = list(
             instance.get_ticks(
                 state.instigator_origin_id,
                 selector,
-                after=before.get(selector),
+                before=now,
+                after=read,
                 limit=event_reader.BATCH,
                 statuses=ENDED,
             )
         )
         ticks.sort(key=lambda tick: tick.timestamp)
-        after[selector] = ticks[-1].timestamp if ticks else before.get(selector, 0.0)
+        after[selector] = ticks[-1].timestamp if ticks else read
         seen += [event_reader.tick(name, tick, ui) for tick in ticks]
     return after, seen

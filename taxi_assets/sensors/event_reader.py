@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from sqlalchemy import select
 
 from databricks_steps.trips import arrivals
 from taxi_assets.dagster_instance import error_message
@@ -28,21 +30,31 @@ TICK_REMEDY = "Read the tick in Dagster; the sensor goes on by itself once the c
 
 @dataclass(frozen=True)
 class Batch:
-    """Events in the order in which they were stored; `after`, where the next batch begins."""
+    """Events in the order in which they were stored.
+
+    The next batch begins after the event with the id `after`, which is of this run and time.
+    """
 
     records: Sequence[dg.EventLogRecord]
     after: int
+    identity: Sequence[str]
     more: bool
 
 
-def events(instance: dg.DagsterInstance, after: int) -> Batch:
+def events(instance: dg.DagsterInstance, after: int, identity: Sequence[str]) -> Batch:
     """The next events of checks and ended runs of all runs.
 
     They are asked of the storage's index, where one counter numbers the events of all runs; by
     Dagster's public call the storage of a laptop, a file for each run, forgets where it was.
+
+    SQLite gives the ids of deleted newest events again, and a restored home begins at older ones.
+    So where the event `after` is gone or is another, all are read again: alerts are not written
+    twice.
     """
     storage = instance.event_log_storage
     assert isinstance(storage, SqlEventLogStorage)  # noqa: S101 - all of Dagster's own are
+    if _identity(storage, after) != [*identity]:
+        after = 0
     last = storage.get_maximum_record_id() or 0
     found: list[dg.EventLogRecord] = []
     for kind in (CHECK, FAILED, SUCCEEDED):
@@ -52,7 +64,18 @@ def events(instance: dg.DagsterInstance, after: int) -> Batch:
             last = min(last, records[-1].storage_id)
         found += records
     kept = sorted((r for r in found if r.storage_id <= last), key=lambda r: r.storage_id)
-    return Batch(kept, max(last, after), len(found) > len(kept) or len(kept) >= BATCH)
+    more = len(found) > len(kept) or len(kept) >= BATCH
+    return Batch(kept, last, _identity(storage, last), more)
+
+
+def _identity(storage: SqlEventLogStorage, number: int) -> list[str]:
+    """The run and the time of the event with this id; empty where there is none."""
+    columns = SqlEventLogStorageTable.c
+    with storage.index_connection() as connection:
+        row = connection.execute(
+            select(columns.run_id, columns.timestamp).where(columns.id == number)
+        ).first()
+    return [str(value) for value in row] if row else []
 
 
 @dataclass

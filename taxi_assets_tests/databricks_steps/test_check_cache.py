@@ -69,7 +69,15 @@ def test_what_failed_is_measured_again(settings: Settings) -> None:
     assert len(bad.asked) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", None])
+SHAPES = (
+    *(b"", b"{", b"[]", b"\xff", b"[" * 100_000, None),
+    *(b'{"days": 5}', b'{"days": {"2022-01": 5}}', b'{"days": {"2022-01": {}}}'),
+    *(b'{"days": {"2022-01": {"fingerprint": 1}}}',),
+    *(b'{"days": {"2022-01": {"fingerprint": 1, "figures": []}}}',),
+)
+
+
+@pytest.mark.parametrize("content", SHAPES)
 def test_a_cache_that_cannot_be_read_is_none(settings: Settings, content: bytes | None) -> None:
     meter, cache = Meter(), CheckCache(settings, "trips")
     cache.measured("days", {JANUARY: 1}, meter)

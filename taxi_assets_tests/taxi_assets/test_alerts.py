@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,14 @@ def test_a_problem_is_one_line_that_says_what_where_since_when_and_what_to_do(
         "since": "2023-11-14T22:13:21.000000+00:00",
         "remedy": "Bring the file again",
     }
+
+
+def test_a_clock_that_was_ahead_keeps_nothing_from_being_told(settings: Settings) -> None:
+    log, now = AlertLog(settings), time.time()
+    log.record([replace(seen(0), at=instant(now + 86_400))])
+    for second, passed in enumerate((False, True, True, False, False)):
+        log.record([replace(seen(0, passed=passed), at=instant(now - 10 + second))])
+    assert [severity for severity, _ in told(settings)] == ["error", "resolved", "error"]
 
 
 def test_it_is_over_when_the_same_passes_for_that_month_and_may_begin_again(

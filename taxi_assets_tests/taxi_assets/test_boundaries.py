@@ -106,6 +106,43 @@ def test_a_home_where_nothing_can_be_written(tmp_path: Path, command: str) -> No
     assert line.startswith("error: TAXI_HOME must be a folder that can be written: /proc/nowhere")
 
 
+@pytest.fixture(scope="module")
+def configured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("configured") / "home"
+    assert called(str(home), "configure").exit_code == 0
+    return home
+
+
+@pytest.mark.parametrize(
+    "database", ["history/runs.db", "history/runs/index.db", "schedules/schedules.db"]
+)
+def test_a_damaged_database_of_dagster_is_one_line(
+    configured: Path, tmp_path: Path, database: str
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(configured, home)
+    (home / "dagster" / database).write_bytes(b"no database" * 1_000)
+    line = refused(called(str(home), "configure"))
+    assert line.startswith(f"error: The databases of TAXI_HOME must be whole: {home}: ")
+    assert "file is not a database" in line
+
+
+@pytest.mark.parametrize(
+    ("lock", "command"), [("care", "backup"), ("care", "vacuum"), ("run", "vacuum"), ("run", "run")]
+)
+def test_a_lock_that_cannot_be_made_is_the_homes_fault(
+    tmp_path: Path, lock: str, command: str
+) -> None:
+    """As where the home is read-only; root, as which tests may run, writes anywhere."""
+    home = tmp_path / "home"
+    for folder in ("warehouse", f"{lock}.lock"):
+        (home / folder).mkdir(parents=True)
+    given = {"FILE": str(tmp_path / "backup.tar.gz")}
+    line = refused(called(str(home), *(given.get(part, part) for part in COMMANDS[command])))
+    assert line.startswith("error: TAXI_HOME must be a folder that can be written: ")
+    assert f"{lock}.lock" in line
+
+
 @pytest.mark.parametrize(("made_for", "kept"), [("HERE", True), ("/elsewhere", False), ("", False)])
 def test_a_venv_of_another_folder_is_made_anew(tmp_path: Path, made_for: str, kept: bool) -> None:
     """Its commands would run the checkout that it was copied from."""

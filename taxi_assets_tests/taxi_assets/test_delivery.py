@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from taxi_assets.resources.dead_letters import DeadLetters
 from taxi_assets.resources.delivery import alert_log, deliver, notify, redacted
 from taxi_assets.resources.targets import Address, Target, watch
 from taxi_assets.sensors import sensors
+from taxi_assets_tests.waiting import until
 
 SECRETS = ("s3cret-pass", "T0KEN-9f8e7d6c")
 
@@ -65,6 +67,20 @@ def test_an_address_hears_of_each_once(settings: Settings, hook: Receiver) -> No
         "success",
         True,
     )
+
+
+def test_two_who_deliver_at_once_tell_an_address_once(settings: Settings) -> None:
+    slow = Receiver(seconds=1)
+    AlertLog(settings).record([now()])
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(deliver, everywhere(slow), AlertLog(settings))
+        until(lambda: slow.received, 5)
+        done = deliver(everywhere(slow), AlertLog(settings))
+        assert (done.sent, done.failures) == (0, (delivery.TAKEN,))
+        assert first.result().sent == 1
+    assert deliver(everywhere(slow), AlertLog(settings)).sent == 0
+    slow.close()
+    assert len(slow.received) == 1
 
 
 def test_an_address_that_is_down_hears_it_when_it_is_up_and_another_only_once(
@@ -167,7 +183,8 @@ def test_no_secret_of_an_address_is_ever_written(settings: Settings, hook: Recei
     log.record([now(what=f"cannot reach {hook.url} with {token}, http://bob:hunter2@host/x")])
     deliver(addresses, log)
     files = [f for f in settings.home.rglob("*") if f.is_file()]
-    assert {f.name for f in files} == {"alerts.jsonl", "alerts_told.jsonl", "alerts.lock"}
+    names = {"alerts.jsonl", "alerts_told.jsonl", "alerts.lock", "alerts_told.lock"}
+    assert {f.name for f in files} == names
     text = "".join(f.read_text() for f in files) + repr(addresses) + json.dumps(hook.received)
     for secret in (*SECRETS, token, "hunter2"):
         assert secret not in text

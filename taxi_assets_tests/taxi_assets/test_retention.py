@@ -120,6 +120,18 @@ def test_it_is_done_once_a_day_and_not_during_a_backup(settings: Settings) -> No
         assert len(rows_of(settings)) == 1
 
 
+def test_a_clock_that_was_ahead_puts_nothing_off(settings: Settings) -> None:
+    captured_on(settings, 75)
+    tomorrow = time.time() + 86_400
+    JsonLines(settings.home / status.DISK_LOG).append([{"at": tomorrow, "bytes": {"token": 0}}])
+    with dagster_instance.instance(settings) as instance:
+        retention.apply(settings, instance)
+        assert rows_of(settings) == []
+        captured_on(settings, 75)
+        retention.apply(settings, instance)  # once a day still
+        assert len(rows_of(settings)) == 1
+
+
 def test_a_table_that_cannot_be_read_keeps_nothing_else_from_going(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:

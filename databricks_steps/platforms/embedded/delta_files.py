@@ -44,6 +44,29 @@ def sweep(staging: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def opened(name: str, root: Path, version: int | None = None) -> DeltaTable:
+    """A table on disk.
+
+    Raises:
+        TableError: there is none, or its log cannot be read.
+    """
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError, TableNotFoundError
+
+    try:
+        return DeltaTable(str(root), version=version)
+    except TableNotFoundError as error:
+        raise TableError(
+            "A table must exist before it is read", name, "Run the step that writes it"
+        ) from error
+    except DeltaError as error:  # its message may hold a trace of calls
+        raise TableError(
+            "The log of a table must be readable",
+            f"{name}: {str(error).splitlines()[0]}",
+            "taxi-assets doctor --deep says what else is damaged; restore a backup",
+        ) from error
+
+
 def added(opened: DeltaTable) -> pa.Table:
     """The table's data files, a row each; by its stream, for pa.table() would import pandas."""
     import pyarrow as pa

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -47,9 +48,12 @@ def kept(path: Path) -> IO[str]:
     return held
 
 
-def sweep(parent: Path) -> None:
-    """Remove the folders whose process is gone: nobody holds their locks any more."""
-    for lock in parent.glob(f"*{SUFFIX}"):
+def sweep(parent: Path, beginning: str = "") -> None:
+    """Remove the folders whose process is gone: nobody holds their locks any more.
+
+    Only those whose names begin so.
+    """
+    for lock in parent.glob(f"{glob.escape(beginning)}*{SUFFIX}"):
         with suppress(OSError), lock.open("r+") as held:  # still held, or just removed
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.with_name(lock.name.removesuffix(SUFFIX)), ignore_errors=True)

@@ -280,21 +280,7 @@ class DeltaTables:
         return delta_files.names(DeltaTable(path), *without)
 
     def _open(self, name: str, version: int | None = None) -> DeltaTable:
-        from deltalake import DeltaTable
-        from deltalake.exceptions import DeltaError, TableNotFoundError
-
-        try:
-            return DeltaTable(self.uri(name), version=version)
-        except TableNotFoundError as error:
-            raise TableError(
-                "A table must exist before it is read", name, "Run the step that writes it"
-            ) from error
-        except DeltaError as error:  # its message may hold a trace of calls
-            raise TableError(
-                "The log of a table must be readable",
-                f"{name}: {str(error).splitlines()[0]}",
-                "taxi-assets doctor --deep says what else is damaged; restore a backup",
-            ) from error
+        return delta_files.opened(name, Path(self.uri(name)), version)
 
     def _files(
         self, table: schemas.Table, months: Sequence[str] | None, version: int | None

@@ -21,7 +21,7 @@ import orjson
 from filelock import FileLock
 
 from databricks_steps.errors import ServingError
-from databricks_steps.settings import Settings
+from databricks_steps.settings import BATCHES, Settings
 from taxi_assets.emulator.runtime import served_entities, state
 from taxi_assets.emulator.runtime.lookups import FRESH, STATES, Many, One
 from taxi_assets.emulator.runtime.metrics import Counted
@@ -312,7 +312,7 @@ def _move(settings: Settings, memory: State, target: str) -> tuple[int, Exceptio
 
 def _application(memory: State) -> str:
     """Names this buffer in the table's log: ids count from 1 again in a new one."""
-    return f"taxi-workspace-batches-{memory.identity}"
+    return BATCHES + memory.identity
 
 
 def _forget_committed(settings: Settings, memory: State, target: str) -> int:

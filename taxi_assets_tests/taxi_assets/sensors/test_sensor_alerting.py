@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -178,6 +179,36 @@ def test_events_of_all_types_are_read_in_their_order(
     ]
 
 
+@pytest.mark.parametrize("afterwards", [0, 3])
+def test_what_gets_the_ids_of_a_deleted_run_is_told(world: World, afterwards: int) -> None:
+    """The newest run is deleted in the UI; SQLite gives its events' ids to the next ones."""
+    for _ in range(2):
+        newest = run(world, "new_month", "2022-03")
+        world.tick(NAME)
+    world.instance.delete_run(newest.run_id)
+    failed = run(world, "new_month", "2022-04", broken=["raw_trips"])
+    for _ in range(afterwards):  # the ids go beyond where it had read
+        run(world, "new_month", "2022-05")
+    world.tick(NAME)
+    world.tick(NAME)
+    assert world.alerts() == [("error", "run new_month 2022-04")]
+    assert failed.run_id in rows(world)[0]["where"]["link"]
+
+
+def test_a_home_whose_events_are_older_than_the_cursor_goes_on_telling(world: World) -> None:
+    """As restored from a backup in which the cursors were copied last."""
+    run(world, "new_month", "2022-03", failing=["drift_report"])
+    world.tick(NAME)
+    kept = rows(world)
+    for record in world.instance.get_runs():
+        world.instance.delete_run(record.run_id)
+    judge(world, "volume", passed=False)
+    world.tick(NAME)
+    assert rows(world)[: len(kept)] == kept
+    assert world.alerts()[len(kept) :] == [("error", "check trips: volume")]
+    assert world.said(NAME).startswith("0 events read")
+
+
 @pytest.mark.parametrize("dies", [0, 1, 2, 3, 4])
 def test_a_daemon_that_dies_before_it_keeps_its_cursor_tells_nothing_twice(
     world: World, monkeypatch: pytest.MonkeyPatch, dies: int
@@ -233,6 +264,21 @@ def ticked(world: World, state: InstigatorState, status: TickStatus, at: float) 
             run_ids=[],
         )
     )
+
+
+def test_a_sensor_is_heard_when_the_clock_that_was_ahead_is_right_again(world: World) -> None:
+    state, ahead = sensor_state(world, "new_trips_sensor"), time.time() + 86_400
+    ticked(world, state, TickStatus.SUCCESS, ahead)
+    cursor = {"version": 1, "ticks": {state.selector_id: ahead}}
+    world.cursors[NAME] = json.dumps(cursor)
+    world.tick(NAME)
+    ticked(world, state, TickStatus.FAILURE, time.time())
+    for _ in range(2):
+        world.tick(NAME)
+        assert world.alerts() == [("error", "sensor new_trips_sensor")]
+    ticked(world, state, TickStatus.SUCCESS, time.time())
+    world.tick(NAME)
+    assert world.problems() == []
 
 
 def test_a_sensor_whose_tick_failed_is_told_and_resolved_when_it_ticks_again(world: World) -> None:
