@@ -51,7 +51,7 @@ class Home:
     def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         with self.start(*arguments, **environment) as process:
-            out, err = process.communicate(timeout=600)
+            out, err = process.communicate(timeout=3_000)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def invoke(
