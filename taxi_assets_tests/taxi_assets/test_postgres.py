@@ -108,7 +108,7 @@ def test_a_pipeline_keeps_its_records_in_postgresql_and_sensors_read_them(
         promoted = found.get_latest_materialization_event(dg.AssetKey("champion_model"))
         assert promoted is not None
         assert promoted.run_id in runs
-        told = event_reader.events(found, 0)
+        told = event_reader.events(found, 0, ())
         kinds = {record.event_log_entry.dagster_event_type for record in told.records}
         assert {event_reader.CHECK, event_reader.SUCCEEDED} <= kinds
         assert [record.storage_id for record in told.records] == sorted(
