@@ -77,7 +77,7 @@ def in_traffic(
     if whole is None or row is None or audit.explained is None:
         return error
     if performance.ratio(whole) > limits.most_of_traffic:
-        return error  # no season, but another city: April 2020 took half the time
+        return error  # no season makes so much: in April 2020 the trips were others, too
     less = row["trips"] * row["mae"] * audit.explained / whole["trips"]
     ratio = (whole["mae"] - less) / whole["expected"]
     if ratio > limits.ratio[1]:

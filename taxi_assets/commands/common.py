@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import signal
 import sqlite3
 import sys
@@ -20,6 +21,11 @@ from databricks_steps.interfaces import TableLog
 from databricks_steps.settings import DATABRICKS, REPOSITORY
 from taxi_assets.resources.targets import TARGETS, Target, quieten_libraries, target
 
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# SQLite's words for its codes CORRUPT, NOTADB, FULL, IOERR, CANTOPEN and READONLY; Python 3.10 does
+# not tell the codes.
+_UNUSABLE = re.compile(r"malformed|not a database|is full|I/O error|unable to open|readonly")
 EMULATOR = "taxi_assets.emulator"  # in no wheel: it stands in for what a cluster is
 Command = TypeVar("Command", bound=Callable[..., Any])
 TARGET = click.option(
@@ -60,7 +66,9 @@ def _of_home(error: OSError) -> SettingsError | None:
     home = target().settings.home
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None
     ours = path is not None and home in (path, *path.parents, *path.absolute().parents)
-    if not ours and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    # What is missing in a home that is there is a bug of ours.
+    refused = error.errno in _REFUSED or (error.errno == errno.ENOENT and not home.exists())
+    if not (ours and refused) and error.errno not in _FULL:
         return None
     return SettingsError(
         "TAXI_HOME must be a folder that can be written",
@@ -70,10 +78,13 @@ def _of_home(error: OSError) -> SettingsError | None:
 
 
 def _of_database(error: Exception) -> SettingsError | None:
-    """A database in SQLite that cannot be used, as an error for people; None of all else."""
+    """A database in SQLite that cannot be used, as an error for people; None of all else.
+
+    A wrong statement is a bug, and one that is locked is whole.
+    """
     cause = getattr(error, "orig", error)  # SQLAlchemy's holds SQLite's
-    if type(cause) not in (sqlite3.DatabaseError, sqlite3.OperationalError):
-        return None  # a wrong statement is a bug
+    if not isinstance(cause, sqlite3.DatabaseError) or not _UNUSABLE.search(str(cause)):
+        return None
     return SettingsError(
         "The databases of TAXI_HOME must be whole",
         f"{target().settings.home}: {cause}",

@@ -108,7 +108,7 @@ def run(
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
 @one_line_errors
 def dev(port: int) -> None:
-    """Start `dagster dev` on TAXI_HOME: assets, runs and checks in the browser."""
+    """Start Dagster's UI and daemon on TAXI_HOME: assets, runs and checks in the browser."""
     from taxi_assets import dagster_instance
 
     settings = target().settings

@@ -143,7 +143,7 @@ def landing(target: Target) -> Folder:
 def look(folder: Folder, before: Mapping[str, Mapping[str, Any]]) -> list[Sight]:
     """The entries as they are now, given what was seen at the last look."""
     deadline = time.monotonic() + SECONDS
-    found = []
+    found: list[Sight] = []
     for now in folder.entries():
         then = _remembered(now.name, before.get(now.name, {}))
         sight = now
@@ -151,13 +151,11 @@ def look(folder: Folder, before: Mapping[str, Mapping[str, Any]]) -> list[Sight]
             sight = replace(then, looks=min(then.looks + 1, _MOST))
         found.append(sight)
     # What could not be opened comes last: it may take all the time there is, tick after tick.
-    for tried in (False, True):
-        for place, sight in enumerate(found):
-            unknown = sight.file.cause == UNREADABLE if sight.file else not tried
-            if unknown and bool(sight.file) == tried and sight.looks >= STABLE:
-                if time.monotonic() > deadline:
-                    return found
-                found[place] = replace(sight, file=_judged(folder, sight))
+    unknown = [sight for sight in found if sight.file is None]
+    unknown += [sight for sight in found if sight.file and sight.file.cause == UNREADABLE]
+    for sight in unknown:
+        if sight.looks >= STABLE and time.monotonic() < deadline:
+            found[found.index(sight)] = replace(sight, file=_judged(folder, sight))
     return found
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from databricks_steps.errors import SettingsError
 from databricks_steps.months import parse, shift, this_month
 from databricks_steps.settings import REPOSITORY
 from taxi_assets.cli import main
+from taxi_assets.commands.common import one_line_errors
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "run": ("run",),
@@ -141,6 +145,28 @@ def test_a_lock_that_cannot_be_made_is_the_homes_fault(
     line = refused(called(str(home), *(given.get(part, part) for part in COMMANDS[command])))
     assert line.startswith("error: TAXI_HOME must be a folder that can be written: ")
     assert f"{lock}.lock" in line
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        lambda home: FileNotFoundError(errno.ENOENT, "No such file", str(home / "x")),
+        lambda home: PermissionError(errno.EACCES, "Permission denied", "/elsewhere"),
+        lambda _: sqlite3.OperationalError("no such table: x"),
+        lambda _: sqlite3.OperationalError("database is locked"),
+    ],
+)
+def test_a_bug_of_ours_shows_its_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: Callable[[Path], Exception]
+) -> None:
+    monkeypatch.setenv("TAXI_HOME", str(tmp_path))
+
+    @one_line_errors
+    def command() -> None:
+        raise bug(tmp_path)
+
+    with pytest.raises((OSError, sqlite3.Error)):
+        command()
 
 
 @pytest.mark.parametrize(("made_for", "kept"), [("HERE", True), ("/elsewhere", False), ("", False)])

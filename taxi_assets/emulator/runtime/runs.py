@@ -102,7 +102,8 @@ class Runs:
             document = self.get(run_id)
             if _ended(document):
                 return
-            document["state"] = _state("TERMINATING", "CANCELED", "Run cancelled")
+            # Its result is told once it has terminated.
+            document["state"] = _state("TERMINATING", None, "Run cancelled")
             self._save(document)
             process = self._processes.get(run_id)
         if process is not None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow  # runs of Dagster, and a thousand files
 NAME = "new_trips_sensor"
 MONTHS = ("2021-04", "2021-05")
 FILES, BROKEN = 1_000, 200
-MOST_SECONDS = 5.0  # of the processor, for a tick: the wall clock of a test is shared
+LONGEST_SECONDS = 5.0
 
 
 def broken(whole: bytes) -> list[tuple[str, bytes]]:
@@ -53,16 +53,16 @@ def test_a_thousand_files_of_which_a_fifth_is_broken(served: World) -> None:
     asked: list[str] = []
     longest, quiet = 0.0, 0
     while quiet < 3:
-        started = time.process_time()
+        started = time.perf_counter()
         found = served.tick(NAME)
-        longest = max(longest, time.process_time() - started)
+        longest = max(longest, time.perf_counter() - started)
         quiet = (
             0 if found.run_requests or "still arriving" in (found.skip_message or "") else quiet + 1
         )
         for request in found.run_requests:
             asked.append(request.tags[RANGE_TAGS[0]])
             served.execute(NAME, request)
-    assert longest < MOST_SECONDS
+    assert longest < LONGEST_SECONDS
     assert set(asked) == set(MONTHS)
     rows = served.arrivals()
     assert Counter(row["status"] for row in rows) == {
