@@ -86,6 +86,14 @@ install_by_pip() {
     -q -r "$ROOT/requirements.lock"
 }
 
+# With all that builds it installed, nothing is fetched.
+install_project() {
+  "$VENV/bin/uv" pip install --python "$VENV/bin/python" -q --offline --no-deps \
+    --no-build-isolation -e "$ROOT" 2>>"$VENV/uv.log" && return
+  "$VENV/bin/python" -m pip install --disable-pip-version-check -q --no-deps \
+    --no-build-isolation -e "$ROOT"
+}
+
 ensure_venv() {
   local stamp="$VENV/.made-from" digest python
   digest="$(lock_digest) $ROOT"
@@ -99,8 +107,7 @@ ensure_venv() {
   make_venv "$python"
   install_by_uv || install_by_pip \
     || fail "The packages of requirements.lock could not be installed; see pip's message above"
-  "$VENV/bin/python" -m pip install --disable-pip-version-check -q --no-deps \
-    --no-build-isolation -e "$ROOT" || fail "The project could not be installed into .venv"
+  install_project || fail "The project could not be installed into .venv"
   echo "$digest" >"$stamp" # last: a set-up that was killed starts again
 }
 

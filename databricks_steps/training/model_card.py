@@ -17,6 +17,7 @@ from databricks_steps.training import plots as draw
 from databricks_steps.training.dataset import INPUTS
 from databricks_steps.training.feature_ages import AgeError
 from databricks_steps.training.lineage import Recipe
+from databricks_steps.training.onnx_graph import onnx_predict
 from databricks_steps.training.slices import Slice
 
 FILE = "passport.html"
@@ -34,7 +35,7 @@ class Judged(Protocol):
     """What the pictures are drawn from: a fitted model on its holdout."""
 
     @property
-    def pipeline(self) -> Any: ...
+    def graph(self) -> bytes: ...
     @property
     def holdout(self) -> Any: ...
     @property
@@ -74,7 +75,7 @@ def plots(model: Judged, slices: Sequence[Slice]) -> dict[str, str]:
         draw.errors_by_slice(slices),
         draw.residuals_by_fare(fares, predicted),
         draw.residuals_by_hour(hours, fares, predicted),
-        draw.importances(model.pipeline, inputs, fares),
+        draw.importances(lambda rows: onnx_predict(model.graph, rows)[0], inputs, fares),
     )
     return dict(zip(PICTURES, drawn, strict=True))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps.plots import BLUE, GREY, PALE, axes_of, bars, svg
@@ -47,7 +47,9 @@ def calibration(fares: Array, predicted: Array) -> str:
     return svg(figure)
 
 
-def importances(pipeline: Any, inputs: pd.DataFrame, fares: Array) -> str:
+def importances(
+    predict: Callable[[pd.DataFrame], Array], inputs: pd.DataFrame, fares: Array
+) -> str:
     """By how much the mean absolute error grows when one input is shuffled among the rows.
 
     Permutation importance (Breiman 2001, section 10). scikit-learn's own would shuffle inputs that
@@ -60,7 +62,7 @@ def importances(pipeline: Any, inputs: pd.DataFrame, fares: Array) -> str:
     some, paid = inputs.iloc[rows], fares[rows]
 
     def error(frame: pd.DataFrame) -> float:
-        return float(np.abs(pipeline.predict(frame) - paid).mean())
+        return float(np.abs(predict(frame) - paid).mean())
 
     usual = error(some)
     growth = np.zeros((len(some.columns), _SHUFFLES))
