@@ -159,6 +159,8 @@ def mlflow(port: int) -> None:
             "Run taxi-assets run once",
         )
     _require_free(port)
+    # Nothing here asks for its evaluation jobs: seven processes that take most of a core.
+    export({"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", settings.mlflow_uri]
     become([*command, "-h", LOOPBACK, "-p", str(port)])
 

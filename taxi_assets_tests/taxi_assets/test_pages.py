@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,7 @@ def test_mlflows_ui_shows_the_runs_and_the_model_of_the_home(
             )
             page.open(f"{host}/#/models")
             page.shows(name)
+            assert [line for line in beside(home.settings.mlflow_uri) if "huey" in line] == []
         finally:
             server.terminate()  # itself, not its session: nothing goes on without it
             server.wait(30)
@@ -178,6 +180,17 @@ def test_mlflows_ui_shows_the_runs_and_the_model_of_the_home(
     assert model["aliases"] == [{"alias": "candidate", "version": "1"}, CHAMPION]
     (newest,) = model["latest_versions"]
     assert (newest["version"], newest["status"]) == ("1", "READY")
+
+
+def beside(address: str) -> list[str]:
+    """The command line of each process that is told of an address (Linux)."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile, or is another user's
+            told = [(process / name).read_bytes() for name in ("cmdline", "environ")]
+            if address.encode() in b"".join(told):
+                found.append(told[0].decode(errors="replace"))
+    return found
 
 
 def answered(url: str, server: subprocess.Popen[bytes]) -> str:
