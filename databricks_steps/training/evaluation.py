@@ -57,6 +57,8 @@ class MeteredFare:
     def fit(cls, miles: Array, fares: Array) -> MeteredFare:
         import numpy as np
 
+        if not np.ptp(miles):
+            return cls(float(fares.mean()), 0.0)
         per_mile, flag_drop = np.polyfit(miles, fares, 1)
         return cls(float(flag_drop), float(per_mile))
 

@@ -65,6 +65,12 @@ def test_the_metered_fare_is_the_line_through_the_points() -> None:
     assert line.predict(np.array([10.0])) == pytest.approx([28.0])
 
 
+@pytest.mark.filterwarnings("error")
+def test_trips_that_are_all_as_far_cost_their_mean() -> None:
+    line = evaluation.MeteredFare.fit(np.full(3_000, 2.1), np.tile([5.0, 8.0, 11.0], 1_000))
+    assert (line.flag_drop, line.per_mile) == (8.0, 0.0)
+
+
 def test_a_champion_is_significantly_better_only_when_the_interval_says_so() -> None:
     chance = np.random.default_rng(1)
     fares = chance.uniform(5, 60, 2_000)
