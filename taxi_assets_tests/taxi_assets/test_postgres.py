@@ -175,7 +175,8 @@ def test_a_url_of_another_driver_is_refused(
 def test_the_compose_file_runs_the_three_parts_of_dagster_on_this_code() -> None:
     compose = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())
     services = compose["services"]
-    assert {*services} == {"postgres", "code", "webserver", "daemon"}
+    apart = {"gateway", "prometheus", "grafana"}  # see test_dashboards.py
+    assert {*services} - apart == {"postgres", "code", "webserver", "daemon"}
     for name in ("code", "webserver", "daemon"):
         assert POSTGRES in services[name]["environment"]
         assert services[name]["build"] == "."
@@ -183,7 +184,7 @@ def test_the_compose_file_runs_the_three_parts_of_dagster_on_this_code() -> None
     assert workspace["grpc_server"]["host"] in services
     assert f"-p {workspace['grpc_server']['port']} " in services["code"]["command"]
     published = [port for each in services.values() for port in each.get("ports", ())]
-    assert published == ["127.0.0.1:3000:3000"]
+    assert all(port.startswith("127.0.0.1:") for port in published)
     dockerfile = (REPOSITORY / "Dockerfile").read_text()
     copied = [line.split()[1:-1] for line in dockerfile.splitlines() if line.startswith("COPY")]
     for name in (name for names in copied for name in names):
