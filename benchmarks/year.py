@@ -30,6 +30,7 @@ MONTHS = ("2022-01", "2022-02", "2022-03")
 ROWS = 3_000
 PORT = 8560
 MONTH, YEAR = 31, 365
+WEEK = retention.WEEK.days
 SETTLED = 6  # the day from which on growth is even: what a day has left is gone by then
 EDGE = 5  # days at the beginning and at the end
 RUNS_A_DAY = 2  # of Dagster, for one of the command line
@@ -71,31 +72,27 @@ def _told(
     scale: float,
 ) -> int:
     days, settled, last = len(sizes), sizes[SETTLED - 1], sizes[-1]
-    # Whole months: the one of today and those that have a day of the last so many.
     ends = {
         DAGSTER: Settings().keep_runs / RUNS_A_DAY,
-        CAPTURED: MONTH,
-        ANSWERED: retention.JUDGED_DAYS,
+        CAPTURED: Settings().keep_requests + WEEK,
+        ANSWERED: retention.JUDGED_DAYS + WEEK,
     }
-    most = {CAPTURED: Settings().keep_requests + MONTH, ANSWERED: retention.JUDGED_DAYS + MONTH}
     print(f"\nMiB; captured requests and their rows times {scale:g}, as so many are asked")
-    heads = ("day 1", f"day {days}", "a day", "month", "year", "at most")
+    heads = ("day 1", f"day {days}", "a day", "month", "at most")
     print(f"{'entry':<22}" + "".join(f"{head:>9}" for head in heads))
-    month, year, peak = dict[str, float](), dict[str, float](), dict[str, float]()
+    month, year = dict[str, float](), dict[str, float]()
     for name in sorted(last, key=lambda name: -last[name]):
         first, now = sizes[0].get(name, 0.0), last[name]
         daily = (now - settled.get(name, 0.0)) / (days - SETTLED)
         month[name] = now + daily * (MONTH - days)
         year[name] = now + daily * (ends.get(name, YEAR) - days)
-        peak[name] = now + daily * (most.get(name, ends.get(name, YEAR)) - days)
-        figures = (first, now, daily, month[name], year[name], peak[name])
+        figures = (first, now, daily, month[name], year[name])
         print(f"{name:<22}" + "".join(f"{figure:>9.1f}" for figure in figures))
     ratio = sum(year.values()) / sum(month.values())
-    worst = sum(peak.values()) / sum(month.values())
     print(
-        f"home: {sum(month.values()):.0f} MiB after a month, {sum(year.values()):.0f} after a year"
+        f"home: {sum(month.values()):.0f} MiB after a month, {sum(year.values()):.0f} at most in a "
+        f"year: {ratio:.2f} times; at most {MOST_SIZE:g} wanted"
     )
-    print(f"{ratio:.2f} times, at the end of a month at most {worst:.2f}; {MOST_SIZE:g} wanted")
     begin, end = (statistics.median(part) for part in (reruns[:EDGE], reruns[-EDGE:]))
     print(f"rerun without news: {begin:.1f} s on the first {EDGE} days, {end:.1f} s on the last")
     print(f"{end / begin:.2f} times; at most {MOST_SECONDS:g} wanted")

@@ -200,7 +200,7 @@ class Settings:
     require_approval: bool = False  # a person's word on a version before it becomes champion
     # What a home keeps; 0: for ever.
     keep_runs: int = 100  # newest runs in Dagster's records
-    keep_requests: int = 30  # days of captured requests, in whole months
+    keep_requests: int = 30  # days of captured requests
     keep_files: int = 30  # days of a table's replaced data files
 
     def __post_init__(self) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from taxi_assets.status import DiskLog
 DUE_SECONDS = 20 * 3600
 BATCH = 500  # runs that are removed at once, at most
 JUDGED_DAYS = 90  # trips are published 60 days late: then a request will not be judged any more
+WEEK = timedelta(days=7)
 MANY_FILES = 10  # more of a month than one
 LOG_BYTES = 20 * 2**20
 CUT_LOGS = ("workspace.log", "spark.log")
@@ -136,48 +137,55 @@ def _prune_evaluations(instance: dg.DagsterInstance, gone: list[str]) -> None:
 
 
 def _prune_requests(settings: Settings) -> None:
-    """Whole months of captured requests, and of those of which no trips came to judge them by.
+    """Captured requests of days that are old, and rows of those that no trip will judge any more.
 
-    A month that lost some of its days would be read anew each day.
+    A week at a time: a month that has lost some of its days is looked through anew by the next run.
     """
     from deltalake import DeltaTable, WriterProperties
 
     if not settings.keep_requests:
         return
     raw, rows = settings.payload_table, schemas.ENDPOINT_PAYLOADS.name
-    judged = max(JUDGED_DAYS, 2 * settings.keep_requests)
     if (path := settings.table_path(raw)).exists():
-        table = DeltaTable(str(path))
-        begin = f"{_first_month(settings.keep_requests)}-01"
-        if _holds_before(table, begin):
+        table, begin = DeltaTable(str(path)), _days_ago(settings.keep_requests)
+        if _first_captured(table) < begin - WEEK:
             table.delete(f"request_date < '{begin}'")
     if (path := settings.table_path(rows)).exists():
         tables = status.logs(settings)
         trips = tables.months("trips") if tables.exists("trips") else []
-        begin = _first_month(judged)
-        old = [m for m in tables.months(rows) if m < begin and m not in trips]
+        begin = _days_ago(max(JUDGED_DAYS, 2 * settings.keep_requests))
+        old = [m for m in tables.months(rows) if m <= f"{begin:%Y-%m}" and m not in trips]
         table = DeltaTable(str(path))
-        if old:
+        if old and _first_asked(table, old) < begin - WEEK:
             named = ", ".join(f"'{month}'" for month in old)
-            table.delete(f"request_month IN ({named})")
+            table.delete(f"request_month IN ({named}) AND requested_at < '{begin} 00:00:00'")
         if len(table.file_uris()) - len(tables.months(rows)) >= MANY_FILES:
             # Each day adds files; one of them all, packed well, takes fewer bytes.
             table.optimize.compact(writer_properties=WriterProperties(compression="ZSTD"))
 
 
-def _holds_before(table: Any, day: str) -> bool:
-    """Whether a data file holds a request of before the day, by the statistics of the log."""
+def _first_captured(table: Any) -> date:
+    """The day of the oldest captured request, by the statistics of the log; today if none."""
     import pyarrow as pa
 
     actions = pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
     if "min.request_date" not in actions.column_names:
-        return False
-    return any(at is not None and str(at) < day for at in actions["min.request_date"].to_pylist())
+        return _days_ago(0)
+    found = [str(day) for day in actions["min.request_date"].to_pylist() if day is not None]
+    return min(map(date.fromisoformat, found), default=_days_ago(0))
 
 
-def _first_month(days: int) -> str:
-    """The month that holds the day so many days ago: `2022-03`."""
-    return f"{datetime.now(timezone.utc) - timedelta(days=days):%Y-%m}"
+def _first_asked(table: Any, months: Sequence[str]) -> date:
+    """The day of the oldest row of the months."""
+    import pyarrow.compute as pc
+
+    data = table.to_pyarrow_dataset([("request_month", "in", list(months))])
+    oldest: datetime = pc.min(data.to_table(["requested_at"])["requested_at"]).as_py()
+    return oldest.date()
+
+
+def _days_ago(days: int) -> date:
+    return (datetime.now(timezone.utc) - timedelta(days=days)).date()
 
 
 def _prune_files(settings: Settings) -> None:

@@ -93,11 +93,14 @@ def rows_of(settings: Settings) -> list[str]:
     return sorted(table.column("databricks_request_id").to_pylist())
 
 
-def test_requests_go_by_whole_months_when_all_of_one_is_old(settings: Settings) -> None:
-    captured_on(settings, 0, 29, 75, 400)
+def test_requests_go_by_the_day_once_the_oldest_is_a_week_too_old(settings: Settings) -> None:
+    captured_on(settings, 0, 29, 33, 36)
     with dagster_instance.instance(settings) as instance:
-        retention.apply(replace(settings, keep_requests=0), instance, due=False)
+        retention.apply(settings, instance, due=False)
         assert len(rows_of(settings)) == 4
+        captured_on(settings, 38, 400)
+        retention.apply(replace(settings, keep_requests=0), instance, due=False)
+        assert len(rows_of(settings)) == 6
         version = DeltaTable(str(settings.table_path(settings.payload_table))).version()
         retention.apply(settings, instance, due=False)
         assert rows_of(settings) == ["request-0", "request-29"]
@@ -210,17 +213,33 @@ def test_judged_requests_stay_and_those_that_no_trips_came_for_go(
     from databricks_steps.platforms.embedded.tables import DeltaTables
 
     tables = DeltaTables(settings, lambda: spark)
-    now = datetime.now(timezone.utc)
-    old, young = (f"{now - timedelta(days=days):%Y-%m}" for days in (200, 40))
-    made = schemas.ENDPOINT_PAYLOADS
-    rows = [_blank(made, request_month=m, request_id=m) for m in (old, young, "2022-01")]
+    made, now = schemas.ENDPOINT_PAYLOADS, datetime.now(timezone.utc).replace(tzinfo=None)
+    asked = {f"{days}": now - timedelta(days=days) for days in (200, 98, 92, 89, 40)}
+    asked["judged"] = datetime(2022, 1, 5)
+    rows = [
+        _blank(made, request_month=f"{at:%Y-%m}", request_id=name, requested_at=at)
+        for name, at in asked.items()
+    ]
     tables.merge(made.name, spark.createDataFrame(rows, made.spark()))
     ride = schemas.TABLES["trips"]
     of_january = _blank(ride, trip_month="2022-01")
     tables.merge("trips", spark.createDataFrame([of_january], ride.spark()))
+
+    def left() -> set[str]:
+        table = DeltaTable(str(settings.table_path(made.name))).to_pyarrow_table()
+        return {*table.column("request_id").to_pylist()}
+
     with dagster_instance.instance(settings) as instance:
         retention.apply(settings, instance, due=False)
-    assert DeltaTables(settings, lambda: spark).months(made.name) == sorted(["2022-01", young])
+        assert left() == {"89", "40", "judged"}
+        version = DeltaTable(str(settings.table_path(made.name))).version()
+        retention.apply(settings, instance, due=False)
+        assert DeltaTable(str(settings.table_path(made.name))).version() == version
+        at = datetime(2020, 1, 5)
+        row = _blank(made, request_month="2020-01", request_id="old", requested_at=at)
+        tables.merge(made.name, spark.createDataFrame([row], made.spark()))
+        retention.apply(replace(settings, keep_requests=0), instance, due=False)
+        assert left() == {"89", "40", "judged", "old"}
 
 
 def test_the_rows_of_requests_are_packed_when_a_month_has_many_files(
