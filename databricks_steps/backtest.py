@@ -167,7 +167,7 @@ class Backtest:
         tables, settings = self.platform.tables, self.settings
         learned = trailing(tables.months("trips"), month, settings.trailing_months)
         made_from = fingerprint.digest(
-            *(self._code, settings.forest, settings.gate, settings.interval),
+            *(self._code, settings.estimator, settings.gate, settings.interval),
             *(settings.feature_delay_days, settings.holdout_share, settings.max_training_rows),
             tables.contents("trips", learned),
         )

@@ -53,6 +53,25 @@ class Forest:
 
 
 @dataclass(frozen=True)
+class Boosting:
+    """Parameters of scikit-learn's histogram boosting, by its names; a booster a quantile."""
+
+    quantiles: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    max_iter: int = 200
+    learning_rate: float = 0.1
+    max_leaf_nodes: int = 31
+    min_samples_leaf: int = 20
+    random_state: int = 20220131
+
+    def params(self, rows: int) -> dict[str, Any]:
+        """The boosters' arguments, whatever the number of training rows."""
+        return dict(vars(self))
+
+
+ESTIMATORS: Mapping[str, type[Forest | Boosting]] = {"forest": Forest, "boosting": Boosting}
+
+
+@dataclass(frozen=True)
 class Metric:
     """One measure of error on the holdout; `better` is `low`, `high`, or `zero` for the nearest."""
 
@@ -165,6 +184,7 @@ NUMBERS = {
         for setting, name in KEPT.items()
     },
 }
+ESTIMATOR = "TAXI_ESTIMATOR"
 _OLD_SPARK = "TAXI_SPARK_MASTER"  # the name of TAXI_SPARK up to version 0.1
 
 
@@ -193,7 +213,7 @@ class Settings:
     trailing_months: int = 3
     holdout_share: float = 0.2
     max_training_rows: int = 2_000_000
-    forest: Forest = field(default_factory=Forest)
+    estimator: Forest | Boosting = field(default_factory=Forest)
     gate: Gate = field(default_factory=Gate)
     interval: Interval = field(default_factory=Interval)
     scale_to_zero: bool = True  # the endpoint, when nobody asks: the first to ask then waits
@@ -235,6 +255,8 @@ class Settings:
         for setting, number in NUMBERS.items():
             if env.get(number.variable):
                 changes[setting] = number.read(env)
+        if env.get(ESTIMATOR):
+            changes["estimator"] = _estimator(env[ESTIMATOR])
         if env.get("TAXI_REQUIRE_APPROVAL"):
             changes["require_approval"] = _flag("TAXI_REQUIRE_APPROVAL", env)
         if env.get("TAXI_SCALE_TO_ZERO"):
@@ -249,6 +271,7 @@ class Settings:
         return {name: text for name, text in named.items() if text} | {
             "TAXI_HOME": str(self.home),
             "TAXI_PLATFORM": self.platform,
+            ESTIMATOR: estimator_name(self.estimator),
             "TAXI_REQUIRE_APPROVAL": str(self.require_approval).lower(),
             "TAXI_SCALE_TO_ZERO": str(self.scale_to_zero).lower(),
             **{each.variable: str(getattr(self, name)) for name, each in NUMBERS.items()},
@@ -408,6 +431,19 @@ def _flag(name: str, env: Mapping[str, str]) -> bool:
     if env[name] not in ("true", "false"):
         raise SettingsError(f"{name} must be true or false", repr(env[name]), "Unset it for false")
     return env[name] == "true"
+
+
+def estimator_name(parameters: Forest | Boosting) -> str:
+    """`forest` or `boosting`."""
+    return next(name for name, kind in ESTIMATORS.items() if isinstance(parameters, kind))
+
+
+def _estimator(text: str) -> Forest | Boosting:
+    if text not in ESTIMATORS:
+        raise SettingsError(
+            f"{ESTIMATOR} must be {' or '.join(ESTIMATORS)}", text, "Unset it for the forest"
+        )
+    return ESTIMATORS[text]()
 
 
 def inherited() -> dict[str, str]:

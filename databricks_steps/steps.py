@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 Months = Sequence[str] | None
-_FOREST = "databricks_steps.training.forest"  # by name: it brings scikit-learn
+# By name: they bring scikit-learn.
+_ESTIMATORS = tuple(f"databricks_steps.training.{n}" for n in ("metered", "forest", "boosting"))
 
 
 def raw_trips(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
@@ -103,13 +104,13 @@ def fare_model(platform: Platform, months: Months, force: bool = False) -> tuple
     _require(platform, "training_set")
     made_from = fingerprint.digest(
         tables.made_from("training_set"),
-        settings.forest,
+        settings.estimator,
         settings.gate,
         settings.interval,
         settings.feature_delay_days,
         fingerprint.code(
             *(candidate, dataset, distributions, expected_error, feature_ages, fit, intervals),
-            *(onnx_graph, promotion_gate, scorer, zones, _FOREST),
+            *(onnx_graph, promotion_gate, scorer, zones, *_ESTIMATORS),
         ),
         *registry.requirements(),
     )

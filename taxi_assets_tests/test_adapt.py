@@ -8,13 +8,23 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from databricks_steps.settings import REPOSITORY
+from databricks_steps.inference.scorer import Scorer
+from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
+from databricks_steps.settings import REPOSITORY, Settings
+from databricks_steps.steps import STEPS
+from databricks_steps.training import dataset, registry, reproduction
 from databricks_steps.trips.demo import demo_trips
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.slow  # steps in a process and an engine of their own
 MONTH = "2022-01"
@@ -98,3 +108,31 @@ def test_trips_of_another_city_are_read_and_held_to_its_limits(tmp_path: Path) -
     made = run(copy, source, "raw_trips", "trips")
     assert sorted(float(str(row["fare_amount"])) for row in made["rows"]) == [3.25, 42.5]
     assert {row["pickup_location_id"] for row in made["rows"]} == {76}
+
+
+def test_another_estimator_is_trained_judged_and_served(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    months = ("2022-01", "2022-02")
+    (source := tmp_path / "source").mkdir()
+    for month in months:
+        pq.write_table(demo_trips(month, 4_000), source / f"green_tripdata_{month}.parquet")
+    settings = replace(
+        Settings.from_environment({"TAXI_ESTIMATOR": "boosting", "TAXI_HOME": str(tmp_path / "h")}),
+        source=str(source),
+    )
+    on = EmbeddedPlatform(settings, lambda: spark)
+    for name in ("raw_trips", "trips", "pickup_features", "dropoff_features", "training_set"):
+        STEPS[name].run(on, months, False)
+    (made,) = STEPS["fare_model"].run(on, months, False)
+    assert [v.check for v in made.verdicts if not v.passed] == []
+    version = registry.numbered(settings, "1")
+    assert version.metrics["onnx_parity"] < 0.01
+    assert 0.7 <= version.metrics["interval_coverage"] <= 0.9
+    scorer = Scorer.load(registry.folder(settings, "1"))
+    rows: Any = on.tables.read("training_set").where("split = 'holdout'").toPandas()
+    found = scorer.predict_interval(dataset.matrix(rows))
+    assert (found.low <= found.fares).all()
+    assert (found.fares <= found.high).all()
+    assert float(np.abs(found.fares - rows["fare_amount"]).mean()) < 2
+    assert reproduction.reproduce(on, "1").equal

@@ -103,7 +103,7 @@ def fitted(settings: Settings, training_set: DataFrame) -> Fitted:
     """
     train, looked_up = dataset.parts(training_set, settings.max_training_rows)
     holdout = dataset.as_served(looked_up, settings)
-    pipeline = fit(dataset.as_taught(train, settings), settings.forest)
+    pipeline = fit(dataset.as_taught(train, settings), settings.estimator)
     graph = to_onnx(pipeline)
     predicted = pipeline.predict(holdout[list(INPUTS)])
     served, trees = onnx_predict(graph, holdout)
@@ -176,7 +176,7 @@ def train(
         version.run_id,
         ingredients,
         dataset.rows_by_month(training_set),
-        settings.forest.params(len(model.train)),
+        settings.estimator.params(len(model.train)),
         metrics,
         evaluation.intervals(model.fares, model.predicted, settings.gate),
         baselines,
@@ -330,7 +330,7 @@ def _log(
     import mlflow
 
     settings = platform.settings
-    params = settings.forest.params(len(model.train))
+    params = settings.estimator.params(len(model.train))
     logged = {"holdout_share": settings.holdout_share}
     logged |= {"feature_delay_days": settings.feature_delay_days}
     mlflow.log_params({**params, **logged})

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from databricks_steps import schemas
 from databricks_steps.features.request import TRIP_TYPE
-from databricks_steps.settings import Forest
+from databricks_steps.settings import Boosting, Forest
 from databricks_steps.training.dataset import INPUTS
 
 if TYPE_CHECKING:
     import pandas as pd
     from sklearn.pipeline import Pipeline
 
+    from databricks_steps.training.metered import Metered
 
-def fit(train: pd.DataFrame, forest: Forest) -> Pipeline:
+
+def fit(train: pd.DataFrame, parameters: Forest | Boosting) -> Pipeline:
     """A fitted pipeline: picks the inputs by name, whatever else a frame holds; then the model."""
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline
 
-    from databricks_steps.training.forest import MeteredForest
-
-    model = MeteredForest(
-        INPUTS.index("trip_distance"),
-        (INPUTS.index("pickup_location_id"), INPUTS.index("dropoff_location_id")),
-        INPUTS.index(TRIP_TYPE),
-        **forest.params(len(train)),
-    )
     pipeline = Pipeline(
         [
             ("inputs", ColumnTransformer([("inputs", "passthrough", list(INPUTS))])),
-            ("forest", model),
+            ("model", estimator(parameters, len(train))),
         ]
     )
     return pipeline.fit(train[list(INPUTS)], train[schemas.LABEL])
+
+
+def estimator(parameters: Forest | Boosting, rows: int) -> Metered:
+    """The estimator that these parameters are of, for so many training rows."""
+    from databricks_steps.training.boosting import MeteredBoosting
+    from databricks_steps.training.forest import MeteredForest
+
+    places: dict[str, Any] = {
+        "distance": INPUTS.index("trip_distance"),
+        "zones": (INPUTS.index("pickup_location_id"), INPUTS.index("dropoff_location_id")),
+        "trip_type": INPUTS.index(TRIP_TYPE),
+    }
+    kind = MeteredForest if isinstance(parameters, Forest) else MeteredBoosting
+    return kind(**places, **parameters.params(rows))

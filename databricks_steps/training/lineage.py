@@ -15,7 +15,14 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-from databricks_steps.settings import REPOSITORY, Forest, Settings
+from databricks_steps.settings import (
+    ESTIMATORS,
+    REPOSITORY,
+    Boosting,
+    Forest,
+    Settings,
+    estimator_name,
+)
 
 FILE = "recipe.json"
 UNKNOWN = "unknown"
@@ -29,7 +36,7 @@ class Recipe:
 
     months: tuple[str, ...]
     table_versions: Mapping[str, int]
-    forest: Forest
+    estimator: Forest | Boosting
     holdout_share: float
     lookback_days: int
     max_training_rows: int
@@ -39,12 +46,16 @@ class Recipe:
     feature_delay_days: int = 0  # before it was recorded, none
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
+        named = {"name": estimator_name(self.estimator), **asdict(self.estimator)}
+        return json.dumps({**asdict(self), "estimator": named}, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
         raw = json.loads(text)
-        return cls(**{**raw, "months": tuple(raw["months"]), "forest": Forest(**raw["forest"])})
+        given = raw.pop("estimator", None) or {"name": "forest", **raw.pop("forest")}  # until 0.1
+        lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        estimator = ESTIMATORS[given.pop("name")](**{**given, **lists})
+        return cls(**{**raw, "months": tuple(raw["months"]), "estimator": estimator})
 
 
 def current(
@@ -54,7 +65,7 @@ def current(
     return Recipe(
         months,
         dict(table_versions),
-        settings.forest,
+        settings.estimator,
         settings.holdout_share,
         settings.lookback_days,
         settings.max_training_rows,

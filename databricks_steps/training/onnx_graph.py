@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from databricks_steps.features.request import NOT_TOLD, TRIP_TYPE
 from databricks_steps.inference import feature_spec
@@ -13,7 +14,7 @@ from databricks_steps.trips import zones
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.pipeline import Pipeline
     from sklearn.tree import DecisionTreeRegressor
 
@@ -35,14 +36,14 @@ def to_onnx(pipeline: Pipeline) -> bytes:
     from onnx import TensorProto, helper
 
     model = pipeline[-1]
-    trees = _trees(model.forest_, _TAKEN, "any_type")
+    trees = _members(model.any_, _TAKEN, "any_type")
     if model.typed_ is None:
         trees.append(helper.make_node("Identity", ["any_type"], ["rest"]))
     else:
         is_told, of_type = feature_spec.BY_TYPE
-        trees += _trees(model.typed_, _TYPED, of_type)
+        trees += _members(model.typed_, _TYPED, of_type)
         trees.append(helper.make_node("Where", [is_told, of_type, "any_type"], ["rest"]))
-    count, middle = len(model.forest_.estimators_), ["sorted", "from", "until", "along"]
+    count, middle = len(model.any_.estimators_), ["sorted", "from", "until", "along"]
     tail = [
         helper.make_node("MatMul", [ONNX_INPUT, "per_mile"], ["by_distance"]),
         helper.make_node("Add", ["by_distance", "flag_drop"], ["metered"]),
@@ -57,7 +58,7 @@ def to_onnx(pipeline: Pipeline) -> bytes:
     )
     graph = helper.make_graph(
         [*_facts(), *trees, *tail],
-        "metered_forest",
+        "metered",
         [inputs],
         [fares, by_tree],
         _constants(model, count),
@@ -67,21 +68,68 @@ def to_onnx(pipeline: Pipeline) -> bytes:
     return bytes(whole.SerializeToString())
 
 
-def _trees(forest: RandomForestRegressor, taken: str, rest: str) -> list[Any]:
-    """Nodes from what a forest takes to `rest`, one column a tree.
+def _members(ensemble: Any, taken: str, rest: str) -> list[Any]:
+    """Nodes from what an ensemble takes to `rest`, one column a member.
 
-    A node for each tree, for a tree stays in a core's cache while a node takes many rows through
-    it: 100 rows or more take four fifths of what one node for the forest takes, one row 11 µs more.
+    A node for each tree of a forest, for a tree stays in a core's cache while a node takes many
+    rows through it: 100 rows or more take four fifths of what one node for the forest takes, one
+    row 11 µs more.
     """
     from onnx import helper
 
-    names = [f"{rest}_{place}" for place in range(len(forest.estimators_))]
-    nodes = [tree_node(t, taken, n) for t, n in zip(forest.estimators_, names, strict=True)]
+    names = [f"{rest}_{place}" for place in range(len(ensemble.estimators_))]
+    nodes = [
+        tree_node(member, taken, name) if hasattr(member, "tree_") else booster(member, taken, name)
+        for member, name in zip(ensemble.estimators_, names, strict=True)
+    ]
     return [*nodes, helper.make_node("Concat", names, [rest], axis=1)]
 
 
 def tree_node(tree: DecisionTreeRegressor, taken: str, name: str) -> Any:
-    """One tree as a node from the tensor `taken` (rows, features) to `name` (rows, 1).
+    """One tree as a node from the tensor `taken` (rows, features) to `name` (rows, 1)."""
+    found = tree.tree_
+    return _node(
+        [
+            _Tree(
+                found.children_left < 0,
+                found.feature,
+                found.threshold,
+                found.children_left,
+                found.children_right,
+                found.value[:, 0, 0],
+            )
+        ],
+        *(0.0, taken, name),
+    )
+
+
+def booster(fitted: HistGradientBoostingRegressor, taken: str, name: str) -> Any:
+    """All trees of a booster as a node from `taken` (rows, features) to their sum (rows, 1)."""
+    # scikit-learn keeps them under no public name; the lock says of which version this is.
+    rounds = [predictor.nodes for (predictor,) in fitted._predictors]
+    trees = [
+        _Tree(
+            nodes["is_leaf"].astype(bool),
+            *(nodes[each] for each in ("feature_idx", "num_threshold", "left", "right", "value")),
+        )
+        for nodes in rounds
+    ]
+    return _node(trees, float(fitted._baseline_prediction.item()), taken, name)
+
+
+class _Tree(NamedTuple):
+    """Arrays with a place for each node: rows of at most the threshold go left."""
+
+    is_leaf: np.ndarray[Any, Any]
+    feature: np.ndarray[Any, Any]
+    threshold: np.ndarray[Any, Any]
+    left: np.ndarray[Any, Any]
+    right: np.ndarray[Any, Any]
+    value: np.ndarray[Any, Any]
+
+
+def _node(trees: Sequence[_Tree], base: float, taken: str, name: str) -> Any:
+    """The sum of the trees and the base.
 
     A tree compares float32 with thresholds in float64, the node with float32: the largest that is
     not above the threshold parts the same rows.
@@ -89,31 +137,37 @@ def tree_node(tree: DecisionTreeRegressor, taken: str, name: str) -> Any:
     import numpy as np
     from onnx import AttributeProto, helper
 
-    found = tree.tree_
-    is_leaf = found.children_left < 0
-    threshold = found.threshold.astype("float32")
-    threshold = np.where(threshold > found.threshold, np.nextafter(threshold, -np.inf), threshold)
+    sizes = [len(tree.is_leaf) for tree in trees]
+    of_tree = np.repeat(np.arange(len(trees)), sizes)
+    in_tree = np.concatenate([np.arange(size) for size in sizes])
+    whole_tree = _Tree(*(np.concatenate(parts) for parts in zip(*trees, strict=True)))
+    is_leaf = whole_tree.is_leaf
+    threshold = whole_tree.threshold.astype("float32")
+    above = threshold > whole_tree.threshold
+    threshold = np.where(above, np.nextafter(threshold, np.float32(-np.inf)), threshold)
     leaves = np.flatnonzero(is_leaf)
     modes = np.where(is_leaf, b"LEAF", b"BRANCH_LEQ")
     whole = {
-        "nodes_treeids": np.zeros(found.node_count, dtype="int64"),
-        "nodes_nodeids": np.arange(found.node_count),
-        "nodes_featureids": np.maximum(found.feature, 0),
-        "nodes_truenodeids": np.maximum(found.children_left, 0),
-        "nodes_falsenodeids": np.maximum(found.children_right, 0),
-        "target_treeids": np.zeros(len(leaves), dtype="int64"),
-        "target_nodeids": leaves,
+        "nodes_treeids": of_tree,
+        "nodes_nodeids": in_tree,
+        "nodes_featureids": np.where(is_leaf, 0, whole_tree.feature),
+        "nodes_truenodeids": np.where(is_leaf, 0, whole_tree.left),
+        "nodes_falsenodeids": np.where(is_leaf, 0, whole_tree.right),
+        "target_treeids": of_tree[leaves],
+        "target_nodeids": in_tree[leaves],
         "target_ids": np.zeros(len(leaves), dtype="int64"),
     }
     floats = {
         "nodes_values": np.where(is_leaf, 0, threshold),
-        "target_weights": found.value[leaves, 0, 0].astype("float32"),
+        "target_weights": whole_tree.value[leaves].astype("float32"),
     }
+    more: dict[str, Any] = {"base_values": [base]} if base else {}
     node = helper.make_node(
         "TreeEnsembleRegressor",
         *([taken], [name], name, None, ML),
         n_targets=1,
         post_transform="NONE",
+        **more,
     )
     # Filled by hand: onnx.helper looks at each of a million values.
     for key, ints in whole.items():
@@ -126,7 +180,7 @@ def tree_node(tree: DecisionTreeRegressor, taken: str, name: str) -> Any:
 
 
 def _facts() -> list[Any]:
-    """Nodes that make what the forests take, as `MeteredForest.with_facts` does."""
+    """Nodes that make what the ensembles take, as `Metered.with_facts` does."""
     from onnx import TensorProto, helper
 
     nodes = []
@@ -164,7 +218,7 @@ def _constants(model: Any, trees: int) -> list[Any]:
     import numpy as np
     from onnx import numpy_helper
 
-    from databricks_steps.training.forest import SHORTEST
+    from databricks_steps.training.metered import SHORTEST
 
     weights = np.zeros((len(INPUTS), 1), dtype="float32")
     weights[model.distance] = model.meter_.coef_

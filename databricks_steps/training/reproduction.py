@@ -63,7 +63,7 @@ def reproduce(platform: Platform, number: str) -> Reproduction:
     ingredients = _recipe(platform.settings, version)
     settings = replace(
         platform.settings,
-        forest=ingredients.forest,
+        estimator=ingredients.estimator,
         holdout_share=ingredients.holdout_share,
         lookback_days=ingredients.lookback_days,
         feature_delay_days=ingredients.feature_delay_days,

@@ -39,7 +39,7 @@ def platform(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> E
         trips = demo.demo_trips(month, 10 if month == "2022-04" else ROWS)
         change = scenarios.named("fare-rise" if month in RISE else "calm").change
         pq.write_table(change(trips), source / f"{demo.PREFIX}tripdata_{month}.parquet")
-    settings = Settings(home=folder / "home", source=str(source), forest=Forest(n_estimators=8))
+    settings = Settings(home=folder / "home", source=str(source), estimator=Forest(n_estimators=8))
     platform = EmbeddedPlatform(settings, lambda: spark)
     STEPS["raw_trips"].run(platform, None, False)
     return platform
@@ -111,7 +111,7 @@ def test_what_was_done_is_kept_and_what_was_not_is_done_again(
     assert {path: at for path, at in after.items() if path in before and path != lost} == {
         path: at for path, at in before.items() if path != lost
     }
-    other = replace(platform.settings, forest=Forest(n_estimators=4))
+    other = replace(platform.settings, estimator=Forest(n_estimators=4))
     assert Backtest(platform.with_settings(other), MONTHS).model("2022-01") is not None
     assert len(list(folder.glob("model_2022-01_*"))) == 3
 

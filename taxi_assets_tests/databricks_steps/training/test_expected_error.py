@@ -93,7 +93,7 @@ def test_a_row_is_answered_by_the_trees_that_have_not_drawn_it() -> None:
     asked = np.arange(0, 1_500, 7)
     found = forest.predict_unseen(rows, asked)
     trees = forest.predict_trees(rows[asked])
-    drawn = forest.forest_.estimators_samples_
+    drawn = forest.any_.estimators_samples_
     for place, row in enumerate(asked):
         unseen = np.sort([trees[place, n] for n, each in enumerate(drawn) if row not in each])
         if not len(unseen):

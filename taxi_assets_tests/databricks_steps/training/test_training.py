@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+import skops.io
 
 from databricks_steps import schemas
-from databricks_steps.errors import ModelError
+from databricks_steps.errors import ModelError, SettingsError
 from databricks_steps.inference.feature_spec import middle
-from databricks_steps.settings import METRICS, Forest, Gate, Settings
-from databricks_steps.training import dataset, evaluation, leakage_checks
+from databricks_steps.settings import METRICS, Boosting, Forest, Gate, Settings
+from databricks_steps.training import dataset, evaluation, leakage_checks, registry
 from databricks_steps.training.fit import fit
+from databricks_steps.training.lineage import Recipe
 from databricks_steps.training.onnx_graph import (
     ONNX_IR,
     ONNX_OPSET,
@@ -157,7 +160,16 @@ def test_the_graph_gives_the_fares_of_the_pipeline_and_of_long_trips_never_seen(
     assert (pipeline.predict(extra) == pipeline.predict(rows)).all()
 
 
-def test_zones_zip_codes_and_no_zones_are_told_alike_by_pipeline_and_graph() -> None:
+RECIPE = Recipe(
+    ("2022-01",), {"trips": 1}, Forest(), 0.2, 7, 2_000_000, "f00", "3.11", {"numpy": "2"}, 60
+)
+BOOSTING = Boosting(quantiles=(0.1, 0.5, 0.9), max_iter=60)
+
+
+@pytest.mark.parametrize("parameters", [Forest(n_estimators=5, min_samples_leaf=1), BOOSTING])
+def test_zones_zip_codes_and_no_zones_are_told_alike_by_pipeline_and_graph(
+    parameters: Forest | Boosting,
+) -> None:
     chance = np.random.default_rng(8)
     rows = training_rows(3_000).assign(
         pickup_location_id=chance.choice([-1, 0, 1, 132, 138, 263, 264, 265, 266, 11430], 3_000),
@@ -165,7 +177,7 @@ def test_zones_zip_codes_and_no_zones_are_told_alike_by_pipeline_and_graph() -> 
         trip_type=chance.integers(0, 3, 3_000),
     )
     rows["fare_amount"] += 20.0 * (rows["pickup_location_id"] == 132) + 5 * rows["trip_type"]
-    pipeline = fit(rows, Forest(n_estimators=5, min_samples_leaf=1))
+    pipeline = fit(rows, parameters)
     fares, _ = onnx_predict(to_onnx(pipeline), rows)
     assert np.abs(fares - pipeline.predict(rows[list(dataset.INPUTS)])).max() < 1e-4
     asked = rows.head(1).assign(pickup_location_id=132, dropoff_location_id=74, trip_distance=2.0)
@@ -177,6 +189,39 @@ def test_zones_zip_codes_and_no_zones_are_told_alike_by_pipeline_and_graph() -> 
     assert fare(trip_type=1) > fare(trip_type=1, pickup_location_id=138) + 10
     # What is no place is no place, by whichever number: without an error.
     assert fare(pickup_location_id=0) == fare(pickup_location_id=99_999)
+
+
+def test_boosters_are_of_quantiles_and_their_graph_gives_their_fares() -> None:
+    rows, unseen = training_rows(4_000), training_rows(1_000, seed=4)
+    pipeline = fit(rows, BOOSTING)
+    fares, members = onnx_predict(to_onnx(pipeline), unseen)
+    inputs = unseen[list(dataset.INPUTS)]
+    assert np.abs(fares - pipeline.predict(inputs)).max() < 1e-3
+    by_member = pipeline[-1].predict_trees(pipeline[0].transform(inputs))
+    assert np.abs(members - by_member).max() < 1e-3
+    under = (unseen[schemas.LABEL].to_numpy()[:, None] < members).mean(axis=0)
+    assert under == pytest.approx([0.1, 0.5, 0.9], abs=0.06)
+    assert np.isnan(pipeline[-1].predict_unseen(inputs.to_numpy(), np.arange(3))).all()
+    read = skops.io.loads(skops.io.dumps(pipeline), trusted=registry.TRUSTED)
+    assert (read.predict(inputs) == pipeline.predict(inputs)).all()
+
+
+def test_a_recipe_names_its_estimator_and_one_of_before_is_a_forest_s() -> None:
+    for parameters in (BOOSTING, Forest(n_estimators=3)):
+        made = replace(RECIPE, estimator=parameters)
+        assert Recipe.from_json(made.to_json()) == made
+    before = json.loads(replace(RECIPE, estimator=Forest(n_estimators=3)).to_json())
+    before["forest"] = before.pop("estimator")
+    del before["forest"]["name"]
+    assert Recipe.from_json(json.dumps(before)).estimator == Forest(n_estimators=3)
+
+
+def test_an_estimator_is_chosen_by_name() -> None:
+    boosting = Settings.from_environment({"TAXI_ESTIMATOR": "boosting"})
+    assert boosting.estimator == Boosting()
+    assert Settings.from_environment(boosting.to_environment()) == boosting
+    with pytest.raises(SettingsError, match="TAXI_ESTIMATOR must be forest or boosting: trees"):
+        Settings.from_environment({"TAXI_ESTIMATOR": "trees"})
 
 
 def test_a_tree_s_node_is_what_scikit_learn_s_converter_makes_and_parts_as_the_tree() -> None:
