@@ -29,6 +29,13 @@ _AMERICAN_TIME = (
     r"^(?P<month>\d{1,2})/(?P<day>\d{1,2})/(?P<year>\d{4}) (?P<hour>\d{1,2}):(?P<minute>\d{2})"
     r"(?::(?P<second>\d{2})(?: (?P<half>[AaPp][Mm]))?)?$"
 )
+# Without signs between, as databases write it.
+_COMPACT_TIME = (
+    r"^(?P<year>\d{4})(?P<month>\d{2})(?P<day>\d{2})[ T](?P<hour>\d{2}):?(?P<minute>\d{2})"
+    r"(?::?(?P<second>\d{2}))?$"
+)
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_NAMED_MONTH = r"^(\d{4}) %s (\d{1,2}) "  # 2015 Jan 04 06:17:33 PM, as NYC Open Data exported it
 _FIRST_SECOND, _END_SECOND = -62_135_596_800, 253_402_300_800  # of the years 1 to 9999, from 1970
 _A_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
@@ -242,7 +249,12 @@ def _text_time(text: pa.Array) -> pa.Array:
         except pa.ArrowInvalid:  # a day or an hour that there is not
             pass
     found = _text_time_of(text, _ISO_TIME)
+    for pattern in (_AMERICAN_TIME, _COMPACT_TIME):
+        if found.null_count > text.null_count:
+            found = pc.coalesce(found, _text_time_of(text, pattern))
     if found.null_count > text.null_count:
+        for number, name in enumerate(_MONTHS, 1):
+            text = pc.replace_substring_regex(text, _NAMED_MONTH % name, rf"{number}/\2/\1 ")
         found = pc.coalesce(found, _text_time_of(text, _AMERICAN_TIME))
     return found
 
