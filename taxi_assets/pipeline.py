@@ -90,6 +90,8 @@ def run(target: Target, options: Options, report: dict[str, Any]) -> None:
         place = target.name if on_databricks else str(settings.home)
         progress.say(f"{origin}, {months[0]} to {months[-1]}, in {place}")
         report |= {"source": origin, "months": list(months)}
+        if absent := sorted({*(options.months or ())} - {*months}):
+            progress.say(f"  {origin} has no trips of {', '.join(absent)}")
         try:
             _materialize(target, options, months)
             report["status"] = "success"

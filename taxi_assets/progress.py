@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from databricks_steps import schemas
 from taxi_assets.resources.targets import target
 
 LOGGER = "taxi_assets.progress"
@@ -60,11 +61,16 @@ class Progress:
         asset = event.step_materialization_data.materialization.asset_key.to_user_string()
         step = event.step_key or ""
         if "dagster/row_count" in found:
-            rows = int(found["dagster/row_count"])
-            self.rows[asset] = self.rows.get(asset, 0) + rows
-            # A step of several months tells each month's rows in an event of its own.
-            rows += self._rows.get((step, asset), 0)
+            rows, table = int(found["dagster/row_count"]), schemas.TABLES.get(asset)
+            # A step of several months has an event of each: with the month's own rows, or with
+            # those of a table that knows no months.
+            by_month = table is None or table.month is not None
+            self.rows[asset] = rows + by_month * self.rows.get(asset, 0)
+            rows += by_month * self._rows.get((step, asset), 0)
             found["dagster/row_count"] = self._rows[step, asset] = rows
+        gone = found.get("emptied_demo_months")
+        if gone and asset not in self._notes.get(step, {}):  # told once, not with each month
+            self.say(f"  demo trips of {', '.join(gone)} go as real ones come")
         self._notes.setdefault(step, {})[asset] = _note(found)
         new = {k: v for k, v in found.get("refused_files", {}).items() if k not in self.refused}
         self.refused |= new

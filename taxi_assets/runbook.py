@@ -76,7 +76,7 @@ _BY_MONTH = {
 }
 _ALWAYS = {
     "raw_trips": {
-        "arrivals.readable": "The table arrivals says what to do about each file; the others are "
+        "arrivals.readable": "taxi-assets status says what to do about each file; the others are "
         "loaded",
     },
     "trips": {

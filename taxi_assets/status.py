@@ -27,7 +27,7 @@ from databricks_steps.settings import EMBEDDED, Settings, inherited
 from databricks_steps.training import registry
 from databricks_steps.training.registry import Version
 from databricks_steps.trips import arrivals
-from taxi_assets.resources.alerts import AlertLog, JsonLines
+from taxi_assets.resources.alerts import AlertLog, JsonLines, instant
 from taxi_assets.resources.dead_letters import DeadLetters
 from taxi_assets.resources.targets import POSTGRES
 from taxi_assets.resources.workspace import Workspace
@@ -39,6 +39,7 @@ DISK_LOG = "disk.jsonl"  # a line a day: when, and bytes by entry of the home
 DISK_DAYS = 30  # days over which growth is told
 FAR_DAYS = 3_650  # a disk that is full later than that is not told of
 NOT_RUNNING = "not running: taxi-assets serve starts it, on Databricks taxi-assets deploy"
+UNWATCHED = ": no alert is raised before taxi-assets dev watches"
 LAST_RUN = "last_run.json"
 _REFUSED = ("source", "name", "reason", "remedy", "bytes")  # of a refused file, in a status
 SHOWN = 10  # refused files in a summary
@@ -330,15 +331,30 @@ def watched(settings: Settings) -> dict[str, Any]:
     """
     home = settings.home / "dagster"
     if not (home / "dagster.yaml").exists():
-        return {"failing_checks": {}, "sensors": {}, "problems": [], "dead_letters": 0}
+        return {
+            "failing_checks": {},
+            "sensors": {},
+            "problems": [],
+            "acknowledged": 0,
+            "dead_letters": 0,
+        }
     url = inherited().get(POSTGRES)
     rows = _of_postgres(url) if url else _of_sqlite(home)
+    log = AlertLog(settings)
+    problems, acknowledged, now = log.problems(), log.acknowledgements(), instant()
+    quiet = [p for p in problems if (a := acknowledged.get(p.key)) and a.covers(p, now)]
     return {
         "failing_checks": failing_checks(rows),
         "sensors": last_ticks(rows),
-        "problems": [problem.key for problem in AlertLog(settings).problems()],
+        "problems": [problem.key for problem in problems],
+        "acknowledged": len(quiet),
         "dead_letters": len(DeadLetters(settings.home).waiting()),
     }
+
+
+def unwatched(settings: Settings) -> str:
+    """That no sensor has raised an alert yet, where that is so; else nothing."""
+    return "" if watched(settings)["sensors"] else UNWATCHED
 
 
 def failing_checks(rows: Rows) -> dict[str, str]:
@@ -427,7 +443,8 @@ def watched_lines(found: Mapping[str, Any]) -> list[str]:
         for name, tick in found["sensors"].items()
     ]
     problems, letters = found["problems"], found["dead_letters"]
-    told = f", {letters} alerts were not taken" if letters else ""
+    told = f", {found['acknowledged']} acknowledged" if found["acknowledged"] else ""
+    told += f", {letters} alerts were not taken" if letters else ""
     months = [
         f"  {month}  {outcome}"
         for tick in found["sensors"].values()
@@ -437,7 +454,7 @@ def watched_lines(found: Mapping[str, Any]) -> list[str]:
     return [
         f"failing   {count} check{'s' if len(failing) > 1 else ''}",
         *failing,
-        "sensors" if ticks else "sensors   never ticked: taxi-assets dev starts them",
+        "sensors" if ticks else f"sensors   never ticked{UNWATCHED}",
         *ticks,
         *(["months", *months] if months else []),
         f"problems  {len(problems)} open{told}{': taxi-assets alerts' if problems or told else ''}",

@@ -53,6 +53,7 @@ def scenario(name: str, month: str | None, source: Path | None) -> None:
 @one_line_errors
 def alerts(context: click.Context, target_name: str | None) -> None:
     """Problems that are open, and what an address did not take."""
+    from taxi_assets import status
     from taxi_assets.resources import alerts, delivery
     from taxi_assets.resources.dead_letters import DeadLetters
 
@@ -68,7 +69,7 @@ def alerts(context: click.Context, target_name: str | None) -> None:
         if said is not None and said.covers(problem, now) and said.active(now):
             until = f", quiet until {delivery.shown(said.until)}" if said.until else ""
             click.echo(f"  Acknowledged: {delivery.shown(said.at)} by {said.by}{until}")
-    click.echo(f"{len(problems)} open")
+    click.echo(f"{len(problems)} open{'' if problems else status.unwatched(settings)}")
     if letters := DeadLetters(settings.home).waiting():
         keys = {alert.id: delivery.title(alert) for alert in log.alerts()}
         for letter in letters:

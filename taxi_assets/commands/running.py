@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from databricks_steps.errors import SettingsError, TaxiError
-from databricks_steps.settings import LOOPBACK, inherited
+from databricks_steps.settings import EMBEDDED, LANDING, LOOPBACK, inherited
 from taxi_assets.commands import completing
 from taxi_assets.commands.common import (
     TARGET,
@@ -117,6 +117,8 @@ def dev(port: int) -> None:
     with dagster_instance.instance(settings) as found:
         dagster_instance.hold_months(settings, found)
     dagster_instance.only_dev(settings)
+    if settings.platform == EMBEDDED:
+        (settings.home / LANDING).mkdir(exist_ok=True)  # so that months can be copied into it
     export({UI: inherited().get(UI) or f"http://{LOOPBACK}:{port}"})
     os.chdir(root())
     become([sys.executable, "-m", "taxi_assets.supervisor", LOOPBACK, str(port)])

@@ -29,8 +29,9 @@ def serve(access_log: bool) -> None:
             "--access-log is for an emulator that starts", "it runs already", "taxi-assets stop"
         )
     host = process.ensure_running(settings, *(["--access-log"] if access_log else []))
-    click.echo(f"{host}  token in {settings.token_file}")
-    click.echo(f"{process.page_link(settings)}  its pages, for {auth.PASS_SECONDS // 3600} hours")
+    hours = auth.PASS_SECONDS // 3600
+    click.echo(f"{process.page_link(settings)}  its pages in a browser, for {hours} hours")
+    click.echo(f"{host}  for programs, with the token in {settings.token_file}")
 
 
 @click.command()

@@ -29,7 +29,7 @@ HERE = {
     "taxi-assets query --now 74 42 1.8": r"predictions",
     "taxi-assets query FILE": r"predictions",
     "taxi-assets replay --hours 24:0 --version 3": r"0 differences of more than",
-    "taxi-assets alerts": r"^0 open$",
+    "taxi-assets alerts": r"^0 open: no alert is raised before",
     "taxi-assets alerts test": r"reached$",
     "taxi-assets alerts deliver": r"^0 told, 0 given up$",
     "taxi-assets deploy": r"= unchanged +serving endpoint",
@@ -42,7 +42,7 @@ HERE = {
     "taxi-assets vacuum --keep 30 --dry-run": r"MiB would go$",
     "taxi-assets configure": r"dagster$",
     "taxi-assets stop": r"^stopped$",
-    "taxi-assets serve": r"http://127.0.0.1:\d+  token in",  # others ask it after these tests
+    "taxi-assets serve": r"http://127.0.0.1:\d+/#pass=",  # others ask it after these tests
     "taxi-assets completion bash": r"_TAXI_ASSETS_COMPLETE",
     "python -m databricks_steps pickup_features --months 2022-01": r"pickup_features",
     "python -m databricks_steps.table_docs": r"\A\Z",  # it writes the page, to the same words

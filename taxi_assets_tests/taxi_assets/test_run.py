@@ -29,7 +29,9 @@ FirstRun = tuple[Home, subprocess.CompletedProcess[str]]
 
 
 def test_last_run_has_the_shape_of_the_contract(first_run: FirstRun) -> None:
-    home, _ = first_run
+    home, done = first_run
+    entries = len([*Path(done.args[-1]).iterdir()])
+    assert f"; arrivals {entries} rows\n" in done.stdout
     report = home.last_run()
     assert report["status"] == "success"
     assert report["months"] == list(MONTHS)

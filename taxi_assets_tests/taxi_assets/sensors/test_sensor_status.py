@@ -12,16 +12,18 @@ from world import World
 
 from databricks_steps.settings import Settings
 from taxi_assets import status
+from taxi_assets.resources.alerts import AlertLog
 
 
 def test_a_home_where_nothing_ran_is_not_made_by_the_question(tmp_path: Path) -> None:
     settings = replace(Settings(), home=tmp_path / "none")
     found = status.watched(settings)
-    assert found == {"failing_checks": {}, "sensors": {}, "problems": [], "dead_letters": 0}
+    none = {"problems": [], "acknowledged": 0, "dead_letters": 0}
+    assert found == {"failing_checks": {}, "sensors": {}, **none}
     assert not settings.home.exists()
     assert status.watched_lines(found) == [
         "failing   no check",
-        "sensors   never ticked: taxi-assets dev starts them",
+        f"sensors   never ticked{status.UNWATCHED}",
         "problems  0 open",
     ]
 
@@ -37,6 +39,9 @@ def test_the_newest_evaluation_of_a_check_counts(world: World) -> None:
     ]
     assert "failing   2 checks" in status.watched_lines(found)
     assert status.watched_lines(found)[-1] == "problems  2 open: taxi-assets alerts"
+    log = AlertLog(world.settings)
+    log.acknowledge(log.problems()[0].id, "somebody")
+    assert status.watched(world.settings)["acknowledged"] == 1
     run(world, "new_month", "2023-01")
     assert status.watched(world.settings)["failing_checks"] == {}
 
@@ -62,6 +67,13 @@ def test_what_became_of_months_is_told_from_the_sensors_cursor() -> None:
     found = status.last_ticks(lambda *_: ticks)
     assert [each.get("months") for each in found.values()] == [told["months"], None, None]
     lines = status.watched_lines(
-        {"failing_checks": {}, "sensors": found, "problems": [], "dead_letters": 0}
+        {
+            "failing_checks": {},
+            "sensors": found,
+            "problems": ["a", "b"],
+            "acknowledged": 1,
+            "dead_letters": 0,
+        }
     )
     assert "  2023-01  concept drift: waits for its retrain" in lines
+    assert lines[-1] == "problems  2 open, 1 acknowledged: taxi-assets alerts"
