@@ -43,8 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks year", description=__doc__)
     parser.add_argument("--days", type=int, default=16)
     parser.add_argument("--requests", type=int, default=100_000, help="a day")
-    parser.add_argument("--written", type=int, default=5_000, help="of them, in fact")
-    parser.add_argument("--flushes", type=int, default=24, help="a day")
+    parser.add_argument("--written", type=int, default=100_000, help="of them, in fact")
+    parser.add_argument("--flushes", type=int, default=288, help="a day")
     given = parser.parse_args(arguments)
     if shutil.which("faketime") is None:
         raise SystemExit("this benchmark needs a clock that can be moved: apt-get install faketime")
