@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # A JVM is started by a fork. With the clients of Sail at work in threads, gRPC's own handling of
 # forks ends the new process every other time.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Threads of OpenMP wait for each other: beside other tests boosting took ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 # Worth making once: all files whose text has it go to one worker.

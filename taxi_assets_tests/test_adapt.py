@@ -18,7 +18,7 @@ import pytest
 
 from databricks_steps.inference.scorer import Scorer
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
-from databricks_steps.settings import REPOSITORY, Settings
+from databricks_steps.settings import REPOSITORY, Boosting, Settings
 from databricks_steps.steps import STEPS
 from databricks_steps.training import dataset, registry, reproduction
 from databricks_steps.trips.demo import demo_trips
@@ -121,6 +121,8 @@ def test_another_estimator_is_trained_judged_and_served(
         Settings.from_environment({"TAXI_ESTIMATOR": "boosting", "TAXI_HOME": str(tmp_path / "h")}),
         source=str(source),
     )
+    assert settings.estimator == Boosting()
+    settings = replace(settings, estimator=Boosting(max_iter=40))
     on = EmbeddedPlatform(settings, lambda: spark)
     for name in ("raw_trips", "trips", "pickup_features", "dropoff_features", "training_set"):
         STEPS[name].run(on, months, False)

@@ -23,6 +23,7 @@ from taxi_assets.resources.dead_letters import DeadLetters
 from taxi_assets.resources.delivery import alert_log, deliver, notify, redacted
 from taxi_assets.resources.targets import Address, Target, watch
 from taxi_assets.sensors import sensors
+from taxi_assets.status import UNWATCHED
 from taxi_assets_tests.waiting import until
 
 SECRETS = ("s3cret-pass", "T0KEN-9f8e7d6c")
@@ -252,7 +253,7 @@ def test_the_command_line_sends_a_test_to_each_address_and_says_who_was_reached(
 
 
 def test_the_command_line_lists_what_is_open(settings: Settings) -> None:
-    assert call(settings.home).stdout == "0 open\n"
+    assert call(settings.home).stdout == f"0 open{UNWATCHED}\n"
     AlertLog(settings).record([seen(1), seen(2, "b"), seen(3, "b", passed=True)])
     assert call(settings.home).stdout == (
         "[error] check trips: volume 2022-03\n"
