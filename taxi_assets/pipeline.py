@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 FEATURES = made_by("pickup_features", "dropoff_features")
 # In a process of its own: MLflow takes seconds to make its database, and what a training imports
 # takes seconds to compile where it was never used.
-_PREPARES_TRAINING = """
+PREPARES_TRAINING = """
 import sys
 from pathlib import Path
 from databricks_steps.settings import Settings
@@ -122,7 +122,7 @@ def _prepared(settings: Settings, options: Options) -> tuple[str, ...]:
         threading.Thread(target=session.prepare, args=(settings,), daemon=True).start()
         if "mlflow" not in sys.modules and not (settings.home / "mlflow.db").exists():
             subprocess.Popen(
-                [sys.executable, "-c", _PREPARES_TRAINING, str(settings.home)],
+                [sys.executable, "-c", PREPARES_TRAINING, str(settings.home)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # what it cannot make, the training makes, and tells

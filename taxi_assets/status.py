@@ -342,7 +342,8 @@ def watched(settings: Settings) -> dict[str, Any]:
     rows = _of_postgres(url) if url else _of_sqlite(home)
     log = AlertLog(settings)
     problems, acknowledged, now = log.problems(), log.acknowledgements(), instant()
-    quiet = [p for p in problems if (a := acknowledged.get(p.key)) and a.covers(p, now)]
+    said = [(acknowledged[p.key], p) for p in problems if p.key in acknowledged]
+    quiet = [p for each, p in said if each.covers(p, now) and each.active(now)]
     return {
         "failing_checks": failing_checks(rows),
         "sensors": last_ticks(rows),

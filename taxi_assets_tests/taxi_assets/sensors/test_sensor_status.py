@@ -42,6 +42,8 @@ def test_the_newest_evaluation_of_a_check_counts(world: World) -> None:
     log = AlertLog(world.settings)
     log.acknowledge(log.problems()[0].id, "somebody")
     assert status.watched(world.settings)["acknowledged"] == 1
+    log.acknowledge(log.problems()[0].id, "somebody", seconds=-1)  # its time is over
+    assert status.watched(world.settings)["acknowledged"] == 0
     run(world, "new_month", "2023-01")
     assert status.watched(world.settings)["failing_checks"] == {}
 
