@@ -112,7 +112,7 @@ def test_requests_are_replayed_there(there: There) -> None:
 
 def test_alerts_are_those_of_the_target(there: There) -> None:
     done = there.call("alerts")
-    assert (done.returncode, done.stdout) == (0, "0 open\n")
+    assert (done.returncode, done.stdout) == (0, f"0 open{status.UNWATCHED}\n")
 
 
 def test_the_doctor_says_who_makes_the_endpoint_and_that_the_environment_resolves(

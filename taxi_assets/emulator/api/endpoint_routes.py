@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from taxi_assets.emulator import errors
+from taxi_assets.emulator.api.plain_json import Json
 from taxi_assets.emulator.runtime import online_tables
 from taxi_assets.emulator.runtime.endpoints import Endpoint, Endpoints
 from taxi_assets.emulator.runtime.served_model import Document
@@ -57,6 +58,7 @@ class InferenceTable(BaseModel):
 
 class AiGateway(BaseModel):
     model_config = ConfigDict(extra="allow")  # rate limits, guardrails: kept and told
+    __pydantic_extra__: dict[str, Json]
 
     inference_table_config: InferenceTable | None = None
 

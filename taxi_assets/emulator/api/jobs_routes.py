@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from databricks_steps.settings import Settings
 from taxi_assets.emulator import errors
+from taxi_assets.emulator.api.plain_json import Json
 from taxi_assets.emulator.runtime.runs import Document, Runs
 
 ENVIRONMENTS = ("1", "2", "3", "4")  # versions of serverless compute
@@ -33,10 +33,10 @@ class SubmitTask(BaseModel):
     task_key: str = Field(max_length=100)
     spark_python_task: SparkPythonTask | None = None
     python_wheel_task: PythonWheelTask | None = None
-    new_cluster: dict[str, Any] | None = None
+    new_cluster: dict[str, Json] | None = None
     existing_cluster_id: str | None = None
     environment_key: str | None = Field(None, max_length=100)
-    libraries: list[dict[str, Any]] = []
+    libraries: list[dict[str, Json]] = []
 
 
 class EnvironmentSpec(BaseModel):
@@ -86,12 +86,7 @@ def routes(settings: Settings, runs: Runs) -> APIRouter:
     @router.post("/submit")
     def submit(run: SubmitRun) -> dict[str, int]:
         _require_compute(run.tasks[0], run.environments)
-        document = run.model_dump(exclude_none=True)
-        try:
-            orjson.dumps(document)
-        except TypeError as error:  # numbers and texts that JSON can say and nobody can mean
-            raise errors.invalid("A run must be plain JSON", error, "Correct it") from error
-        return {"run_id": runs.submit(document)}
+        return {"run_id": runs.submit(run.model_dump(exclude_none=True))}
 
     @router.get("/get")
     def get(run_id: int) -> Document:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import requests
 from databricks.sdk.errors import BadRequest, InvalidParameterValue, NotFound, ResourceDoesNotExist
 from databricks.sdk.errors.platform import ResourceAlreadyExists
 from databricks.sdk.service.ml import OnlineStore, PublishSpec
@@ -200,6 +201,30 @@ def test_a_wrong_configuration_is_refused(
         with pytest.raises(BadRequest, match=message):
             served.client.api_client.do(method, path, body=sent)
     assert states(served.client.serving_endpoints.get(served.settings.endpoint))[0] == "READY"
+
+
+@pytest.mark.parametrize(
+    "free", [{"limit": 2**70}, {"text": "\ud800"}, {"\ud800": 1}, {"deep": [{"\ud800": [1 << 64]}]}]
+)
+def test_what_json_cannot_keep_is_refused_where_a_body_is_free(
+    served: Workspace, free: dict[str, Any]
+) -> None:
+    gateway = served.client.serving_endpoints.get(served.settings.endpoint).ai_gateway
+    task = {"task_key": "step", "new_cluster": free, "spark_python_task": {"python_file": "a.py"}}
+    for method, path, sent in (
+        ("PUT", f"/api/2.0/serving-endpoints/{served.settings.endpoint}/ai-gateway", free),
+        ("POST", "/api/2.2/jobs/runs/submit", {"tasks": [task]}),
+        ("POST", "/api/2.2/jobs/runs/submit", {"tasks": [task | {"libraries": [free]}]}),
+    ):
+        answer = requests.request(
+            method,
+            f"{served.settings.host}{path}",
+            json=sent,
+            headers={"Authorization": f"Bearer {served.token}"},
+            timeout=10,
+        )
+        assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+    assert served.client.serving_endpoints.get(served.settings.endpoint).ai_gateway == gateway
 
 
 def test_a_restart_loses_nothing_and_needs_no_registry(start: Callable[[], Workspace]) -> None:
