@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-GROUPED_BY = ("trip_distance", "pickup_is_airport", "dropoff_is_airport", "trip_type")
 BANDS = (1, 2, 5, 10)  # miles
-GROUPS = (len(BANDS) + 1) * 2 * (len(TRIP_TYPES) + 1)
+GROUPS = (len(BANDS) + 1) * 2 * (len(TRIP_TYPES) + 1) * 2
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,7 @@ class Scorer:
             np.asarray(fares, dtype=np.float64).reshape(-1),
             np.asarray(trees, dtype=np.float64),
             self.spec.interval,
-            groups(*(matrix[:, self.spec.inputs.index(name)] for name in GROUPED_BY))
-            if self.spec.interval.groups
-            else None,
+            groups(matrix, self.spec) if self.spec.interval.groups else None,
         )
 
 
@@ -106,17 +103,22 @@ class FareRange:
     high: NDArray[np.float64]
 
 
-def groups(*columns: NDArray[Any]) -> NDArray[np.int64]:
-    """`GROUPED_BY` (rows,) each → the group of each ride (rows,), of `GROUPS`.
+def groups(matrix: NDArray[np.float32], spec: FeatureSpec) -> NDArray[np.int64]:
+    """Rides as `Scorer.predict` takes them → the group of each (rows,), of `GROUPS`.
 
     By what a request can tell: bands of distance, whether either end is an airport, and the trip
-    type where it is told.
+    type where it is told; and by whether any feature was known of it.
     """
-    miles, from_airport, to_airport, trip_type = columns
-    band = np.digitize(miles, BANDS)
-    airport = (np.asarray(from_airport) > 0) | (np.asarray(to_airport) > 0)
-    kind = np.asarray(trip_type).astype(np.int64)
+    given = dict(zip(spec.inputs, matrix.T, strict=True))
+    band = np.digitize(given["trip_distance"], BANDS)
+    airport = (given["pickup_is_airport"] > 0) | (given["dropoff_is_airport"] > 0)
+    kind = given["trip_type"].astype(np.int64)
+    known = np.zeros(len(matrix), bool)
+    for lookup in spec.lookups:
+        for name, default in lookup.defaults.items():
+            known |= given[name] != np.float32(default)
     found: NDArray[np.int64] = (band * 2 + airport) * (len(TRIP_TYPES) + 1) + kind
+    found += known * (GROUPS // 2)
     return found
 
 
@@ -128,11 +130,13 @@ def stretched(
 ) -> FareRange:
     """The interval of fares (rows,) whose trees say (rows, trees); never below 0 dollars.
 
-    `group` (rows,) picks the stretch among the interval's own; None: the one of all.
+    `group` (rows,) picks the stretch among the interval's own; None: the one of all. Versions
+    logged before features had groups of their own have half as many.
     """
     below, above = spread(fares, trees, interval.low, interval.high, interval.floor)
     stretches = np.array([(interval.low_stretch, interval.high_stretch), *interval.groups])
-    low, high = stretches[np.zeros(len(fares), int) if group is None else group + 1].T
+    own = np.zeros(len(fares), int) if group is None else group % len(interval.groups) + 1
+    low, high = stretches[own].T
     return FareRange(fares, np.maximum(fares - low * below, 0.0), fares + high * above)
 
 

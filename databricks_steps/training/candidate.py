@@ -16,8 +16,8 @@ from databricks_steps.distributions import Baseline
 from databricks_steps.errors import ModelError
 from databricks_steps.features.lookups import LOOKUPS
 from databricks_steps.features.request import NOT_TOLD
-from databricks_steps.inference.feature_spec import FareInterval
-from databricks_steps.inference.scorer import GROUPED_BY, Scorer, groups
+from databricks_steps.inference.feature_spec import FareInterval, FeatureSpec
+from databricks_steps.inference.scorer import Scorer, groups
 from databricks_steps.interfaces import Platform, Verdict
 from databricks_steps.settings import DATABRICKS, Settings
 from databricks_steps.training import (
@@ -109,7 +109,8 @@ def fitted(settings: Settings, training_set: DataFrame) -> Fitted:
     served, trees = onnx_predict(graph, holdout)
     parity = float(abs(served - predicted).max())
     interval = _interval(settings, graph, holdout, looked_up)
-    covered = intervals.covered(holdout, served, trees, interval)
+    group = groups(dataset.matrix(holdout), FeatureSpec.current(settings))
+    covered = intervals.covered(holdout, served, trees, interval, group)
     return Fitted(
         *(pipeline, graph, train, holdout, looked_up, predicted, trees, parity),
         *(interval, covered),
@@ -133,7 +134,7 @@ def _interval(
         rides, trips = [*rides, *map(dataset.without, rides)], [*trips, *trips]
     asked = pd.concat(rides, ignore_index=True)
     fares, trees = onnx_predict(graph, asked)
-    group = groups(*(asked[name].to_numpy() for name in GROUPED_BY))
+    group = groups(dataset.matrix(asked), FeatureSpec.current(settings))
     paid = asked[schemas.LABEL].to_numpy()
     whose = np.concatenate(trips)  # all rows of a trip are in one half
     return intervals.calibrated(paid, fares, trees, settings.interval, group, whose)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from databricks_steps.inference.feature_spec import FareInterval
-from databricks_steps.inference.scorer import GROUPED_BY, GROUPS, groups, spread, stretched
+from databricks_steps.inference.scorer import GROUPS, spread, stretched
 from databricks_steps.schemas import LABEL
 from databricks_steps.settings import Interval
 
@@ -36,8 +36,9 @@ def calibrated(
 
     `fares` (rows,) were paid, `predicted` (rows,) and `trees` (rows, trees) say the model. With
     `group` (rows,), of `scorer.GROUPS`, each group has stretches of its own (Mondrian conformal
-    prediction: Vovk et al. 2005, section 4.5); one of few rows takes those of all. `trips` (rows,)
-    numbers the trips where one may stand in more than one row: a trip is in one half alone.
+    prediction: Vovk et al. 2005, section 4.5); one of few rows takes those of all rides of which
+    features are known, or are not. `trips` (rows,) numbers the trips where one may stand in more
+    than one row: a trip is in one half alone.
     """
     import numpy as np
 
@@ -55,13 +56,22 @@ def calibrated(
         int((~fits).sum()),
     )
     if group is not None:
-        whole = (found.low_stretch, found.high_stretch)
-        own = [group[fits] == number for number in range(GROUPS)]
-        by_group = tuple(
-            _stretches(shortfall[rows], excess[rows], wanted) if rows.sum() >= LEAST else whole
-            for rows in own
-        )
-        found = replace(found, groups=by_group)
+        fitted = group[fits]
+
+        def own(*numbers: int) -> tuple[float, float] | None:
+            rows = np.isin(fitted, numbers)
+            enough = rows.sum() >= LEAST
+            return _stretches(shortfall[rows], excess[rows], wanted) if enough else None
+
+        whole = found.low_stretch, found.high_stretch
+        halves = np.arange(GROUPS).reshape(2, -1)  # features are not known, or are
+        by_half = [
+            [own(number) or own(*half) or whole for number in half]
+            for half in halves
+            if np.isin(half, fitted).any()
+        ] or [[whole] * len(halves[0])]
+        # A model that was never asked with features answers the same with them.
+        found = replace(found, groups=tuple(by_half[0] + by_half[-1]))
         group = group[~fits]
     seen = stretched(predicted[~fits], trees[~fits], found, group)
     inside = (fares[~fits] >= seen.low) & (fares[~fits] <= seen.high)
@@ -69,10 +79,13 @@ def calibrated(
 
 
 def covered(
-    holdout: pd.DataFrame, predicted: Array, trees: Array, interval: FareInterval
+    holdout: pd.DataFrame,
+    predicted: Array,
+    trees: Array,
+    interval: FareInterval,
+    group: Numbers,
 ) -> dict[str, float]:
     """Kind of trip → share of its fares inside the interval; no request can tell the kind."""
-    group = groups(*(holdout[name].to_numpy() for name in GROUPED_BY))
     found = stretched(predicted, trees, interval, group)
     inside = holdout[LABEL].between(found.low, found.high)
     return {

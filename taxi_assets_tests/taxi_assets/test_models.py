@@ -274,7 +274,11 @@ def test_a_ride_of_now_is_answered_from_what_its_zones_are(trained: Trained) -> 
 def test_a_champion_beats_the_line_at_every_age_on_every_pair_of_months(
     spark: SparkSession, real_data: Path, tmp_path: Path, learned: str, month: str, delay: int
 ) -> None:
-    """Its ranges cover what they promise at every age; with the publisher's delay they are one."""
+    """Its ranges cover what they promise at every age; with the publisher's delay they are one.
+
+    With a live feed, too, a ride of which no feature is known is not told with more certainty, at
+    JFK least of all.
+    """
     source = tmp_path / "source"
     source.mkdir()
     for name in (learned, month):
@@ -301,17 +305,23 @@ def test_a_champion_beats_the_line_at_every_age_on_every_pair_of_months(
         error = evaluation.measures(fares, scorer.predict(asked))
         found = scorer.predict_interval(asked)
         covered = float(((fares >= found.low) & (fares <= found.high)).mean())
-        from_jfk = frame["pickup_location_id"].to_numpy() == JFK
-        wide[age] = float((found.high - found.low)[from_jfk].mean())
+        jfk = frame[["pickup_location_id", "dropoff_location_id"]].eq(JFK).any(axis=1).to_numpy()
+        wide[age] = [
+            float(part.mean()) for part in (found.high - found.low, (found.high - found.low)[jfk])
+        ]
         print(f"{month}, delay {delay}, {age}: RMSE {error['rmse']:.3f} ({beat['rmse']:.3f}), MAE")
         print(
-            f"  {error['mae']:.3f} ({beat['mae']:.3f}), covered {covered:.3f}, JFK {wide[age]:.2f}"
+            f"  {error['mae']:.3f} ({beat['mae']:.3f}), covered {covered:.3f}, "
+            f"wide {wide[age][0]:.2f}, at JFK {wide[age][1]:.2f}"
         )
         assert error["rmse"] < beat["rmse"], age
         assert error["mae"] < beat["mae"], age
-        assert 0.72 <= covered <= 0.88, age
+        assert 0.77 <= covered <= 0.83, age
     if delay:
         assert wide["none"] == pytest.approx(wide["fresh"])
+    else:
+        assert wide["none"][0] > wide["fresh"][0]
+        assert wide["none"][1] > wide["fresh"][1]
 
 
 def test_a_version_reproduces_itself(trained: Trained) -> None:

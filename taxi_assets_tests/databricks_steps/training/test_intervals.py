@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from databricks_steps import schemas
+from databricks_steps.inference.feature_spec import FareInterval, FeatureSpec
 from databricks_steps.inference.scorer import GROUPS, groups, spread, stretched
-from databricks_steps.settings import Interval
+from databricks_steps.settings import Interval, Settings
 from databricks_steps.training.intervals import calibrated
 
 WANTED = Interval()
+SPEC = FeatureSpec.current(Settings())
 
 
 def sample(rows: int, seed: int, noise: float = 3.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -20,6 +25,15 @@ def sample(rows: int, seed: int, noise: float = 3.0) -> tuple[np.ndarray, np.nda
     fares = predicted + chance.normal(0, noise, rows) * scale
     trees = predicted[:, None] + chance.normal(0, 0.5, (rows, 40)) * scale[:, None]
     return fares, predicted, trees
+
+
+def rides(**columns: np.ndarray) -> np.ndarray:
+    """Rides of which no feature is known, as the graph takes them."""
+    (rows,) = {len(values) for values in columns.values()}
+    defaults = {c.name: c.default or 0.0 for c in schemas.MODEL_INPUTS}
+    given: dict[str, Any] = {**defaults, **columns}
+    table = [np.broadcast_to(given[name], rows) for name in SPEC.inputs]
+    return np.column_stack(table).astype("float32")
 
 
 def coverage(fares: np.ndarray, predicted: np.ndarray, trees: np.ndarray, by: object) -> float:
@@ -57,14 +71,15 @@ def test_each_group_of_rides_has_stretches_of_its_own() -> None:
         fares, predicted, trees = sample(rows, seed)
         airport = np.arange(rows) % 3 == 0
         fares = predicted + (fares - predicted) * np.where(airport, 4.0, 0.5)
-        far, no = np.full(rows, 12.0), np.zeros(rows)
-        return fares, predicted, trees, groups(far, airport, no, no), airport
+        group = groups(rides(trip_distance=np.full(rows, 12.0), pickup_is_airport=airport), SPEC)
+        return fares, predicted, trees, group, airport
 
     fares, predicted, trees, group, _ = asked(6_000, 1)
     one = calibrated(fares, predicted, trees, WANTED)
     own = calibrated(fares, predicted, trees, WANTED, group)
     assert len(own.groups) == GROUPS
     assert own.groups[0] == (own.low_stretch, own.high_stretch)  # no such ride was seen
+    assert own.groups[: GROUPS // 2] == own.groups[GROUPS // 2 :]  # nor one with features
     fares, predicted, trees, group, airport = asked(20_000, 2)
 
     def covered(low: np.ndarray, high: np.ndarray) -> list[float]:
@@ -77,12 +92,54 @@ def test_each_group_of_rides_has_stretches_of_its_own() -> None:
     assert covered(found.low, found.high)[0] < 0.7
 
 
-def test_a_group_is_told_by_distance_airports_and_type() -> None:
-    miles = np.array([0.5, 1.0, 1.0, 12.0, 12.0])
-    zero, one = np.zeros(5), np.array([0, 0, 1, 0, 1])
-    found = groups(miles, zero, one, np.array([0, 0, 0, 2, 2]))
-    assert found.tolist() == [0, 6, 9, 26, 29]
-    assert GROUPS == 30
+def test_a_ride_of_which_no_feature_is_known_is_not_told_with_more_certainty() -> None:
+    """Where features are known fares scatter half as much; of airports there are too few rides."""
+
+    def asked(rows: int, seed: int) -> tuple[np.ndarray, ...]:
+        fares, predicted, trees = sample(rows, seed)
+        known, airport = np.arange(rows) % 4 < 2, np.arange(rows) % 100 < 4
+        fares = predicted + (fares - predicted) * np.where(known, 0.5, 1.0)
+        given = rides(
+            trip_distance=np.full(rows, 12.0),
+            pickup_is_airport=airport,
+            pickup_mean_fare_7d=np.where(known, 40.0, schemas.DEFAULT_FARE),
+        )
+        return fares, predicted, trees, groups(given, SPEC), known, airport
+
+    fares, predicted, trees, group, *_ = asked(6_000, 1)
+    own = calibrated(fares, predicted, trees, WANTED, group)
+    fares, predicted, trees, group, known, airport = asked(100_000, 2)
+    found = stretched(predicted, trees, own, group)
+    inside = (fares >= found.low) & (fares <= found.high)
+    for rows in (airport, ~airport):
+        shares = [float(inside[rows & half].mean()) for half in (known, ~known)]
+        assert shares == pytest.approx([0.8, 0.8], abs=0.04)
+        widths = [float((found.high - found.low)[rows & half].mean()) for half in (known, ~known)]
+        assert widths[0] < 0.6 * widths[1]
+
+
+def test_versions_of_before_features_had_groups_keep_theirs() -> None:
+    asked = rides(trip_distance=np.array([12.0, 12.0]), pickup_mean_fare_7d=np.array([15.0, 40.0]))
+    group = groups(asked, SPEC)
+    assert group.tolist() == [24, 54]
+    old = tuple((float(n), float(n)) for n in range(GROUPS // 2))
+    interval = FareInterval(0.1, 0.9, 0.1, 1.0, 1.0, 0.8, 100, old)
+    found = stretched(np.full(2, 100.0), np.full((2, 5), 100.0), interval, group)
+    assert (found.high - found.fares).tolist() == pytest.approx([2.4, 2.4])
+
+
+def test_a_group_is_told_by_distance_airports_type_and_features() -> None:
+    asked = rides(
+        trip_distance=np.array([0.5, 1.0, 1.0, 12.0, 12.0]),
+        dropoff_is_airport=np.array([0, 0, 1, 0, 1]),
+        trip_type=np.array([0, 0, 0, 2, 2]),
+    )
+    assert groups(asked, SPEC).tolist() == [0, 6, 9, 26, 29]
+    for name in ("pickup_mean_fare_7d", "dropoff_trip_count_24h"):
+        known = asked.copy()
+        known[1, SPEC.inputs.index(name)] += 1
+        assert groups(known, SPEC).tolist() == [0, 36, 9, 26, 29]
+    assert GROUPS == 60
 
 
 def test_trees_that_scatter_too_much_are_drawn_in() -> None:
