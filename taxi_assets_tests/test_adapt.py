@@ -110,6 +110,7 @@ def test_trips_of_another_city_are_read_and_held_to_its_limits(tmp_path: Path) -
     assert {row["pickup_location_id"] for row in made["rows"]} == {76}
 
 
+@pytest.mark.long  # two trainings
 def test_another_estimator_is_trained_judged_and_served(
     spark: SparkSession, tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ def test_the_runs_own_requests_are_nobodys_rides_and_those_of_users_are(
     rerun(home, small_source, **NO_ENGINE)
 
 
+@pytest.mark.long  # a whole run more
 def test_forced_every_verdict_is_proven_anew_and_no_row_is_added(
     home: Home, small_source: Path
 ) -> None:

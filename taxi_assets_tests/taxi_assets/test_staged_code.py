@@ -191,6 +191,7 @@ def secrets(contents: Iterable[tuple[str, bytes]], known: Mapping[str, str]) -> 
     }
 
 
+@pytest.mark.long  # a launched step
 def test_the_wheel_holds_the_modules_and_data_of_the_two_packages_alone(launched: Launched) -> None:
     archive = zipfile.ZipFile(io.BytesIO(launched.staged(".whl")))
     names = [name for name in archive.namelist() if ".dist-info/" not in name]
@@ -202,6 +203,7 @@ def test_the_wheel_holds_the_modules_and_data_of_the_two_packages_alone(launched
         assert archive.read(name) == (launched.checkout / name).read_bytes(), name
 
 
+@pytest.mark.long  # a launched step
 def test_the_wheel_is_enough_to_make_the_definitions(launched: Launched, tmp_path: Path) -> None:
     zipfile.ZipFile(io.BytesIO(launched.staged(".whl"))).extractall(tmp_path)
     code = (
@@ -231,6 +233,7 @@ def test_the_wheel_is_enough_to_make_the_definitions(launched: Launched, tmp_pat
     assert stopped.stderr.startswith("error: This installation has no emulator: ")
 
 
+@pytest.mark.long  # a launched step
 def test_files_and_wheel_are_staged_for_a_step_and_one_run_is_submitted(launched: Launched) -> None:
     put = [request.path for request, _ in launched.exchanged if request.method == "PUT"]
     wheel, *files = sorted(
@@ -252,6 +255,7 @@ def test_files_and_wheel_are_staged_for_a_step_and_one_run_is_submitted(launched
     assert {name for name in variables if re.search("TOKEN|SECRET|PASSWORD|KEY", name)} == set()
 
 
+@pytest.mark.long  # a launched step
 def test_no_secret_travels_or_is_written_down(launched: Launched) -> None:
     out, _, refusal, _ = launched.said
     assert "said: success" in out

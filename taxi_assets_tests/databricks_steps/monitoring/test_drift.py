@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import wasserstein_distance
 
 from databricks_steps import schemas
 from databricks_steps.distributions import ALL, FINE, PLACES, Baseline, Bins, Counted
@@ -44,6 +43,8 @@ def world(
 @given(st.floats(-3, 3), st.floats(0.5, 2))
 @settings(max_examples=25, deadline=None)
 def test_wasserstein_is_that_of_the_samples_to_a_bins_width(shift: float, scale: float) -> None:
+    from scipy.stats import wasserstein_distance  # a second: not where it is only collected
+
     inside = np.clip(LEARNED, *np.quantile(LEARNED, [0.002, 0.998]))
     now = np.clip(10.0 + shift + (inside - 10.0) * scale, inside.min(), inside.max())
     bins = Bins.of(LEARNED)

@@ -6,7 +6,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -48,8 +48,18 @@ def taught(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return home
 
 
+def by_kind() -> list[Any]:
+    """The first scenario of each kind as it is, those like it as long ones."""
+    seen, found = set(), list[Any]()
+    for name, scenario in SCENARIOS.items():
+        again = scenario.kind in seen and not scenario.refused
+        found.append(pytest.param(name, marks=pytest.mark.long if again else ()))
+        seen.add(scenario.kind)
+    return found
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", by_kind())
 def test_a_scenario_fires_exactly_its_checks(
     name: str, taught: Path, spark: SparkSession, tmp_path: Path
 ) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
-import skops.io
 
 from databricks_steps import schemas
 from databricks_steps.errors import ModelError, SettingsError
@@ -192,6 +191,8 @@ def test_zones_zip_codes_and_no_zones_are_told_alike_by_pipeline_and_graph(
 
 
 def test_boosters_are_of_quantiles_and_their_graph_gives_their_fares() -> None:
+    import skops.io
+
     rows, unseen = training_rows(4_000), training_rows(1_000, seed=4)
     pipeline = fit(rows, BOOSTING)
     fares, members = onnx_predict(to_onnx(pipeline), unseen)

@@ -9,15 +9,8 @@ from typing import Any
 
 import pytest
 import requests
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
 from databricks_steps.inference.request import FORMS
 from taxi_assets.emulator.api import openapi
@@ -27,12 +20,6 @@ pytestmark = pytest.mark.long  # thousands of generated requests
 
 # 10,000 cases are for a look by hand (docs/serving.md); the suite tries fewer of each kind.
 CASES = int(os.environ.get("TAXI_CONTRACT_CASES", "1000"))
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-]
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +51,20 @@ def test_the_document_describes_every_route_and_every_status(document: dict[str,
     forms = [kind["$ref"].rpartition("/")[2] for kind in body["schema"]["anyOf"]]
     schemas = document["components"]["schemas"]
     assert tuple(name for form in forms for name in schemas[form]["required"]) == FORMS
-    schemathesis.openapi.from_dict(document)
+    described(document)
+
+
+def described(document: dict[str, Any]) -> Any:
+    """The API that a document describes."""
+    import schemathesis  # half a second: not where no test of this file runs
+
+    return schemathesis.openapi.from_dict(document)
 
 
 def test_no_generated_request_breaks_the_server_or_its_document(
     served: Workspace, document: dict[str, Any], tried: Counter[int]
 ) -> None:
-    api = schemathesis.openapi.from_dict(document)
+    api = described(document)
     api.config.update(base_url=served.settings.host)
     operations = [found.ok() for found in api.get_all_operations()]
     assert len(operations) > 20
@@ -89,11 +83,20 @@ def _try(
     operation: Any, cases: int, headers: dict[str, str], served: Workspace, tried: Counter[int]
 ) -> None:
     """Requests as the document has them, and requests that break it, to one operation."""
+    from schemathesis import GenerationMode, checks
+    from schemathesis.specs.openapi import checks as of_openapi
+
     own = served.settings.endpoint
     strategy = st.one_of(
-        operation.as_strategy(generation_mode=schemathesis.GenerationMode.POSITIVE),
-        operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE),
+        operation.as_strategy(generation_mode=GenerationMode.POSITIVE),
+        operation.as_strategy(generation_mode=GenerationMode.NEGATIVE),
     )
+    conforms = [
+        checks.not_a_server_error,
+        of_openapi.status_code_conformance,
+        of_openapi.content_type_conformance,
+        of_openapi.response_schema_conformance,
+    ]
 
     @seed(20221)
     @settings(
@@ -112,7 +115,7 @@ def _try(
                 case.path_parameters["served"] = "taxi-fare"
         if lot != 7:  # some go as they were generated, with any token or none
             case.headers = {**(case.headers or {}), **headers}
-        answer = case.call_and_validate(checks=CHECKS)
+        answer = case.call_and_validate(checks=conforms)
         tried[answer.status_code] += 1
 
     attempt()

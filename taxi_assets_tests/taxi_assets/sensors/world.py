@@ -1,6 +1,7 @@
 """A home with a real Dagster instance and small assets of the pipeline's names, for sensors."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,14 @@ from taxi_assets.resources.alerts import AlertLog, JsonLines
 from taxi_assets.resources.targets import Target, Watch
 from taxi_assets.sensors import sensors
 
-MONTHLY = (
-    *("raw_trips", "arrivals", "trips", "quarantined_trips"),
-    *("pickup_features", "dropoff_features"),
-    *("batch_predictions", "endpoint_payloads", "drift_report", "live_performance"),
+MONTHLY = (  # by the step that makes them
+    *(("raw_trips", "arrivals"), ("trips", "quarantined_trips")),
+    *(("pickup_features",), ("dropoff_features",), ("batch_predictions",)),
+    *(("endpoint_payloads",), ("drift_report", "live_performance")),
 )
 OTHERS = (
-    *("training_set", "fare_model", "champion_model"),
-    *("pickup_features_online", "dropoff_features_online", "serving_endpoint"),
+    *(("training_set",), ("fare_model",), ("champion_model",)),
+    ("pickup_features_online", "dropoff_features_online", "serving_endpoint"),
 )
 CHECKS = {
     "batch_predictions": "prediction_drift",
@@ -43,31 +44,39 @@ class Source(dg.Config):
     source: str = ""
 
 
-def _asset(name: str, facts: Path) -> dg.AssetsDefinition:
-    """An asset that does nothing but what `facts` says of its run's month."""
+def _step(names: tuple[str, ...], facts: Path) -> dg.AssetsDefinition:
+    """Assets of one step that does nothing but what `facts` says of its run's month."""
+    checks = [dg.AssetCheckSpec(CHECKS[name], asset=name) for name in names if name in CHECKS]
 
-    def made(context: dg.AssetExecutionContext, config: Source) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    @dg.multi_asset(
+        name=names[0],
+        specs=[dg.AssetSpec(name, skippable=True) for name in names],
+        partitions_def=MONTHS if names in MONTHLY else None,
+        backfill_policy=ONE_RUN if names in MONTHLY else None,
+        check_specs=checks,
+        can_subset=True,
+    )
+    def made(context: dg.AssetExecutionContext, config: Source) -> Iterator[Any]:
         month = (run_months(dict(context.run.tags)) or ("",))[-1]
         told = json.loads(facts.read_text()) if facts.exists() else {}
-        if name in told.get("broken", ()):
-            raise RuntimeError(f"{name} broke")
-        metadata: dict[str, Any] = {"source": config.source}
-        if name == "drift_report":
-            metadata["triage"] = {"month": month, **QUIET, **told.get("triage", {}).get(month, {})}
-        results = []
-        if name in CHECKS:
+        if {*names} & {*told.get("broken", ())}:
+            raise RuntimeError(f"{names[0]} broke")
+        for key in context.selected_asset_keys:
+            name = key.to_user_string()
+            metadata: dict[str, Any] = {"source": config.source}
+            if name == "drift_report":
+                triage = told.get("triage", {}).get(month, {})
+                metadata["triage"] = {"month": month, **QUIET, **triage}
+            yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+        for check in context.selected_asset_check_keys:
+            asset = check.asset_key.to_user_string()
             drifted = context.run.job_name == "new_month" and month in told.get("drifted", ())
-            passed = name not in told.get("failing", ()) and not (drifted and name != "trips")
-            results = [dg.AssetCheckResult(passed=passed, check_name=CHECKS[name])]
-        return dg.MaterializeResult(metadata=metadata, check_results=results)
+            passed = asset not in told.get("failing", ()) and not (drifted and asset != "trips")
+            yield dg.AssetCheckResult(
+                asset_key=check.asset_key, passed=passed, check_name=check.name
+            )
 
-    monthly = name in MONTHLY
-    return dg.asset(
-        name=name,
-        partitions_def=MONTHS if monthly else None,
-        backfill_policy=ONE_RUN if monthly else None,
-        check_specs=[dg.AssetCheckSpec(CHECKS[name], asset=name)] if name in CHECKS else None,
-    )(made)
+    return made
 
 
 def _drift(asset: str) -> Any:
@@ -84,7 +93,7 @@ def definitions(settings: Settings, watch: Watch | None = None) -> dg.Definition
     """The jobs and sensors of the project on assets that take no time."""
     facts = settings.home / "facts.json"
     return dg.Definitions(
-        assets=[_asset(name, facts) for name in (*MONTHLY, *OTHERS)],
+        assets=[_step(names, facts) for names in (*MONTHLY, *OTHERS)],
         asset_checks=[_drift("pickup_features"), _drift("dropoff_features")],
         jobs=[jobs.fare_pipeline, jobs.new_month, jobs.retrain],
         sensors=sensors(Target("local", settings), watch or Watch(seconds=1)),
