@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from databricks_steps import schemas
 from databricks_steps.features.request import TRIP_TYPE
@@ -31,14 +31,23 @@ def fit(train: pd.DataFrame, parameters: Forest | Boosting) -> Pipeline:
 
 
 def estimator(parameters: Forest | Boosting, rows: int) -> Metered:
-    """The estimator that these parameters are of, for so many training rows."""
-    from databricks_steps.training.boosting import MeteredBoosting
-    from databricks_steps.training.forest import MeteredForest
+    """The model with the ensemble that these parameters are of, for so many training rows."""
+    from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 
-    places: dict[str, Any] = {
-        "distance": INPUTS.index("trip_distance"),
-        "zones": (INPUTS.index("pickup_location_id"), INPUTS.index("dropoff_location_id")),
-        "trip_type": INPUTS.index(TRIP_TYPE),
-    }
-    kind = MeteredForest if isinstance(parameters, Forest) else MeteredBoosting
-    return kind(**places, **parameters.params(rows))
+    from databricks_steps.training.boosting import QuantileBoosters
+    from databricks_steps.training.metered import Metered
+
+    given = parameters.params(rows)
+    ensemble = (
+        RandomForestRegressor(**given)
+        if isinstance(parameters, Forest)
+        else QuantileBoosters(
+            quantiles=given.pop("quantiles"), booster=HistGradientBoostingRegressor(**given)
+        )
+    )
+    return Metered(
+        ensemble,
+        distance=INPUTS.index("trip_distance"),
+        zones=(INPUTS.index("pickup_location_id"), INPUTS.index("dropoff_location_id")),
+        trip_type=INPUTS.index(TRIP_TYPE),
+    )

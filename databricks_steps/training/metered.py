@@ -1,4 +1,4 @@
-"""The line of the meter, and what trees add to it: what all estimators share.
+"""The model: the line of the meter, and what an ensemble adds to it.
 
 Where zones lie is said to the trees as facts that do not age (docs/adr/0024).
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from joblib import Parallel, delayed
-from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.linear_model import LinearRegression
 
 from databricks_steps.features.request import NOT_TOLD
-from databricks_steps.inference.feature_spec import middle
+from databricks_steps.inference.feature_spec import TRIM, middle
 from databricks_steps.trips import zones
 
 if TYPE_CHECKING:
@@ -38,29 +38,34 @@ class Metered(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     A second ensemble of as many members answers where the trip type is told: it learns from such
     rows alone, so that the first one answers rides of any type.
 
-    `distance` and `trip_type` are positions of columns; `zones` those of both ends' location
-    ids, in whose place the ensembles get `zones.FACTS` and the detour. An estimator says what its
-    `ensemble` is; `onnx_graph.tree_node` writes its members.
+    `ensemble` is not fitted yet: it has `fit`, and `estimators_` once it is, of which
+    `onnx_graph` knows how to write each. `distance` and `trip_type` are positions of columns;
+    `zones` those of both ends' location ids, in whose place the ensembles get `zones.FACTS` and
+    the detour.
     """
 
-    distance: int
-    zones: tuple[int, int]
-    trip_type: int
-    n_jobs: int | None = None  # threads that predict, by members
-
-    def ensemble(self, rows: int) -> Any:
-        """One that is not fitted yet, for so many rows: `fit`, and `estimators_` once it is."""
-        raise NotImplementedError
+    def __init__(
+        self,
+        ensemble: Any,
+        distance: int = 0,
+        zones: tuple[int, int] = (1, 2),
+        trip_type: int = 3,
+    ) -> None:
+        self.ensemble = ensemble
+        self.distance = distance
+        self.zones = zones
+        self.trip_type = trip_type
 
     def fit(self, X: Matrix, y: Matrix) -> Metered:  # noqa: N803 scikit-learn's names
         """Fit the line to (rows, columns) and fares in dollars, then the ensembles to the rest."""
         self.meter_ = LinearRegression().fit(self._miles(X), y)
         rest = y - self.meter_.predict(self._miles(X))
-        self.any_ = self.ensemble(len(X)).fit(self.with_facts(X), rest)
+        self.any_ = _of_rows(self.ensemble, len(X)).fit(self.with_facts(X), rest)
         told = X[:, self.trip_type] > NOT_TOLD
         self.typed_ = None
         if (rows := int(told.sum())) >= LEAST_TOLD:
-            self.typed_ = self.ensemble(rows).fit(self.with_facts(X, typed=True)[told], rest[told])
+            typed = self.with_facts(X, typed=True)
+            self.typed_ = _of_rows(self.ensemble, rows).fit(typed[told], rest[told])
         return self
 
     def predict(self, X: Matrix) -> Matrix:  # noqa: N803
@@ -84,17 +89,35 @@ class Metered(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return fares
 
     def predict_unseen(self, X: Matrix, rows: Matrix) -> Matrix:  # noqa: N803
-        """Fares of `rows` (n,) of the rows it was fitted to, by members that have not learned from
-        them, no type told: dollars (n,); NaN where every member has."""
+        """Fares of `rows` (n,) of the rows it was fitted to, no type told: dollars (n,).
+
+        Each is the trimmed mean of those members alone that have not drawn the row (out of bag:
+        Breiman, 1996); NaN where every member has, as of an ensemble that draws none.
+        """
         import numpy as np
 
-        return np.full(len(rows), np.nan)
+        drawn = getattr(self.any_, "estimators_samples_", None)
+        if drawn is None or not len(rows):
+            return np.full(len(rows), np.nan)
+        members = self._rests(self.any_, self.with_facts(X[rows]))
+        for column, places in enumerate(drawn):
+            members[np.isin(rows, places), column] = np.nan
+        members.sort(axis=1)  # NaN comes last
+        count = np.isfinite(members).sum(axis=1)
+        first = np.minimum((count * TRIM).astype(int), np.maximum(count - 1, 0) // 2)
+        place = np.arange(members.shape[1])
+        taken = (place >= first[:, None]) & (place < (count - first)[:, None])
+        with np.errstate(invalid="ignore"):
+            rests = np.where(taken, members, 0.0).sum(axis=1) / taken.sum(axis=1)
+        fares: Matrix = self.meter_.predict(self._miles(X[rows])) + rests
+        return fares
 
     def _rests(self, ensemble: Any, facts: Matrix) -> Matrix:
         import numpy as np
 
         one = delayed(lambda tree: tree.predict(facts))
-        rests = Parallel(self.n_jobs, prefer="threads")(map(one, ensemble.estimators_))
+        threads = getattr(ensemble, "n_jobs", None)
+        rests = Parallel(threads, prefer="threads")(map(one, ensemble.estimators_))
         found: Matrix = np.column_stack(rests)
         return found
 
@@ -120,3 +143,11 @@ class Metered(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _miles(self, X: Matrix) -> Matrix:  # noqa: N803
         return X[:, [self.distance]]
+
+
+def _of_rows(ensemble: Any, rows: int) -> Any:
+    """A copy to be fitted to so many rows: none of its members may draw more."""
+    found = clone(ensemble)
+    if (most := getattr(found, "max_samples", None)) is not None:
+        found.set_params(max_samples=min(most, rows))
+    return found

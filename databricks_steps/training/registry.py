@@ -39,9 +39,8 @@ VERDICTS = "verdicts.json"
 FARE_MODEL = "fare_model"  # the model's name in its run
 # All a model saved by skops holds besides numpy and scikit-learn's own public types.
 TRUSTED = [
-    "databricks_steps.training.boosting.MeteredBoosting",
     "databricks_steps.training.boosting.QuantileBoosters",
-    "databricks_steps.training.forest.MeteredForest",
+    "databricks_steps.training.metered.Metered",
     "databricks_steps.training.request_columns.RequestColumns",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",

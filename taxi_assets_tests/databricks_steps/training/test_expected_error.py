@@ -11,7 +11,7 @@ from databricks_steps.inference.feature_spec import middle
 from databricks_steps.settings import Gate
 from databricks_steps.training.dataset import INPUTS
 from databricks_steps.training.expected_error import ANY, ExpectedError, measured
-from databricks_steps.training.forest import MeteredForest
+from databricks_steps.training.metered import Metered
 
 NEAR, FAR = "distance 1 to 2 miles", "distance 5 to 10 miles"
 NIGHT, DAY = "hour under 6 h", "hour 10 to 16 h"
@@ -76,19 +76,19 @@ def test_of_nothing_nothing_is_expected() -> None:
 
 
 def test_a_row_is_answered_by_the_trees_that_have_not_drawn_it() -> None:
+    from sklearn.ensemble import RandomForestRegressor
+
     random = np.random.default_rng(5)
     rows = random.random((1_500, len(INPUTS))) * 10
     rows[:, INPUTS.index("pickup_location_id")] = random.integers(1, 264, 1_500)
     rows[:, INPUTS.index("dropoff_location_id")] = random.integers(1, 264, 1_500)
     rows[:, INPUTS.index("trip_type")] = 0
     fares = 3 + 2.5 * rows[:, INPUTS.index("trip_distance")] + random.normal(0, 1, 1_500)
-    forest = MeteredForest(
+    forest = Metered(
+        RandomForestRegressor(n_estimators=9, max_samples=1_000, random_state=1),
         INPUTS.index("trip_distance"),
         (INPUTS.index("pickup_location_id"), INPUTS.index("dropoff_location_id")),
         INPUTS.index("trip_type"),
-        n_estimators=9,
-        max_samples=1_000,
-        random_state=1,
     ).fit(rows, fares)
     asked = np.arange(0, 1_500, 7)
     found = forest.predict_unseen(rows, asked)
