@@ -153,7 +153,7 @@ def train(
     that lets the version become champion. `made_from` is the digest of all inputs.
     """
     settings = platform.settings
-    _LOG.info("fits the forest")
+    _LOG.info("fits the model")
     model = fitted(settings, training_set)
     _LOG.info("measures the error by the age of features, and by slice")
     metrics = evaluation.measures(model.fares, model.predicted)

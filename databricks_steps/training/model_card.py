@@ -140,12 +140,12 @@ def _interval(found: FareInterval, covered: Mapping[str, float]) -> Text:
     wanted = found.high - found.low
     kinds = ", ".join(f"{kind} {share:.1%}" for kind, share in covered.items())
     return Text(
-        f"Quantiles {found.low:g} and {found.high:g} of the trees, stretched by "
+        f"Quantiles {found.low:g} and {found.high:g} of the members, stretched by "
         f"{found.low_stretch:.2f} below and {found.high_stretch:.2f} above (at least "
         f"{found.floor:g} dollars before that): meant to cover {wanted:.0%} of the fares, covers "
         f"{found.coverage:.1%} of {found.rows:,} rides of the holdout it was not calibrated on. "
-        f"{len(found.groups)} groups of what a request can tell have stretches of their own. By "
-        f"kind of trip, which no request can tell: {kinds}."
+        f"{len(found.groups)} groups, by what a request can tell and whether features are known, "
+        f"have stretches of their own. By kind of trip, which no request can tell: {kinds}."
     )
 
 

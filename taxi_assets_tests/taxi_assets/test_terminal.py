@@ -18,7 +18,7 @@ from taxi_assets import progress, terminal
 def first():
     import logging
     logging.getLogger("databricks_steps.trips").warning("a clock is odd")
-    logging.getLogger("databricks_steps.training").info("fits the forest")
+    logging.getLogger("databricks_steps.training").info("fits the model")
     time.sleep(1.2)
 
 @dg.op(ins={"after": dg.In(dg.Nothing)})
@@ -53,7 +53,7 @@ def test_a_terminal_sees_the_step_at_work_which_of_how_many_and_a_clock(tmp_path
     os.close(above)
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode())
     assert process.returncode == 0, text
-    assert re.search(r"first +0:0[01] min  1 of 2  fits the forest", text)
+    assert re.search(r"first +0:0[01] min  1 of 2  fits the model", text)
     assert re.search(r"\r  warning: a clock is odd\r", text)
     assert re.search(r"second +0:00 min  2 of 2", text)
     assert re.search(r"\r  first +\d\.\d s\r", text)
