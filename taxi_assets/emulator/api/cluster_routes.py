@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from taxi_assets.emulator.runtime.clusters import NODE_TYPES, RUNTIMES, Clusters
+
+Workers = Annotated[int, Field(ge=0, le=1_000)]
 
 
 class NewCluster(BaseModel):
@@ -18,8 +20,8 @@ class NewCluster(BaseModel):
     node_type_id: str | None = Field(None, max_length=100)
     instance_pool_id: str | None = Field(None, max_length=100)
     policy_id: str | None = Field(None, max_length=100)
-    num_workers: int | None = Field(None, ge=0, le=1_000)
-    autoscale: dict[str, int] | None = None
+    num_workers: Workers | None = None
+    autoscale: dict[str, Workers] | None = None
     autotermination_minutes: int = Field(0, ge=0, le=10_000)
     data_security_mode: str | None = Field(None, max_length=100)
     custom_tags: dict[str, str] = {}

@@ -210,9 +210,11 @@ def test_what_json_cannot_keep_is_refused_where_a_body_is_free(
     served: Workspace, free: dict[str, Any]
 ) -> None:
     gateway = served.client.serving_endpoints.get(served.settings.endpoint).ai_gateway
+    many = {"spark_version": "18.x", "autoscale": {"max_workers": 1 << 64}}
     task = {"task_key": "step", "new_cluster": free, "spark_python_task": {"python_file": "a.py"}}
     for method, path, sent in (
         ("PUT", f"/api/2.0/serving-endpoints/{served.settings.endpoint}/ai-gateway", free),
+        ("POST", "/api/2.1/clusters/create", many),
         ("POST", "/api/2.2/jobs/runs/submit", {"tasks": [task]}),
         ("POST", "/api/2.2/jobs/runs/submit", {"tasks": [task | {"libraries": [free]}]}),
     ):
