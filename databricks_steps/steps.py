@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 Months = Sequence[str] | None
 # By name: they bring scikit-learn.
-_ESTIMATORS = tuple(f"databricks_steps.training.{n}" for n in ("metered", "forest", "boosting"))
+_ESTIMATORS = tuple(f"databricks_steps.training.{n}" for n in ("metered", "boosting"))
 
 
 def raw_trips(platform: Platform, months: Months, force: bool = False) -> tuple[Outcome, ...]:
