@@ -116,7 +116,7 @@ def test_an_address_that_drips_its_answer_keeps_none_from_hearing(
     AlertLog(settings).record([now()])
     started = time.monotonic()
     done = deliver(addresses, AlertLog(settings))
-    assert time.monotonic() - started < 20  # on a busy machine, too
+    assert time.monotonic() - started < 5
     assert done.sent == 1
     assert done.failures == ("TAXI_ALERT_URLS #1 (json): it did not answer within 1 seconds",)
     assert hook.titles == ["[error] check trips: volume 2022-03"]

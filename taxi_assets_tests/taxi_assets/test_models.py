@@ -276,8 +276,7 @@ def test_a_champion_beats_the_line_at_every_age_on_every_pair_of_months(
 ) -> None:
     """Its ranges cover what they promise at every age; with the publisher's delay they are one.
 
-    With a live feed, too, a ride of which no feature is known is not told with more certainty, at
-    JFK least of all.
+    With a live feed they are on average no narrower where no feature is known, from or to JFK, too.
     """
     source = tmp_path / "source"
     source.mkdir()

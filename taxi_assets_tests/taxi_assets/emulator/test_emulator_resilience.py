@@ -179,7 +179,7 @@ def test_a_slow_head_and_an_idle_connection_are_cut_off_and_others_do_not_wait(
         slow.sendall(b"POST /serving-endpoints/x/invocations HTTP/1.1\r\nHost: x\r\n")
         idle.sendall(b"\r\n")
         assert endpoint.query(served.client, served.settings, {"instances": [TRIP]})
-        assert time.monotonic() - started < 20  # while both connections are still waited for
+        assert time.monotonic() - started < 5
         for connection in (slow, idle):
             assert connection.recv(100) == b""  # closed by the server
             assert 25 < time.monotonic() - started < 40
