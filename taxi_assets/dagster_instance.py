@@ -74,22 +74,26 @@ retention:
       success: 30
       failure: 30
 """
+_UNUSED = """\
+# Two daemons that look every few seconds for what no asset here has: automation conditions and
+# freshness policies.
+auto_materialize:
+  enabled: false
+  use_sensors: false
+freshness:
+  enabled: false
+"""
 _STORAGE = f"""\
 storage:
   postgres:
     postgres_url:
       env: {POSTGRES}
 """
-_SQLITE_HEAD = _HEAD.format(storage=" (SQLite)")
-_POSTGRES_HEAD = _HEAD.format(storage="") + _STORAGE
-IN_SQLITE, IN_POSTGRES = (
-    head + _QUEUE + _WATCHED + _RETENTION for head in (_SQLITE_HEAD, _POSTGRES_HEAD)
-)
+_HEADS = _HEAD.format(storage=" (SQLite)"), _HEAD.format(storage="") + _STORAGE
+_PARTS = _QUEUE, _WATCHED, _RETENTION, _UNUSED  # in the order in which they came
+IN_SQLITE, IN_POSTGRES = ("".join((head, *_PARTS)) for head in _HEADS)
 # As this project writes it, or did before: replaced, unless a person changed it.
-OWN = (
-    *(_SQLITE_HEAD, _SQLITE_HEAD + _QUEUE, _SQLITE_HEAD + _QUEUE + _WATCHED, IN_SQLITE),
-    *(_POSTGRES_HEAD + _QUEUE + _WATCHED, IN_POSTGRES),
-)
+OWN = tuple("".join((head, *_PARTS[:n])) for head in _HEADS for n in range(len(_PARTS) + 1))
 
 
 def dagster_home(settings: Settings) -> Path:

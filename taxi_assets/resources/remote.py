@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from taxi_assets.resources.staging import Staging
 
 PACKAGE, ENTRY_POINT = "taxi_assets", "taxi-call"
+FIRST_LOOK = 0.5  # seconds after a run was submitted
+LATE = 0.1  # of the time waited: what an answer may lie there before it is seen
 
 
 class LaunchError(TaxiError):
@@ -154,6 +156,7 @@ def await_success(client: WorkspaceClient, run_id: int, cluster: Cluster) -> Non
     """Wait until a run has succeeded.
 
     The workspace ends it at the cluster's limit, but may not count the time in which it is queued.
+    Most calls are short: looks come soon at first, then every `poll_seconds`.
 
     Raises:
         LaunchError: it did not, with what Databricks says of its task; or it has not ended
@@ -165,7 +168,8 @@ def await_success(client: WorkspaceClient, run_id: int, cluster: Cluster) -> Non
     from databricks.sdk.service.jobs import RunResultState
 
     over = (Life.TERMINATED, Life.SKIPPED, Life.INTERNAL_ERROR)
-    deadline = time.monotonic() + cluster.timeout_seconds + cluster.grace_seconds
+    started = time.monotonic()
+    deadline = started + cluster.timeout_seconds + cluster.grace_seconds
     while True:
         run = patiently(lambda: client.jobs.get_run(run_id))
         life = run.state and run.state.life_cycle_state
@@ -177,7 +181,8 @@ def await_success(client: WorkspaceClient, run_id: int, cluster: Cluster) -> Non
                 f"it is {life.value if life else 'in no state'} ({run.run_page_url})",
                 "Look at the run, or allow more (TAXI_STEP_SECONDS), then try again",
             )
-        time.sleep(cluster.poll_seconds)
+        pause = max(FIRST_LOOK, LATE * (time.monotonic() - started))
+        time.sleep(min(pause, cluster.poll_seconds))
     if run.state.result_state is not RunResultState.SUCCESS:
         numbers = [each.run_id for each in run.tasks or []]  # an output is a task's
         number, told = (numbers or [run_id])[0] or run_id, None

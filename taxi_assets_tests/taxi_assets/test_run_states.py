@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -79,6 +81,27 @@ def test_a_run_that_never_begins_is_given_up(state: dict[str, Any], told: str) -
         ),
     ):
         await_success(client, 7, IMPATIENT)
+
+
+def test_a_short_run_is_seen_soon_and_a_long_one_is_asked_for_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, looks = [0.0], list[float]()
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda pause: clock.append(clock.pop() + pause))
+
+    def answers(method: str, path: str, body: Any) -> tuple[int, Any]:
+        looks.append(clock[0])
+        return 200, {"state": SUCCEEDED if clock[0] >= 600 else RUNNING}
+
+    with databricks(answers) as client:
+        await_success(client, 7, Cluster(poll_seconds=5.0))
+    gaps = [later - sooner for sooner, later in pairwise(looks)]
+    assert gaps[0] == 0.5
+    late = [gap - max(0.5, 0.1 * at) for gap, at in zip(gaps, looks, strict=False)]
+    assert max(late) < 1e-9
+    assert max(gaps) == 5.0
+    assert len(gaps) < 160
 
 
 def test_a_cancelled_run_that_never_ends_is_not_waited_for_without_end() -> None:
