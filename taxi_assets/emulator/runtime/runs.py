@@ -149,11 +149,12 @@ class Runs:
             self._processes[run_id] = process
             document["state"] = _state("RUNNING", None, "In run")
             self._save(document)
+        limit = document.get("timeout_seconds")
+        spent = (_now() - document["start_time"]) / 1000  # what the environment took counts, too
         try:
-            code = process.wait(document.get("timeout_seconds") or None)
+            code = process.wait(max(limit - spent, 0) if limit else None)
         except subprocess.TimeoutExpired:
             _end(process)
-            limit = document["timeout_seconds"]
             self._finish(run_id, "TIMEDOUT", f"The run took more than {limit} seconds")
             return
         if self.get(run_id)["state"]["life_cycle_state"] == "TERMINATING":
