@@ -7,7 +7,6 @@ module, with a middleware before it.
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +19,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from databricks_steps.settings import LOOPBACK, inherited
+from taxi_assets.neighbor import replace
 from taxi_assets.resources.targets import UI
 
 HOSTS = {LOOPBACK, "localhost", "::1"}
@@ -72,12 +72,6 @@ class Webserver(DagsterWebserver[Any, Any]):
         return [Middleware(SameOrigin), *super().build_middleware()]
 
 
-def _replace(module: ModuleType, name: str, ours: Any) -> None:
-    """In a module of Dagster's, whose command has no setting for it; it must be there."""
-    getattr(module, name)
-    setattr(module, name, ours)
-
-
 if __name__ == "__main__":
-    _replace(app, "DagsterWebserver", Webserver)
+    replace(app, "DagsterWebserver", Webserver)
     cli.cli()
