@@ -20,6 +20,7 @@ from databricks_steps.training import deployment_log, registry
 from taxi_assets import status
 from taxi_assets.deployment import endpoint
 from taxi_assets.emulator import auth, process
+from taxi_assets_tests.waiting import until
 
 pytestmark = [pytest.mark.long, pytest.mark.alone]  # two runs of the pipeline
 
@@ -102,7 +103,7 @@ def test_requests_are_replayed_there(there: There) -> None:
     asked = there.home.call("query", str(endpoint.BATCH_FILE), **environment)
     assert asked.returncode == 0, asked.stderr
     fares = json.loads(asked.stdout)["predictions"]
-    capture.flush(there.home.settings)
+    until(lambda: capture.flush(there.home.settings))  # the server keeps it for a moment
     done = there.call("replay", "--version", "2", "--hours", "2:0", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

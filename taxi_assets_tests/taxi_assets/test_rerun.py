@@ -16,6 +16,7 @@ from deltalake import DeltaTable
 
 from databricks_steps import schemas
 from taxi_assets.deployment import endpoint
+from taxi_assets_tests.waiting import until
 
 pytestmark = pytest.mark.slow  # whole runs
 DISTANCES = ("population_stability_index", "jensen_shannon", "wasserstein")
@@ -130,8 +131,7 @@ def test_the_runs_own_requests_are_nobodys_rides_and_those_of_users_are(
 
     asked = home.call("query", str(endpoint.SINGLE_FILE))
     assert len(json.loads(asked.stdout)["predictions"]) == 1
-    while not capture.flush(home.settings):  # the server keeps it for a quarter of a second
-        time.sleep(0.1)
+    until(lambda: capture.flush(home.settings))  # the server keeps it for a quarter of a second
     assert rerun(home, small_source)["tables"]["endpoint_payloads"] == 1
     rerun(home, small_source, **NO_ENGINE)
 
