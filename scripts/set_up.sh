@@ -103,7 +103,7 @@ ensure_venv() {
   [ -w "$ROOT" ] || fail "The repository's folder must be writable for .venv: $ROOT." \
     "Copy it to a folder you may write to"
   python="$(find_python)" || exit 1
-  echo "set-up: .venv from requirements.lock, half a minute to a few the first time" >&2
+  echo "set-up: .venv from requirements.lock, half a minute to a few minutes, the first time" >&2
   make_venv "$python"
   install_by_uv || install_by_pip \
     || fail "The packages of requirements.lock could not be installed; see pip's message above"

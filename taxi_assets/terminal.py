@@ -1,12 +1,18 @@
-"""A run on a terminal: under the lines so far, the step at work, which of how many, and a clock."""
+"""A run on a terminal: under the lines so far, the step at work, which of how many, and a clock.
+
+While a step runs, Dagster has what this process prints in a file, and copies it from there: the
+terminal is written to past it.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -16,6 +22,7 @@ from taxi_assets.progress import Progress
 
 _A_SECOND = 4  # times that the line is drawn
 SHOW_CURSOR = "\x1b[?25h"  # rich hides it; a process that is ended at once must show it again
+_WRITTEN_TO: list[TextIO] = []  # while a run is shown
 
 
 class _AtWork:
@@ -52,7 +59,6 @@ class _Doing(logging.Handler):
 @contextmanager
 def shown(progress: Progress) -> Iterator[None]:
     """Lines of the run go through the terminal meanwhile, above the one that moves."""
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     line = _AtWork(progress)
     said, handler = progress.say, _Doing(line)
     logger = logging.getLogger("databricks_steps")
@@ -60,11 +66,14 @@ def shown(progress: Progress) -> Iterator[None]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        with Live(line, console=console, refresh_per_second=_A_SECOND, transient=True):
+        with (
+            _terminal() as terminal,
+            Live(line, console=terminal, refresh_per_second=_A_SECOND, transient=True),
+        ):
 
             def say(text: str) -> None:
                 line.doing = ""
-                console.print(text)
+                terminal.print(text)
 
             progress.say = say
             yield
@@ -74,8 +83,20 @@ def shown(progress: Progress) -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def _terminal() -> Iterator[Console]:
+    """What stands behind standard output now, whatever comes to stand there."""
+    own = os.dup(sys.stdout.fileno())
+    with os.fdopen(own, "w", encoding=sys.stdout.encoding, errors="replace") as file:
+        _WRITTEN_TO.append(file)
+        try:
+            yield Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        finally:
+            _WRITTEN_TO.remove(file)
+
+
 def restored() -> None:
     """Show the cursor again, from a process that is about to end in the middle of a run."""
-    if sys.stdout.isatty():
-        sys.stdout.write(f"{SHOW_CURSOR}\n")
-        sys.stdout.flush()
+    for terminal in _WRITTEN_TO:
+        terminal.write(f"{SHOW_CURSOR}\n")
+        terminal.flush()

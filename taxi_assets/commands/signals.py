@@ -8,7 +8,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import click
 
@@ -18,6 +20,7 @@ from databricks_steps.settings import Settings
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SECONDS = 10.0  # for closing the records of a run
 _LOOK_SECONDS = 0.2
+_STANDARD_ERROR = 2  # its file descriptor
 
 
 def stoppable(
@@ -33,18 +36,31 @@ def stoppable(
     failed: list[BaseException] = []
 
     def guarded() -> None:
+        # What a step starts ends with this process: told by a Ctrl-C, it would say so by itself.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             work()
         except BaseException as error:  # raised again where the command waits
             failed.append(error)
 
     thread = threading.Thread(target=guarded, daemon=True, name="run")
-    with _heard(lambda number, _: _stop(settings, number, afterwards)):
+    with (
+        _standard_error() as told,
+        _heard(lambda number, _: _stop(settings, number, afterwards, told)),
+    ):
         thread.start()
         while thread.is_alive():
             thread.join(_LOOK_SECONDS)
     if failed:
         raise failed[0]
+
+
+def _standard_error() -> TextIO:
+    """As it is now: while a step runs, Dagster has it in a file."""
+    try:
+        return os.fdopen(os.dup(_STANDARD_ERROR), "w")
+    except OSError:  # it is closed: nobody listens
+        return Path(os.devnull).open("w")
 
 
 @contextmanager
@@ -59,7 +75,7 @@ def _heard(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def _stop(settings: Settings, number: int, afterwards: Callable[[], None]) -> None:
+def _stop(settings: Settings, number: int, afterwards: Callable[[], None], told: TextIO) -> None:
     from taxi_assets import dagster_instance
 
     def close() -> None:
@@ -75,5 +91,6 @@ def _stop(settings: Settings, number: int, afterwards: Callable[[], None]) -> No
     if terminal := sys.modules.get("taxi_assets.terminal"):
         terminal.restored()
     name = signal.Signals(number).name
-    click.secho(f"error: stopped by {name}; the same command goes on from here", err=True, fg="red")
+    line = f"error: stopped by {name}; the same command goes on from here"
+    click.secho(line, file=told, fg="red")
     os._exit(128 + number)

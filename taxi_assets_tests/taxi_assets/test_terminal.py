@@ -1,18 +1,29 @@
-"""The line of a run that moves, on a real terminal."""
+"""The line of a run that moves, on a real terminal, while Dagster captures what a step prints."""
 
 from __future__ import annotations
 
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
+from conftest_run import free_port
+
+from taxi_assets.terminal import SHOW_CURSOR
+
+PAINT = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 RUN = """
 import time
 import dagster as dg
-from taxi_assets import progress, terminal
+from databricks_steps.settings import Settings
+from taxi_assets import dagster_instance, progress, terminal
 
 @dg.op
 def first():
@@ -32,30 +43,62 @@ def both():
 told = progress.progress
 told.reset(lambda line: None)
 told.planned = 2
-with terminal.shown(told):
-    assert both.execute_in_process(run_config={"loggers": {"stages": {}}}).success
+with dagster_instance.instance(Settings.from_environment()) as found, terminal.shown(told):
+    config = {"loggers": {"stages": {}}}
+    assert both.execute_in_process(run_config=config, instance=found).success
 print("ended")
 """
 
 
-def test_a_terminal_sees_the_step_at_work_which_of_how_many_and_a_clock(tmp_path: Path) -> None:
+@contextmanager
+def on_a_terminal(
+    command: Sequence[str], home: Path, **more: Any
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The process, and the other end of its terminal."""
     above, below = pty.openpty()
-    environment = {**os.environ, "TAXI_HOME": str(tmp_path), "TERM": "xterm", "COLUMNS": "120"}
-    command = [sys.executable, "-c", RUN]
-    with subprocess.Popen(command, stdout=below, stderr=below, env=environment) as process:
+    own = {"TAXI_HOME": str(home), "TAXI_PORT": str(free_port())}
+    environment = {**os.environ, **own, "TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(command, stdout=below, stderr=below, env=environment, **more) as process:
         os.close(below)
-        said = b""
-        try:
-            while part := os.read(above, 65_536):
-                said += part
-        except OSError:  # how Linux tells the end of a terminal
-            pass
+        yield process, above
     os.close(above)
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode())
+
+
+def rest(above: int, said: bytes = b"") -> str:
+    """What a terminal was sent until nobody writes to it any more."""
+    try:
+        while part := os.read(above, 65_536):
+            said += part
+    except OSError:  # how Linux tells the end of a terminal
+        pass
+    return said.decode()
+
+
+def test_a_terminal_sees_the_step_at_work_which_of_how_many_and_a_clock(tmp_path: Path) -> None:
+    with on_a_terminal([sys.executable, "-c", RUN], tmp_path) as (process, above):
+        sent = rest(above)
+    text = PAINT.sub("", sent)
     assert process.returncode == 0, text
     assert re.search(r"first +0:0[01] min  1 of 2  fits the model", text)
     assert re.search(r"\r  warning: a clock is odd\r", text)
     assert re.search(r"second +0:00 min  2 of 2", text)
     assert re.search(r"\r  first +\d\.\d s\r", text)
     assert text.rstrip().endswith("ended")
-    assert said.decode().rindex("\x1b[?25h") > said.decode().rindex("\x1b[?25l")
+    assert sent.rindex(SHOW_CURSOR) > sent.rindex("\x1b[?25l")
+
+
+@pytest.mark.slow  # a run
+def test_ctrl_c_on_a_terminal_ends_a_run_with_one_line(tmp_path: Path) -> None:
+    """A terminal tells every process of its foreground, those of Dagster among them."""
+    command = [sys.executable, "-m", "taxi_assets.cli", "run", "--months", "2022-01"]
+    with on_a_terminal(command, tmp_path, start_new_session=True) as (process, above):
+        said = b""
+        while b"raw_trips" not in said:
+            said += os.read(above, 65_536)
+        os.killpg(process.pid, signal.SIGINT)
+        sent = rest(above, said)
+    text = PAINT.sub("", sent)
+    assert process.returncode == 128 + signal.SIGINT, text
+    assert "Traceback" not in text
+    assert text.rstrip().splitlines()[-1].startswith("error: stopped by SIGINT")
+    assert sent.rindex(SHOW_CURSOR) > sent.rindex("\x1b[?25l")
