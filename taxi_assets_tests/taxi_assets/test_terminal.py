@@ -10,11 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest_run import free_port
+from conftest_run import Home
 
 from taxi_assets.terminal import SHOW_CURSOR
 
@@ -52,12 +51,11 @@ print("ended")
 
 @contextmanager
 def on_a_terminal(
-    command: Sequence[str], home: Path, **more: Any
+    command: Sequence[str], home: Home, **more: Any
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The process, and the other end of its terminal."""
     above, below = pty.openpty()
-    own = {"TAXI_HOME": str(home), "TAXI_PORT": str(free_port())}
-    environment = {**os.environ, **own, "TERM": "xterm", "COLUMNS": "120"}
+    environment = {**home.environment, "TERM": "xterm", "COLUMNS": "120"}
     with subprocess.Popen(command, stdout=below, stderr=below, env=environment, **more) as process:
         os.close(below)
         yield process, above
@@ -74,8 +72,8 @@ def rest(above: int, said: bytes = b"") -> str:
     return said.decode()
 
 
-def test_a_terminal_sees_the_step_at_work_which_of_how_many_and_a_clock(tmp_path: Path) -> None:
-    with on_a_terminal([sys.executable, "-c", RUN], tmp_path) as (process, above):
+def test_a_terminal_sees_the_step_at_work_which_of_how_many_and_a_clock(homes: Any) -> None:
+    with on_a_terminal([sys.executable, "-c", RUN], homes("shown")) as (process, above):
         sent = rest(above)
     text = PAINT.sub("", sent)
     assert process.returncode == 0, text
@@ -88,10 +86,10 @@ def test_a_terminal_sees_the_step_at_work_which_of_how_many_and_a_clock(tmp_path
 
 
 @pytest.mark.slow  # a run
-def test_ctrl_c_on_a_terminal_ends_a_run_with_one_line(tmp_path: Path) -> None:
+def test_ctrl_c_on_a_terminal_ends_a_run_with_one_line(homes: Any) -> None:
     """A terminal tells every process of its foreground, those of Dagster among them."""
     command = [sys.executable, "-m", "taxi_assets.cli", "run", "--months", "2022-01"]
-    with on_a_terminal(command, tmp_path, start_new_session=True) as (process, above):
+    with on_a_terminal(command, homes("stopped"), start_new_session=True) as (process, above):
         said = b""
         while b"raw_trips" not in said:
             said += os.read(above, 65_536)
