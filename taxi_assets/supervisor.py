@@ -59,7 +59,7 @@ def _start(
 
     On Linux it ends with this one, however that ends: nobody would know of it else.
     """
-    command = [sys.executable, "-m", "taxi_assets.neighbor", module, *arguments]
+    command = [sys.executable, "-m", "taxi_assets.dagster_process", module, *arguments]
     ends_too = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
     started[name] = subprocess.Popen([*ends_too, *command], close_fds=False)
 

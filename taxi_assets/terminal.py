@@ -1,7 +1,7 @@
 """A run on a terminal: under the lines so far, the step at work, which of how many, and a clock.
 
-While a step runs, Dagster has what this process prints in a file, and copies it from there: the
-terminal is written to past it.
+While a step runs, Dagster redirects standard output to a file, so the console writes to a copy of
+its file descriptor.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from taxi_assets.progress import Progress
 
 _A_SECOND = 4  # times that the line is drawn
 SHOW_CURSOR = "\x1b[?25h"  # rich hides it; a process that is ended at once must show it again
-_WRITTEN_TO: list[TextIO] = []  # while a run is shown
+_TERMINALS: list[TextIO] = []  # of runs that are shown now
 
 
 class _AtWork:
@@ -85,18 +85,18 @@ def shown(progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def _terminal() -> Iterator[Console]:
-    """What stands behind standard output now, whatever comes to stand there."""
+    """A console on a copy of standard output's file descriptor."""
     own = os.dup(sys.stdout.fileno())
     with os.fdopen(own, "w", encoding=sys.stdout.encoding, errors="replace") as file:
-        _WRITTEN_TO.append(file)
+        _TERMINALS.append(file)
         try:
             yield Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=True)
         finally:
-            _WRITTEN_TO.remove(file)
+            _TERMINALS.remove(file)
 
 
 def restored() -> None:
     """Show the cursor again, from a process that is about to end in the middle of a run."""
-    for terminal in _WRITTEN_TO:
+    for terminal in _TERMINALS:
         terminal.write(f"{SHOW_CURSOR}\n")
         terminal.flush()

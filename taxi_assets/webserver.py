@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from databricks_steps.settings import LOOPBACK, inherited
-from taxi_assets.neighbor import replace
+from taxi_assets.dagster_process import replace
 from taxi_assets.resources.targets import UI
 
 HOSTS = {LOOPBACK, "localhost", "::1"}

@@ -32,7 +32,7 @@ _OTHER_SERVICES = {
     "dispatchingbasenum": "for-hire vehicles",
     "hvfhslicensenum": "high-volume for-hire vehicles",
 }
-NAME_COLUMNS = "Name its columns as TLC does: docs/tables.md has them at raw_trips"
+NAME_COLUMNS = "Name its columns as TLC does, or as raw_trips in docs/tables.md"
 UNREADABLE = "unreadable"  # the cause that may go without a change of the file
 PERMISSIONS = "Change its permissions, or remove it"
 

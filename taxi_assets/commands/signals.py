@@ -20,7 +20,6 @@ from databricks_steps.settings import Settings
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SECONDS = 10.0  # for closing the records of a run
 _LOOK_SECONDS = 0.2
-_STANDARD_ERROR = 2  # its file descriptor
 
 
 def stoppable(
@@ -36,7 +35,7 @@ def stoppable(
     failed: list[BaseException] = []
 
     def guarded() -> None:
-        # What a step starts ends with this process: told by a Ctrl-C, it would say so by itself.
+        # Children inherit the mask: on Ctrl-C Dagster's helpers would print tracebacks.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             work()
@@ -56,11 +55,10 @@ def stoppable(
 
 
 def _standard_error() -> TextIO:
-    """As it is now: while a step runs, Dagster has it in a file."""
-    try:
-        return os.fdopen(os.dup(_STANDARD_ERROR), "w")
-    except OSError:  # it is closed: nobody listens
+    """A copy of its file descriptor: Dagster redirects the original while a step runs."""
+    if sys.__stderr__ is None:  # closed before the start: its number may be another file's by now
         return Path(os.devnull).open("w")
+    return os.fdopen(os.dup(sys.__stderr__.fileno()), "w")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""A process of Dagster's that asks the others every few seconds whether they are there.
+"""A process of Dagster's with longer intervals between heartbeats than Dagster has a setting for.
 
-`python -m taxi_assets.neighbor MODULE ARGUMENT…` is `python -m MODULE ARGUMENT…`. Dagster asks
-every second, from three sides, which was a third of what an idle `taxi-assets dev` took.
+`python -m taxi_assets.dagster_process MODULE ARGUMENT…` is `python -m MODULE ARGUMENT…`. Dagster's
+three processes ask each other every second: a third of the processor time of an idle `dev`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from dagster._grpc import client, server_watcher
 
-SECONDS = 5  # of the 30 after which a server of code ends that nobody has asked for
+HEARTBEAT_SECONDS = 5  # a code server that hears none for 30 seconds ends
 
 
 def replace(module: ModuleType, name: str, ours: Any) -> None:
@@ -23,8 +23,8 @@ def replace(module: ModuleType, name: str, ours: Any) -> None:
 
 
 def main() -> None:
-    replace(client, "CLIENT_HEARTBEAT_INTERVAL", SECONDS)
-    replace(server_watcher, "WATCH_INTERVAL", SECONDS)
+    replace(client, "CLIENT_HEARTBEAT_INTERVAL", HEARTBEAT_SECONDS)
+    replace(server_watcher, "WATCH_INTERVAL", HEARTBEAT_SECONDS)
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
