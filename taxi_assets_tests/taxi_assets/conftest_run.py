@@ -19,6 +19,7 @@ import pytest
 from databricks_steps.settings import Settings
 from databricks_steps.trips.demo import demo_trips
 from taxi_assets.emulator import process
+from taxi_assets_tests.waiting import Process
 
 MONTHS = ("2022-01", "2022-02", "2022-03")
 ROWS = 8_000
@@ -39,8 +40,8 @@ class Home:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "TAXI_HOME": str(self.path), "TAXI_PORT": str(self.port)}
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    def start(self, *arguments: str, **environment: str) -> Process[str]:
+        return Process(
             [sys.executable, "-m", "taxi_assets.cli", *arguments],
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,

@@ -24,7 +24,7 @@ from conftest_run import Home, free_port, table_rows
 from databricks_steps.months import shift, this_month
 from taxi_assets import status
 from taxi_assets.graph import BY_MONTH
-from taxi_assets_tests.waiting import until
+from taxi_assets_tests.waiting import Process, until
 
 pytestmark = pytest.mark.long  # the UI, with all its processes
 
@@ -334,7 +334,7 @@ def test_where_one_process_ends_all_end(
 def test_a_supervisor_that_is_killed_leaves_nothing(homes: Any) -> None:
     home: Home = homes("killed")
     command = [sys.executable, "-m", "taxi_assets.cli", "dev", "--port", str(free_port())]
-    with subprocess.Popen(
+    with Process(
         command, env=home.environment, start_new_session=True, stdout=DEVNULL, stderr=DEVNULL
     ) as server:
         until(lambda: any("dagster._daemon" in line for line in of_session(server)), 120)
@@ -344,5 +344,5 @@ def test_a_supervisor_that_is_killed_leaves_nothing(homes: Any) -> None:
 
 def of_session(server: subprocess.Popen[bytes]) -> list[str]:
     """Process id and command line of all processes that it has started."""
-    asked = ["ps", "-o", "pid=,args=", "-s", str(server.pid)]
+    asked = ["ps", "-ww", "-o", "pid=,args=", "-s", str(server.pid)]
     return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.splitlines()

@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import pytest
 from conftest_run import Home
 
 from taxi_assets.terminal import SHOW_CURSOR
+from taxi_assets_tests.waiting import Process
 
 PAINT = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 RUN = """
@@ -52,11 +52,11 @@ print("ended")
 @contextmanager
 def on_a_terminal(
     command: Sequence[str], home: Home, **more: Any
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+) -> Iterator[tuple[Process[bytes], int]]:
     """The process, and the other end of its terminal."""
     above, below = pty.openpty()
     environment = {**home.environment, "TERM": "xterm", "COLUMNS": "120"}
-    with subprocess.Popen(command, stdout=below, stderr=below, env=environment, **more) as process:
+    with Process(command, stdout=below, stderr=below, env=environment, **more) as process:
         os.close(below)
         yield process, above
     os.close(above)
