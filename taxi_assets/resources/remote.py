@@ -26,6 +26,7 @@ from taxi_assets.resources.workspace import Workspace
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
+    from databricks.sdk.service.jobs import Run, RunOutput
 
     from taxi_assets.resources.clusters import Cluster
     from taxi_assets.resources.staging import Staging
@@ -152,7 +153,7 @@ def await_end(client: WorkspaceClient, run_id: int, cluster: Cluster) -> None:
         client.jobs.wait_get_run_job_terminated_or_skipped(run_id, timeout=grace)
 
 
-def await_success(client: WorkspaceClient, run_id: int, cluster: Cluster) -> None:
+def await_success(client: WorkspaceClient, run_id: int, cluster: Cluster) -> Run:
     """Wait until a run has succeeded.
 
     The workspace ends it at the cluster's limit, but may not count the time in which it is queued.
@@ -162,8 +163,6 @@ def await_success(client: WorkspaceClient, run_id: int, cluster: Cluster) -> Non
         LaunchError: it did not, with what Databricks says of its task; or it has not ended
             `grace_seconds` after the limit.
     """
-    import requests
-    from databricks.sdk.errors.base import DatabricksError
     from databricks.sdk.service.jobs import RunLifeCycleState as Life
     from databricks.sdk.service.jobs import RunResultState
 
@@ -184,15 +183,25 @@ def await_success(client: WorkspaceClient, run_id: int, cluster: Cluster) -> Non
         pause = max(FIRST_LOOK, LATE * (time.monotonic() - started))
         time.sleep(min(pause, cluster.poll_seconds))
     if run.state.result_state is not RunResultState.SUCCESS:
-        numbers = [each.run_id for each in run.tasks or []]  # an output is a task's
-        number, told = (numbers or [run_id])[0] or run_id, None
-        with suppress(DatabricksError, requests.RequestException, TimeoutError):
-            told = patiently(lambda: client.jobs.get_run_output(number)).error
+        told = output(client, run)
         raise LaunchError(
             f"Run {run.run_name} must succeed",
-            f"{told or run.state.state_message} ({run.run_page_url})",
+            f"{(told and told.error) or run.state.state_message} ({run.run_page_url})",
             "Look at the run, mend the cause, then try again",
         )
+    return run
+
+
+def output(client: WorkspaceClient, run: Run) -> RunOutput | None:
+    """What its one task printed, and why it failed; None where Databricks does not say."""
+    import requests
+    from databricks.sdk.errors.base import DatabricksError
+
+    numbers = [each.run_id for each in run.tasks or []]  # an output is a task's
+    number = (numbers or [run.run_id])[0] or run.run_id or 0
+    with suppress(DatabricksError, requests.RequestException, TimeoutError):
+        return patiently(lambda: client.jobs.get_run_output(number))
+    return None
 
 
 class RemoteTables:

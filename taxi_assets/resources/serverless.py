@@ -49,7 +49,10 @@ class ServerlessSteps:
         self._staging.sweep(context.instance)
         folder = f"{self._staging.prefix}/{run.run_id}"
         reader = PipesUnityCatalogVolumesMessageReader(
-            client=self._client, volume_path=folder, interval=READ_SECONDS
+            client=self._client,
+            volume_path=folder,
+            interval=READ_SECONDS,
+            include_stdio_in_messages=False,  # six seconds a step; it is asked for at the end
         )
         client = _Client(self._client, self._cluster, folder, reader)
         extras = remote.extras(self._target, name, arguments)
@@ -98,7 +101,10 @@ class _Client(PipesDatabricksServerlessClient):
         try:
             page = patiently(lambda: self.client.jobs.get_run(run_id)).run_page_url
             context.log.info("serverless run %s", page)
-            remote.await_success(self.client, run_id, self._cluster)
+            done = remote.await_success(self.client, run_id, self._cluster)
+            told = remote.output(self.client, done)
+            if told is not None and (told.logs or "").strip():
+                context.log.info("%s printed:\n%s", done.run_name, told.logs)
         except DagsterExecutionInterruptedError:
             self.interrupted = True
             raise  # Pipes cancels the run

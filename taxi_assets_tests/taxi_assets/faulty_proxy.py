@@ -237,7 +237,7 @@ def launch(environment: Mapping[str, str], **more: str) -> tuple[int, str]:
 
 def tasks(home: Home) -> list[int]:
     """The processes that run launched steps of this home."""
-    folder = f"{home.path}/volumes/".encode()
+    folder = f"{home.path}/volumes".encode()
     numbers = [each.name for each in Path("/proc").iterdir() if each.name.isdigit()]
     return [int(number) for number in numbers if folder in command(int(number))]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest_run import MONTHS, Home, table_rows
-from faulty_proxy import client, runs
+from faulty_proxy import client, runs, tasks
 
 from databricks_steps import schemas
 from databricks_steps.settings import SAIL, STAGING_VOLUME
@@ -71,6 +72,14 @@ def test_the_tables_and_checks_are_those_of_target_local(
     assert report["model"]["metrics"] == pytest.approx(expected["model"]["metrics"])
 
 
+def test_what_a_step_printed_is_in_the_log_of_the_run(called: Home) -> None:
+    """MLflow warns where a model is logged."""
+    with dagster_instance.instance(called.settings) as found:
+        logs = [found.all_logs(run.run_id) for run in found.get_runs()]
+    said = [entry.user_message for log in logs for entry in log]
+    assert any(t.startswith("fare_model ") and "UserWarning" in t for t in said)
+
+
 def test_a_wheel_is_all_that_is_left_on_the_volume(called: Home) -> None:
     settings = called.settings
     volume = called.path / "volumes" / settings.catalog / settings.schema / STAGING_VOLUME
@@ -99,6 +108,9 @@ def test_what_a_run_has_at_work_is_cancelled_by_it_or_where_it_was_killed_by_the
     source = small_source / "green_tripdata_2022-01.parquet"
     with home.start("run", "--target", "loopback", "--source", str(source), **SERVERLESS) as run:
         until(lambda: home.settings.token_file.exists() and states(home) == ["RUNNING"], 120)
+        if sign == "SIGKILL":  # else it may end by itself before the next run looks
+            for task in tasks(home):
+                os.kill(task, signal.SIGSTOP)
         run.send_signal(getattr(signal, sign))
         run.communicate(timeout=300)
     if sign == "SIGTERM":

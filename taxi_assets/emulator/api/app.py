@@ -27,6 +27,7 @@ from taxi_assets.emulator.api.invocations import Invocations
 from taxi_assets.emulator.runtime import online_tables, state
 from taxi_assets.emulator.runtime.capture import Capture
 from taxi_assets.emulator.runtime.clusters import Clusters
+from taxi_assets.emulator.runtime.drivers import Drivers
 from taxi_assets.emulator.runtime.endpoints import Endpoints
 from taxi_assets.emulator.runtime.online_tables import OnlineTables
 from taxi_assets.emulator.runtime.pipelines import Pipelines
@@ -46,7 +47,8 @@ def create_app(settings: Settings) -> ASGIApp:
     endpoints = Endpoints(settings, memory, tables)
     warehouse = Warehouse(settings)
     clusters = Clusters(memory)
-    runs = Runs(settings, memory, clusters)
+    drivers = Drivers(settings, clusters)
+    runs = Runs(settings, memory, clusters, drivers)
     capture = Capture(memory, warehouse.flush)
     pipelines = Pipelines(memory, warehouse, tables.refresh)
 
@@ -59,6 +61,7 @@ def create_app(settings: Settings) -> ASGIApp:
         capture.start()
         yield
         await asyncio.to_thread(runs.close)
+        await asyncio.to_thread(drivers.close)
         await asyncio.to_thread(capture.stop)
         endpoints.close()
         warehouse.close()
@@ -87,7 +90,7 @@ def create_app(settings: Settings) -> ASGIApp:
     app.include_router(feature_store_routes.pipeline_routes(pipelines))
     app.include_router(feature_store_routes.database_routes(memory))
     app.include_router(jobs_routes.routes(settings, runs))
-    app.include_router(cluster_routes.routes(clusters))
+    app.include_router(cluster_routes.routes(clusters, drivers.end))
     app.include_router(jobs_routes.permission_routes())
     app.include_router(volume_routes.routes(settings))
     app.add_middleware(auth.Guard, secret=secret, port=settings.port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -33,8 +34,8 @@ class Named(BaseModel):
     cluster_id: str = Field(max_length=100)
 
 
-def routes(clusters: Clusters) -> APIRouter:
-    """Create, look, end."""
+def routes(clusters: Clusters, end: Callable[[str], None]) -> APIRouter:
+    """Create, look, and by `end` end a cluster with its driver."""
     router = APIRouter(prefix="/api/2.1/clusters", tags=["clusters"])
 
     @router.get("/list-node-types")
@@ -59,8 +60,8 @@ def routes(clusters: Clusters) -> APIRouter:
         return {"clusters": clusters.all()}
 
     @router.post("/delete")
-    def end(wanted: Named) -> dict[str, Any]:
-        clusters.end(wanted.cluster_id)
+    def delete(wanted: Named) -> dict[str, Any]:
+        end(wanted.cluster_id)
         return {}
 
     return router

@@ -94,10 +94,16 @@ def routes(settings: Settings, runs: Runs) -> APIRouter:
 
     @router.get("/get-output")
     def output(run_id: int) -> dict[str, Any]:
-        """Why a task failed."""
+        """What a task printed, the last of it, and why it failed."""
         run = _shown(settings, runs.get(run_id))
         failed = run["state"].get("result_state") not in (None, "SUCCESS")
-        return {"metadata": run} | ({"error": run["state"]["state_message"]} if failed else {})
+        printed, cut = runs.printed(run_id)
+        return {
+            "metadata": run,
+            "logs": printed,
+            "logs_truncated": cut,
+            **({"error": run["state"]["state_message"]} if failed else {}),
+        }
 
     @router.get("/list")
     def listed(

@@ -69,6 +69,14 @@ class Clusters:
             raise errors.invalid(f"Cluster {number[:80]} does not exist", self.cloud, "Create it")
         return document
 
+    def started(self, number: str) -> Document:
+        """The same; a task starts one that has ended."""
+        document = self.get(number)
+        if document["state"] == "TERMINATED":
+            document |= {"state": "RUNNING", "start_time": int(time.time() * 1000)}
+            self._state.put(KIND, number, document)
+        return document
+
     def all(self) -> list[Document]:
         """The newest first."""
         return [*self._state.all(KIND).values()][::-1]

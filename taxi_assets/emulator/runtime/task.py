@@ -4,20 +4,20 @@ an entry point of an installed wheel.
 On Sail and on serverless compute there is no `sc`: it is None. Runs by its path in an environment
 without the project (cluster_packages.py), and so imports nothing of it:
 
-`python -I task.py ENGINE FILE PARAMETER…`, by the workspace's runs. ENGINE is JSON: `conf` of the
-session, for Sail `sail`, the modules its server imports before it listens, `volumes`, the folder
-behind /Volumes, `wheel`, package and entry point in place of the file, and `serverless`.
+`python -I task.py ASKED FILE PARAMETER…`, by the workspace's runs, with the variables that the
+driver of its cluster has told (driver.py). ASKED is JSON: `volumes`, the folder behind /Volumes,
+`wheel`, package and entry point in place of the file, and `serverless`.
 """
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import io
 import json
 import os
 import runpy
 import signal
-import subprocess
 import sys
 import threading
 from importlib import import_module
@@ -30,7 +30,6 @@ SETTABLE = (
     *("spark.sql.ansi.enabled", "spark.sql.session.timeZone", "spark.sql.shuffle.partitions"),
     *("spark.sql.legacy.timeParserPolicy", "spark.sql.files.maxPartitionBytes"),
 )
-SERVER = "sail"  # in place of ENGINE: this process is Sail's server
 
 
 class NoSecretsError(Exception):
@@ -53,27 +52,20 @@ class DbUtils:
 
 def main(arguments: list[str]) -> int:
     """Run the file; what it raises ends the process as it would end the task."""
-    if arguments[0] == SERVER:
-        return _serve(arguments[1:])
     threading.Thread(target=_end_with_the_workspace, name="workspace", daemon=True).start()
     text, file, *parameters = arguments
-    engine = json.loads(text)
-    _mount(engine["volumes"])
-    spark = _session(engine)
+    asked = json.loads(text)
+    _mount(asked["volumes"])
+    spark = _session()
+    if "serverless" in asked:
+        _refuse_settings()
     sys.argv = [file, *parameters]
-    if "wheel" in engine:
-        try:
-            _entry_point(*engine["wheel"])()
-        finally:
-            spark.stop()
+    if "wheel" in asked:
+        _entry_point(*asked["wheel"])()
         return 0
-    connect = "SPARK_REMOTE" in os.environ or "serverless" in engine
-    context = None if connect else spark.sparkContext
+    context = None if "SPARK_REMOTE" in os.environ else spark.sparkContext
     given = {"spark": spark, "sc": context, "dbutils": DbUtils()}
-    try:
-        runpy.run_path(file, init_globals=given, run_name="__main__")
-    finally:
-        spark.stop()
+    runpy.run_path(file, init_globals=given, run_name="__main__")
     return 0
 
 
@@ -132,37 +124,24 @@ def _refuse_settings() -> None:
     RuntimeConf.set = change  # type: ignore[method-assign]
 
 
-def _session(engine: dict[str, Any]) -> Any:
-    """The cluster's session: who asks PySpark for one gets it, as on Databricks."""
+def _session() -> Any:
+    """A session of the cluster's driver: who asks PySpark for one gets it, as on Databricks."""
     from pyspark.sql import SparkSession
 
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    conf = engine["conf"]
-    if "sail" in engine:
-        command = [sys.executable, "-I", __file__, SERVER, *engine["sail"]]
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert server.stdout is not None  # noqa: S101
-        os.environ["SPARK_REMOTE"] = f"sc://127.0.0.1:{server.stdout.readline().strip()}"
-    elif engine.get("serverless"):  # Spark's own Connect server, in a JVM
-        conf["spark.remote"] = conf.pop("spark.master")
-    made = SparkSession.builder.config(map=conf).getOrCreate()
-    if engine.get("serverless"):
-        _refuse_settings()
-    return made
+    if "SPARK_REMOTE" in os.environ:
+        made = SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
+        atexit.register(made.stop)  # its own session; the server goes on
+        return made
+    from pyspark import SparkConf, SparkContext
+    from pyspark.java_gateway import launch_gateway
 
-
-def _serve(modules: list[str]) -> int:
-    """Sail's server: Python functions of queries run in it. Ends when nobody holds its input."""
-    from pysail.spark import SparkConnectServer
-
-    for name in modules:  # threads of queries that import the same packages see them half made
-        import_module(name)
-    server = SparkConnectServer("127.0.0.1", 0)
-    server.start(background=True)
-    print(server.listening_address[1], flush=True)
-    os.dup2(2, 1)
-    sys.stdin.read()
-    os._exit(0)
+    gateway: Any = launch_gateway()  # type: ignore[no-untyped-call]
+    spark = gateway.jvm.org.apache.spark
+    shared = spark.api.java.JavaSparkContext.fromSparkContext(spark.SparkContext.getOrCreate())
+    context = SparkContext(gateway=gateway, jsc=shared, conf=SparkConf(_jconf=shared.getConf()))
+    first = spark.sql.classic.SparkSession.builder().getOrCreate()
+    return SparkSession(context, first.newSession())
 
 
 def _end_with_the_workspace() -> None:

@@ -26,3 +26,9 @@ def local(settings: Settings, path: str) -> Path:
             "Correct the path",
         )
     return settings.home.joinpath("volumes", *parts[1:])
+
+
+def on_this_machine(settings: Settings, word: str) -> str:
+    """A path of a volume as the folder behind it; every other word as it is."""
+    path = word.removeprefix("dbfs:")
+    return str(local(settings, path)) if path.startswith(PREFIX) else word

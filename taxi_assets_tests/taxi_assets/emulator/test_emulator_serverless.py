@@ -105,6 +105,13 @@ def test_what_databricks_refuses_is_refused(
         submit(workspace, wanted, version=version)
 
 
+def test_what_a_task_prints_is_in_its_output(workspace: Workspace) -> None:
+    run = submit(workspace, task(write(workspace, "says.py", "print('one line')")))
+    output = workspace.client.jobs.get_run_output(int(run.run_id or 0))
+    assert (output.error, output.logs_truncated) == (None, False)
+    assert str(output.logs).splitlines()[-1] == "one line"
+
+
 @pytest.mark.parametrize("line", ["no-such-package==1.0", "not a requirement"])
 def test_an_environment_that_does_not_resolve_fails_the_run(
     workspace: Workspace, line: str
