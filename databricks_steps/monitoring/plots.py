@@ -16,6 +16,8 @@ from databricks_steps.plots import BLUE, GREY, INK, PALE, axes_of, svg
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+    from databricks_steps.distributions import Array
+
 _BARS = 32
 _LEAST_TRIPS = 10  # of a zone on a map
 _FEATURES = 16  # that moved most
@@ -24,16 +26,32 @@ _SCALE = (0.0, 1.0)  # standard deviations
 
 def histogram(feature: str, bins: Bins, before: Counted, now: Counted) -> str:
     """Shares of the month's trips over those of the baseline, as an SVG text."""
-    import numpy as np
-
     figure, axes = axes_of(feature, "share of the trips")
-    edges = np.linspace(bins.low, bins.high, _BARS + 1)
-    for each, color, name in ((before, GREY, "learned from"), (now, BLUE, "this month")):
-        inner = each.counts[feature][2 : 2 + FINE].reshape(_BARS, -1).sum(1)
-        shares = inner / max(int(each.counts[feature].sum()), 1)
-        axes.stairs(shares, edges, color=color, label=name)
+    counts = [each.counts[feature] for each in (before, now)]
+    edges, bars = bars_of(bins, [each[2 : 2 + FINE] for each in counts])
+    for every, inner, color, name in zip(
+        counts, bars, (GREY, BLUE), ("learned from", "this month"), strict=True
+    ):
+        axes.stairs(inner / max(int(every.sum()), 1), edges, color=color, label=name)
     axes.legend(frameon=False, fontsize=8)
     return svg(figure)
+
+
+def bars_of(bins: Bins, counts: Sequence[Array]) -> tuple[Array, list[Array]]:
+    """Edges (bars + 1,) and heights (bars,) of several counts (FINE,) of the same bins.
+
+    A feature of few values, an hour, has a bar for each: even bars would leave gaps among them.
+    """
+    import numpy as np
+
+    used = np.flatnonzero(sum(counts))
+    if not 1 < used.size <= _BARS:
+        edges = np.linspace(bins.low, bins.high, _BARS + 1)
+        return edges, [each.reshape(_BARS, -1).sum(1) for each in counts]
+    places = bins.centres()[1 + used]  # the first lies under the bins
+    between = (places[1:] + places[:-1]) / 2
+    ends = [2 * places[0] - between[0], 2 * places[-1] - between[-1]]
+    return np.array([ends[0], *between, ends[1]]), [each[used] for each in counts]
 
 
 def error_by_day(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -8,10 +8,12 @@ from math import nan
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from databricks_steps import plots
-from databricks_steps.monitoring.plots import outlines
+from databricks_steps.distributions import FINE, PLACES, Bins
+from databricks_steps.monitoring.plots import bars_of, outlines
 from databricks_steps.trips import zones
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -35,6 +37,21 @@ def test_a_logarithmic_bar_begins_at_a_power_of_ten() -> None:
     root = ElementTree.fromstring(plots.bars({"a": 20, "b": 1_000}, "trips", logarithmic=True))
     long, short = (float(each.attrib["width"]) for each in [*root.iter(f"{SVG}rect")][:0:-1])
     assert short / long == pytest.approx(0.3010 / 2, abs=0.001)
+
+
+def test_a_feature_of_few_values_has_a_bar_for_each_and_no_gap() -> None:
+    hours = np.repeat(np.arange(24.0), 3)
+    for values, bars in ((hours, 24), (np.linspace(0, 60, 5_000), 32), (np.zeros(9), 32)):
+        bins = Bins.of(values)
+        counts = np.bincount(bins.places(values), minlength=PLACES)[2 : 2 + FINE]
+        edges, (first, second) = bars_of(bins, [counts, 2 * counts])
+        assert (len(edges), len(first)) == (bars + 1, bars)
+        assert first.sum() == counts.sum()
+        assert (second == 2 * first).all()
+        assert (np.diff(edges) > 0).all()
+        if bars == 24:
+            assert (first == 3).all()
+            assert edges == pytest.approx(np.arange(25) - 0.5, abs=0.2)
 
 
 @pytest.mark.parametrize("values", [{}, {"a": 0.0}, {"a": 7}])

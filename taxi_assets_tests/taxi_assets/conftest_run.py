@@ -69,6 +69,16 @@ class Home:
             raise done.exception
         return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
+    def captured(self) -> int:
+        """Requests in the payload table; what was asked a moment ago is still with the server."""
+        from deltalake import DeltaTable
+
+        from taxi_assets.emulator.runtime import capture
+
+        capture.flush(self.settings)
+        table = self.settings.table_path(self.settings.payload_table)
+        return DeltaTable(str(table)).count() if table.exists() else 0
+
     def last_run(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.path / "last_run.json").read_text())
         return found

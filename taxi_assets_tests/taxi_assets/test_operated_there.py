@@ -97,13 +97,11 @@ def test_a_version_is_made_again_there(there: There) -> None:
 
 
 def test_requests_are_replayed_there(there: There) -> None:
-    from taxi_assets.emulator.runtime import capture
-
-    environment = {**there.known, "TAXI_TARGET": "dev"}
+    before, environment = there.home.captured(), {**there.known, "TAXI_TARGET": "dev"}
     asked = there.home.call("query", str(endpoint.BATCH_FILE), **environment)
     assert asked.returncode == 0, asked.stderr
     fares = json.loads(asked.stdout)["predictions"]
-    until(lambda: capture.flush(there.home.settings))  # the server keeps it for a moment
+    until(lambda: there.home.captured() > before)
     done = there.call("replay", "--version", "2", "--hours", "2:0", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -100,9 +100,7 @@ def rerun(home: Home, source: Path, *options: str, **environment: str) -> dict[s
 def test_two_runs_without_news_change_nothing_and_ask_no_engine(
     home: Home, small_source: Path
 ) -> None:
-    from taxi_assets.emulator.runtime import capture
-
-    capture.flush(home.settings)  # what the run itself has asked, which comes after its end
+    home.captured()  # what the run itself has asked, which comes after its end
     before, last, months = state(home), home.last_run(), held(home)
     assert months == ([*MONTHS], [MONTHS[1], MONTHS[0]])
     runs = [rerun(home, small_source, **NO_ENGINE) for _ in range(2)]
@@ -120,9 +118,7 @@ def test_two_runs_without_news_change_nothing_and_ask_no_engine(
 def test_the_runs_own_requests_are_nobodys_rides_and_those_of_users_are(
     home: Home, small_source: Path
 ) -> None:
-    from taxi_assets.emulator.runtime import capture
-
-    capture.flush(home.settings)
+    before = home.captured()
     raw = DeltaTable(str(home.settings.table_path(home.settings.payload_table)))
     names = raw.to_pyarrow_table(columns=["client_request_id"]).column(0).to_pylist()
     assert len(names) > 100  # parity or latency have asked
@@ -131,7 +127,7 @@ def test_the_runs_own_requests_are_nobodys_rides_and_those_of_users_are(
 
     asked = home.call("query", str(endpoint.SINGLE_FILE))
     assert len(json.loads(asked.stdout)["predictions"]) == 1
-    until(lambda: capture.flush(home.settings))  # the server keeps it for a quarter of a second
+    until(lambda: home.captured() > before)
     assert rerun(home, small_source)["tables"]["endpoint_payloads"] == 1
     rerun(home, small_source, **NO_ENGINE)
 
