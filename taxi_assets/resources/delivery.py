@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from urllib.parse import unquote
@@ -165,38 +166,55 @@ def _delivered(addresses: Sequence[Address], log: AlertLog, again: bool) -> Deli
     letters = DeadLetters(log.home)
     dead = {(letter.to, letter.alert) for letter in letters.waiting()}
     acknowledged, now = log.acknowledgements(), instant()
-    deadline, sent, failures, given_up = time.monotonic() + SECONDS, 0, [], 0
-    for address, severities in _merged(addresses):
-        digest = digest_of(address)
-        known = {alert for to, alert in heard if to == digest}
-        lost = {alert for to, alert in dead if to == digest}
-        asked_for = open_ids | lost if again else open_ids
-        waiting = [
-            *_pending(alerts, known, asked_for, set() if again else lost),
-            *_reminders(problems, acknowledged, known, now),
-        ]
-        pending = [
-            a
-            for a in waiting
-            if a.of in severities
-            and (again or a.id not in lost)
-            and not (a.key in acknowledged and acknowledged[a.key].covers(a, now))
-        ]
+    writing = threading.Lock()
+
+    def tell(address: Address, pending: Sequence[Alert]) -> Delivered:
+        digest, deadline, sent = digest_of(address), time.monotonic() + SECONDS, 0
         groups = [pending] if len(pending) > FLOOD else [[alert] for alert in pending]
         for group in groups:
             if time.monotonic() > deadline:
-                failures.append("no time left; the rest is told at the next tick")
-                break
+                late = f"{address.name}: no time left; the rest is told at the next tick"
+                return Delivered(sent, (late,))
             reason = notify(address, *_message(group))
-            if reason:
-                failures.append(f"{address.name}: {reason}")
-                left = [a.id for a in pending[pending.index(group[0]) :] if a.id not in lost]
-                given_up += letters.failed(digest, address.name, left, reason)
-                break
-            told.append({"to": digest, "alert": a.id, "at": instant()} for a in group)
-            letters.taken(digest, [a.id for a in group])
+            with writing:
+                if reason:
+                    rest = pending[pending.index(group[0]) :]
+                    left = [a.id for a in rest if (digest, a.id) not in dead]
+                    given_up = letters.failed(digest, address.name, left, reason)
+                    return Delivered(sent, (f"{address.name}: {reason}",), given_up)
+                told.append({"to": digest, "alert": a.id, "at": instant()} for a in group)
+                letters.taken(digest, [a.id for a in group])
             sent += len(group)
-    return Delivered(sent, tuple(failures), given_up)
+        return Delivered(sent, ())
+
+    waiting: list[tuple[Address, list[Alert]]] = []
+    for address, severities in _merged(addresses):
+        digest = digest_of(address)
+        known = {alert for to, alert in heard if to == digest}
+        lost = set() if again else {alert for to, alert in dead if to == digest}
+        asked_for = open_ids | {alert for to, alert in dead if to == digest and again}
+        pending = [
+            a
+            for a in (
+                *_pending(alerts, known, asked_for, lost),
+                *_reminders(problems, acknowledged, known, now),
+            )
+            if a.of in severities
+            and a.id not in lost
+            and not (a.key in acknowledged and acknowledged[a.key].covers(a, now))
+        ]
+        if pending:
+            waiting.append((address, pending))
+    if not waiting:
+        return Delivered(0, ())
+    # Side by side: who is slow keeps nobody from hearing.
+    with ThreadPoolExecutor(len(waiting)) as pool:
+        done = list(pool.map(tell, *zip(*waiting, strict=True)))
+    return Delivered(
+        sum(each.sent for each in done),
+        tuple(failure for each in done for failure in each.failures),
+        sum(each.given_up for each in done),
+    )
 
 
 def digest_of(address: Address) -> str:
