@@ -44,7 +44,7 @@ class Driver:
     process: subprocess.Popen[str] = field(repr=False)
     idle_seconds: float | None  # None: it waits for as long as the workspace is there
     tasks: int = 0
-    spoiled: bool = False  # a task was killed, whose queries may go on
+    spoiled: bool = False  # a task was ended, whose queries may go on
     watch: threading.Timer | None = field(default=None, repr=False)
 
     @property
@@ -86,7 +86,11 @@ class Drivers:
             with self._lock:
                 found = self._found.get(folder)
             if found is None or not found.alive:
-                found = self._started(cluster, folder, libraries, spec, idle)
+                try:
+                    found = self._started(cluster, folder, libraries, spec, idle)
+                except BaseException:
+                    _remove(folder)
+                    raise
             with self._lock:
                 found.tasks += 1
                 found.unwatch()
@@ -201,9 +205,13 @@ class Drivers:
                 if self._found.get(found.folder) is found:
                     del self._found[found.folder]
             end(found.process)
-            shutil.rmtree(found.folder, ignore_errors=True)
-        with suppress(OSError):  # others of the cluster are beside it
-            found.folder.parent.rmdir()
+            _remove(found.folder)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # others of the cluster are beside it
+        folder.parent.rmdir()
 
 
 def _libraries(task: Document, environments: Iterable[Document]) -> list[Document]:

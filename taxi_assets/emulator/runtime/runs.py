@@ -145,8 +145,10 @@ class Runs:
             except subprocess.TimeoutExpired:
                 code = None
                 drivers.end(process)
-            driver.spoiled |= code is None or code < 0  # killed: its queries may go on
-        if self.get(run_id)["state"]["life_cycle_state"] == "TERMINATING":
+            cancelled = self.get(run_id)["state"]["life_cycle_state"] == "TERMINATING"
+            # Where it was ended its queries may go on, whatever code it has ended with.
+            driver.spoiled |= cancelled or code is None or code < 0
+        if cancelled:
             self._finish(run_id, "CANCELED", "Run cancelled")
         elif code is None:
             self._finish(run_id, "TIMEDOUT", f"The run took more than {limit} seconds")

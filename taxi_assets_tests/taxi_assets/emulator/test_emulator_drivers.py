@@ -11,6 +11,7 @@ from databricks.sdk.service.compute import State as ClusterState
 from test_emulator_runs import NODE_TYPE, RUNTIME, VOLUME, await_text, ended, read, state, write
 
 from databricks_steps.settings import SAIL, Settings
+from taxi_assets.emulator.errors import ApiError
 from taxi_assets.emulator.runtime import state as states
 from taxi_assets.emulator.runtime.clusters import Clusters
 from taxi_assets.emulator.runtime.drivers import SERVERLESS, Drivers
@@ -37,6 +38,12 @@ with open(sys.argv[1], "w") as out:
     out.write(str(sc._jvm.java.lang.ProcessHandle.current().pid()))
 spark.range(10**15).selectExpr("sum(id * id % 7)").collect()
 """
+
+
+CATCHING = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+"""  # as Dagster does
 
 
 def submit(workspace: Workspace, cluster: str, file: str, *parameters: str) -> int:
@@ -90,11 +97,17 @@ def test_tasks_share_the_jvm_of_their_cluster_and_nothing_of_their_sessions(
 def test_the_queries_of_a_cancelled_task_end_with_it_and_a_deleted_cluster_ends_its_tasks(
     workspace: Workspace, cluster: str
 ) -> None:
-    file = write(workspace, "endless.py", ENDLESS)
-    for name, result in (("cancelled", "CANCELED"), ("deleted", "FAILED")):
+    plain = write(workspace, "endless.py", ENDLESS)
+    catching = write(workspace, "catching.py", CATCHING + ENDLESS)
+    cases = (
+        ("cancelled", plain, "CANCELED"),
+        ("caught", catching, "CANCELED"),
+        ("deleted", plain, "FAILED"),
+    )
+    for name, file, result in cases:
         run_id = submit(workspace, cluster, file, f"{VOLUME}/{name}")
         pid = int(await_text(workspace, name))
-        if name == "cancelled":
+        if result == "CANCELED":
             workspace.client.jobs.cancel_run(run_id)
         else:
             workspace.client.clusters.delete(cluster)
@@ -135,6 +148,14 @@ def test_an_idle_cluster_ends_itself_and_its_next_task_starts_it_again(drivers: 
         fourth.process.wait()
         with drivers.held(5, task, ()) as fifth:  # one that has died is not given out again
             assert fifth.alive
+
+
+def test_a_library_that_cannot_be_had_leaves_no_folder(drivers: Drivers) -> None:
+    task = {"new_cluster": {"spark_version": RUNTIME}}
+    task |= {"libraries": [{"pypi": {"package": "no-such-package==1.0"}}]}
+    with pytest.raises(ApiError), drivers.held(1, task, ()):
+        pass
+    assert list((drivers._settings.home / "clusters").iterdir()) == []
 
 
 def test_other_libraries_have_a_driver_of_their_own_and_a_runs_own_cluster_ends_with_it(
