@@ -123,6 +123,9 @@ def scan(
 
     Each partition is a scan of its own with its values as constants: Sail takes none from the
     names of folders, and as all files are named no folder is listed.
+
+    Raises:
+        TableError: a file is missing or empty, which Sail would take for one without rows.
     """
     from pyspark.sql import functions as F
     from pyspark.sql.types import ArrayType, MapType, StructType
@@ -133,6 +136,7 @@ def scan(
     kinds = (ArrayType, MapType, StructType)
     nested = [field.name for field in inside if isinstance(field.dataType, kinds)]
     scans = []
+    _require_there(partitions)
     for values, paths in _alike(partitions, nested):
         constants = {
             name: F.lit(value).cast(schema[name].dataType).alias(name)
@@ -141,6 +145,18 @@ def scan(
         rows = spark.read.schema(inside).parquet(*map(str, paths))
         scans.append(rows.select(*(constants.get(n, F.col(n)) for n in schema.names)))
     return reduce(lambda one, other: one.unionAll(other), scans)
+
+
+def _require_there(partitions: Partitions) -> None:
+    for paths in partitions.values():
+        for path in paths:
+            size = path.stat().st_size if path.exists() else None
+            if not size:
+                raise TableError(
+                    "Every data file of a table must be there, whole",
+                    f"{path} is {'missing' if size is None else 'empty'}",
+                    "taxi-assets doctor --deep says what else is damaged; restore a backup",
+                )
 
 
 def _alike(
@@ -167,9 +183,14 @@ def _alike(
 def records_of(
     partitions: Partitions, columns: Sequence[str], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The rows of these files, column → value; null for a column that came later than its file."""
+    """The rows of these files, column → value; null for a column that came later than its file.
+
+    Raises:
+        TableError: a file is missing or empty.
+    """
     import pyarrow.parquet as pq
 
+    _require_there(partitions)
     nothing = dict.fromkeys(names)
     found = []
     for values, paths in partitions.items():
@@ -377,7 +398,7 @@ def merge_changes(
     """Apply the changes as one Delta merge, streamed; the number of rows changed."""
     import pyarrow.dataset as ds
 
-    dataset = ds.dataset(changes, format="parquet", exclude_invalid_files=True)
+    dataset = ds.dataset([str(path) for path in data_files(changes)], format="parquet")
     keys = [*table.primary_key, *([table.month] if table.month else [])]
     columns = {name: f"s.{name}" for name in table.names}
     metrics = (

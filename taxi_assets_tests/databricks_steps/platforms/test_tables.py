@@ -208,3 +208,16 @@ def test_a_log_that_cannot_be_read_is_told_in_one_line(settings: Settings, spark
     assert said.startswith("The log of a table must be readable: deployments: ")
     assert "\n" not in said
     assert said.endswith("restore a backup")
+
+
+@pytest.mark.parametrize("loss", ["missing", "empty"])
+def test_a_data_file_that_is_gone_is_never_read_as_no_rows(
+    tables: DeltaTables, frame: Any, loss: str
+) -> None:
+    tables.replace(NAME, frame([row(1, JANUARY), row(1, FEBRUARY)]), BOTH)
+    (file,) = (Path(tables.uri(NAME)) / "known_month=2022-01").glob("*.parquet")
+    file.unlink() if loss == "missing" else file.write_bytes(b"")
+    for read in (tables.read, tables.records, lambda n: tables.read(n, version=tables.version(n))):
+        with pytest.raises(TableError, match=rf"{file.name} is {loss}\. .*restore a backup"):
+            read(NAME)
+    assert tables.read(NAME, ["2022-02"]).count() == 1
