@@ -9,7 +9,7 @@ import io
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
@@ -153,8 +153,13 @@ def await_end(client: WorkspaceClient, run_id: int, cluster: Cluster) -> None:
         client.jobs.wait_get_run_job_terminated_or_skipped(run_id, timeout=grace)
 
 
-def await_success(client: WorkspaceClient, run_id: int, cluster: Cluster) -> Run:
-    """Wait until a run has succeeded.
+def await_success(
+    client: WorkspaceClient,
+    run_id: int,
+    cluster: Cluster,
+    log: Callable[[str], None] | None = None,
+) -> None:
+    """Wait until a run has succeeded; `log` is given what its task printed, however it ended.
 
     The workspace ends it at the cluster's limit, but may not count the time in which it is queued.
     Most calls are short: looks come soon at first, then every `poll_seconds`.
@@ -182,17 +187,19 @@ def await_success(client: WorkspaceClient, run_id: int, cluster: Cluster) -> Run
             )
         pause = max(FIRST_LOOK, LATE * (time.monotonic() - started))
         time.sleep(min(pause, cluster.poll_seconds))
-    if run.state.result_state is not RunResultState.SUCCESS:
-        told = output(client, run)
+    succeeded = run.state.result_state is RunResultState.SUCCESS
+    told = None if succeeded and log is None else _output(client, run)
+    if log is not None and told is not None and (told.logs or "").strip():
+        log(f"{run.run_name} printed:\n{told.logs}")
+    if not succeeded:
         raise LaunchError(
             f"Run {run.run_name} must succeed",
             f"{(told and told.error) or run.state.state_message} ({run.run_page_url})",
             "Look at the run, mend the cause, then try again",
         )
-    return run
 
 
-def output(client: WorkspaceClient, run: Run) -> RunOutput | None:
+def _output(client: WorkspaceClient, run: Run) -> RunOutput | None:
     """What its one task printed, and why it failed; None where Databricks does not say."""
     import requests
     from databricks.sdk.errors.base import DatabricksError

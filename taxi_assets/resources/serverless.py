@@ -101,10 +101,7 @@ class _Client(PipesDatabricksServerlessClient):
         try:
             page = patiently(lambda: self.client.jobs.get_run(run_id)).run_page_url
             context.log.info("serverless run %s", page)
-            done = remote.await_success(self.client, run_id, self._cluster)
-            told = remote.output(self.client, done)
-            if told is not None and (told.logs or "").strip():
-                context.log.info("%s printed:\n%s", done.run_name, told.logs)
+            remote.await_success(self.client, run_id, self._cluster, context.log.info)
         except DagsterExecutionInterruptedError:
             self.interrupted = True
             raise  # Pipes cancels the run

@@ -74,10 +74,14 @@ def test_the_tables_and_checks_are_those_of_target_local(
 
 def test_what_a_step_printed_is_in_the_log_of_the_run(called: Home) -> None:
     """MLflow warns where a model is logged."""
-    with dagster_instance.instance(called.settings) as found:
+    assert any(t.startswith("fare_model ") and "UserWarning" in t for t in messages(called))
+
+
+def messages(home: Home) -> list[str]:
+    """Of the logs of every run."""
+    with dagster_instance.instance(home.settings) as found:
         logs = [found.all_logs(run.run_id) for run in found.get_runs()]
-    said = [entry.user_message for log in logs for entry in log]
-    assert any(t.startswith("fare_model ") and "UserWarning" in t for t in said)
+    return [entry.user_message for log in logs for entry in log]
 
 
 def test_a_wheel_is_all_that_is_left_on_the_volume(called: Home) -> None:
@@ -86,18 +90,26 @@ def test_a_wheel_is_all_that_is_left_on_the_volume(called: Home) -> None:
     assert [file.name for file in volume.rglob("*") if file.is_file()] == [staging.wheel()[0]]
 
 
-def test_a_step_that_fails_says_why_in_one_line(called: Home) -> None:
-    """The next training set needs a version of `trips` that is no longer there."""
-    log = called.settings.table_path("dropoff_features") / "_delta_log"
-    log.rename(log.with_name("_gone"))
+def test_a_step_that_fails_says_why_in_one_line_and_what_it_printed_is_in_the_log(
+    called: Home,
+) -> None:
+    """The next training set reads trips whose files are no longer there."""
+    table = called.settings.table_path("trips")
+    files = [*table.rglob("*.parquet")]
+    for file in files:
+        file.rename(file.with_suffix(".gone"))
     try:
         again = ("run", "--target", "loopback", "--skip-features", "--months", "2022-01:2022-02")
         done = called.call(*again, **SERVERLESS)
     finally:
-        log.with_name("_gone").rename(log)
+        for file in files:
+            file.with_suffix(".gone").rename(file)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("error: ")
+    assert line.startswith("error: Stage training_set failed: ")
+    assert " is missing" in line
+    (printed,) = [text for text in messages(called) if text.startswith("training_set 2022-01:")]
+    assert "Traceback" in printed
 
 
 @pytest.mark.parametrize("sign", ["SIGTERM", "SIGKILL"])
