@@ -158,7 +158,7 @@ def test_a_usual_month_is_learned_from_and_a_drifted_one_is_told_once(watched: W
         ("live_performance", "live_error"),
         ("drift_report", "triage"),
     }
-    assert AlertLog(settings).problems() == []
+    watched.wait("the end of every other problem", lambda: AlertLog(settings).problems() == [])
 
 
 def versions(home: Home) -> set[str]:
