@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shlex
+import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,3 +106,65 @@ def test_ctrl_c_on_a_terminal_ends_a_run_with_one_line(homes: Any) -> None:
     (line,) = re.findall(r"error: .*", text)
     assert line.startswith("error: stopped by SIGINT")
     assert sent.rindex(SHOW_CURSOR) > sent.rindex("\x1b[?25l")
+
+
+class Pane:
+    """A shell in tmux, as a user has it: what was typed, and what can be read."""
+
+    def __init__(self, folder: Path, home: Home) -> None:
+        self._tmux = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
+        self._environment = {**home.environment, "TERM": "xterm"}
+        self._call("new-session", "-d", "-x", "120", "-y", "60", "sh")
+
+    def _call(self, *words: str) -> str:
+        command = [*self._tmux, *words]
+        done = subprocess.run(command, check=True, capture_output=True, env=self._environment)
+        return done.stdout.decode()
+
+    def type(self, line: str) -> None:
+        self._call("send-keys", "-l", line)
+        self._call("send-keys", "Enter")
+
+    def read(self) -> str:
+        """The lines on the screen, those that were wrapped made whole."""
+        return self._call("capture-pane", "-p", "-J")
+
+    def read_until(self, form: str, seconds: float) -> list[str]:
+        """What stood there, look by look, until a line has the form."""
+        seen, end = [self.read()], time.monotonic() + seconds
+        while not re.search(form, seen[-1], re.MULTILINE):
+            assert time.monotonic() < end, seen[-1]
+            time.sleep(0.2)
+            seen.append(self.read())
+        return seen
+
+    def close(self) -> None:
+        self._call("kill-server")
+
+
+@pytest.fixture
+def pane(tmp_path: Path, homes: Any) -> Iterator[Pane]:
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not there")
+    opened = Pane(tmp_path, homes("pane"))
+    yield opened
+    opened.close()
+
+
+@pytest.mark.long  # a run
+def test_in_tmux_a_run_shows_its_step_and_its_last_line_works_when_pasted(
+    pane: Pane, small_source: Path
+) -> None:
+    command = [str(Path(sys.executable).with_name("taxi-assets")), "run"]
+    command += ["--source", str(small_source), "--months", "2022-01"]
+    pane.type(f"{shlex.join(command)}; echo ended $?")
+    seen = pane.read_until(r"^ended \d+$", 600)
+    moving = r"^  (\w+) +\d:\d\d min +(\d+) of (\d+)"
+    found = {step for screen in seen for step in re.findall(moving, screen, re.MULTILINE)}
+    steps = {name for name, *_ in found}
+    assert {"raw_trips", "fare_model"} <= steps, steps
+    assert len({planned for *_, planned in found}) == 1  # how many there are is known at once
+    assert re.search(r"^status: success in", seen[-1], re.MULTILINE), seen[-1]
+    (pasted,) = re.findall(r"^next +(\S.*query --now.*)$", seen[-1], re.MULTILINE)
+    pane.type(f"clear; {pasted}")
+    pane.read_until(r'"fare": \d+\.\d+, "low": ', 60)
