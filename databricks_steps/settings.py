@@ -26,6 +26,7 @@ ENGINES = ("local", "spark://", CONNECT, "yarn", "k8s://")  # how TAXI_SPARK beg
 EMULATED = "TAXI_EMULATED"  # set for a task of the emulator: the home its Unity Catalog is in
 RUNTIME = "DATABRICKS_RUNTIME_VERSION"  # Databricks sets it on every cluster
 STAGING_VOLUME = "dagster_staging"  # the volume of launched steps and of what a step keeps in files
+DEMO = "demo"  # the source of trips that are made up
 LANDING = "landing"  # the volume that trips arrive in
 MOST_DELAY_DAYS = 3_650
 _SPEAKS_CONNECT = "SPARK_CONNECT_MODE_ENABLED"  # PySpark's, once a session of Connect was made
@@ -203,7 +204,7 @@ class Settings:
     online_store: str = "taxi-online-store"
     experiment: str = "taxi-fare"
     tracking: str = ""  # address of MLflow; empty: the platform's own
-    source: str = "demo"
+    source: str = DEMO
     zones: str = ""  # a GeoJSON of taxi zones, for the maps of reports
     git_commit: str = ""  # of the code, where it runs without its repository
     spark: str = SAIL  # the engine: Sail, a master of Spark, or a Spark Connect server

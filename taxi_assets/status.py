@@ -23,7 +23,7 @@ from databricks_steps import atomic_write, schemas
 from databricks_steps.errors import SettingsError, TaxiError
 from databricks_steps.interfaces import TableLog
 from databricks_steps.platforms.embedded.tables import DeltaTables
-from databricks_steps.settings import EMBEDDED, Settings, inherited
+from databricks_steps.settings import DEMO, EMBEDDED, Settings, inherited
 from databricks_steps.training import registry
 from databricks_steps.training.registry import Version
 from databricks_steps.trips import arrivals
@@ -275,7 +275,7 @@ def summary(report: Mapping[str, Any]) -> str:
     if model:
         about_model = [
             f"model        {model['name']}, version {model['version']}, {model['alias']}",
-            f"             {_measures(model['metrics'])} on the holdout",
+            f"             {_measures(model['metrics'])} on the holdout{_made_up(report)}",
         ]
     about_endpoint = "not told by the workspace"
     if endpoint:
@@ -295,6 +295,11 @@ def summary(report: Mapping[str, Any]) -> str:
             f"             {ours} stop  # until then the endpoint serves",
         )
     )
+
+
+def _made_up(report: Mapping[str, Any]) -> str:
+    """Demo trips scatter less than real ones: nobody is to compare the two."""
+    return " of made-up trips" if report["source"] == DEMO else ""
 
 
 def _program() -> str:

@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
+from databricks_steps import network
 from databricks_steps.settings import LOOPBACK, REPOSITORY
 from databricks_steps.training import lineage
 from taxi_assets.emulator import server
@@ -159,7 +160,7 @@ def test_tasks_are_told_the_target_s_names(cli: Cli, target: str) -> None:
             "node_type_id": Cluster().node_type,
             "num_workers": Cluster().workers[0],
             "data_security_mode": "SINGLE_USER",
-            "spark_env_vars": {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"},
+            "spark_env_vars": network.SILENT,
             "workload_type": None,
         }
         for task in job["tasks"]:

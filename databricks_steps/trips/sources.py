@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from databricks_steps.errors import SourceError
 from databricks_steps.months import FIRST, shift, this_month
-from databricks_steps.settings import Settings
+from databricks_steps.settings import DEMO, Settings
 from databricks_steps.trips import demo, downloads, normalize, reading
 from databricks_steps.trips.column_mapping import matched, missing
 from databricks_steps.trips.file_index import FileIndex
@@ -21,7 +21,6 @@ from databricks_steps.trips.recognition import COPY_AGAIN, NotTripsError
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-DEMO = "demo"
 TLC = "tlc:"
 _TABLE = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*){2}")
 SHOWN = 20  # files that are named in one message

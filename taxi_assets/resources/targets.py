@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from databricks_steps import network
 from databricks_steps.errors import SettingsError
 from databricks_steps.settings import (
     DATABRICKS,
@@ -193,9 +194,8 @@ def quiet_variables(settings: Settings) -> dict[str, str]:
     return {
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
         "MPLCONFIGDIR": str(settings.home / "matplotlib"),
+        **network.SILENT,
     }
 
 

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from databricks_steps.settings import Settings
+from databricks_steps import network
+from databricks_steps.settings import LOOPBACK, Settings
 from databricks_steps.trips.demo import demo_trips
 from taxi_assets.emulator import process
 from taxi_assets_tests.waiting import Process
 
 MONTHS = ("2022-01", "2022-02", "2022-03")
 ROWS = 8_000
+OF_TESTS = re.compile("|".join((r"CI$", r"GITHUB_", r"PYTEST_", *network.SILENT)))
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,16 @@ class Home:
         return replace(Settings(), home=self.path, port=self.port)
 
     @property
+    def cache(self) -> Path:
+        """Where libraries keep what is the user's, if they are told."""
+        return self.path.with_name("cache")
+
+    @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "TAXI_HOME": str(self.path), "TAXI_PORT": str(self.port)}
+        """A user's: no library finds in it that it is tested, or was told to be silent."""
+        ours = {"TAXI_HOME": str(self.path), "TAXI_PORT": str(self.port)}
+        told = {name: text for name, text in os.environ.items() if not OF_TESTS.match(name)}
+        return {**told, **ours}
 
     def start(self, *arguments: str, **environment: str) -> Process[str]:
         return Process(
@@ -136,14 +149,51 @@ def no_java(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"PATH": f"{folder}:{os.environ['PATH']}", "JAVA_HOME": ""}
 
 
+class Proxy(socketserver.ThreadingTCPServer):
+    """A proxy of HTTP and HTTPS that notes what it is asked for, and passes nothing on."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        super().__init__((LOOPBACK, 0), self._note)
+
+    def _note(self, request: socket.socket, *_: object) -> None:
+        request.settimeout(5)
+        with suppress(OSError):
+            self.asked.append(request.recv(1_000).decode(errors="replace").partition("\r\n")[0])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of a machine behind it."""
+        address = f"http://{LOOPBACK}:{self.server_address[1]}"
+        names = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "grpc_proxy")
+        return dict.fromkeys(names, address) | dict.fromkeys(("no_proxy", "NO_PROXY"), "")
+
+
+@pytest.fixture(scope="session")
+def proxy() -> Iterator[Proxy]:
+    with Proxy() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
 @pytest.fixture(scope="session")
 def first_run(
-    tmp_path_factory: pytest.TempPathFactory, small_source: Path, no_java: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory,
+    small_source: Path,
+    no_java: dict[str, str],
+    proxy: Proxy,
 ) -> Iterator[tuple[Home, subprocess.CompletedProcess[str]]]:
-    """The pipeline on the small source, without Java, run once for all tests that only look."""
+    """The pipeline on the small source, run once for all tests that only look.
+
+    On a machine without Java and behind a proxy.
+    """
     with making(tmp_path_factory) as make:
         home = make("first")
-        done = home.call("run", "--source", str(small_source), **no_java)
+        variables = {**no_java, **proxy.environment, "XDG_CACHE_HOME": str(home.cache)}
+        done = home.call("run", "--source", str(small_source), **variables)
         assert done.returncode == 0, done.stderr + done.stdout
         yield home, done
 

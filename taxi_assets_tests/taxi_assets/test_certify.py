@@ -42,7 +42,7 @@ def environment(homes: Any) -> tuple[Home, dict[str, str]]:
         process.ensure_running(home.settings)
     token = auth.token(home.settings.token_file)
     host = home.settings.host
-    return home, {"DATABRICKS_HOST": host, "DATABRICKS_TOKEN": token, "NO_PROXY": "127.0.0.1"}
+    return home, {"DATABRICKS_HOST": host, "DATABRICKS_TOKEN": token}
 
 
 def test_every_item_is_probed_once_and_told(environment: tuple[Home, dict[str, str]]) -> None:

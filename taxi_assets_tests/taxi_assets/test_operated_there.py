@@ -55,7 +55,6 @@ def there(homes: Any, small_source: Path) -> There:
     known = {
         "DATABRICKS_HOST": home.settings.host,
         "DATABRICKS_TOKEN": auth.token(home.settings.token_file),
-        "NO_PROXY": "127.0.0.1",
         "TAXI_COMPUTE": "serverless",
         "TAXI_TRACKING_URI": home.settings.mlflow_uri,
     }

@@ -15,13 +15,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from conftest_run import MONTHS, ROWS, Home
+from conftest_run import MONTHS, ROWS, Home, Proxy
 
 from databricks_steps import schemas
-from databricks_steps.settings import JVM, Settings
+from databricks_steps.settings import DEMO, JVM, Settings
 from databricks_steps.training import model_card, registry
 from databricks_steps.training.mlflow_database import MlflowDatabase
-from taxi_assets import pipeline
+from taxi_assets import pipeline, status
 from taxi_assets.deployment import endpoint
 from taxi_assets_tests.completion import completed
 
@@ -117,6 +117,20 @@ def test_a_terminal_reads_stages_a_summary_and_nothing_else(first_run: FirstRun)
         pasted, shell=True, env=home.environment, capture_output=True, text=True, check=True
     )
     assert set(json.loads(asked.stdout)["predictions"][0]) == {"fare", "low", "high"}
+
+
+def test_behind_a_proxy_a_run_works_and_no_library_talks_to_its_maker(
+    first_run: FirstRun, proxy: Proxy
+) -> None:
+    home, _ = first_run
+    assert proxy.asked == []
+    assert [path for path in home.cache.rglob("*") if "onnx" in path.name.lower()] == []
+
+
+def test_figures_of_made_up_trips_are_told_as_such(first_run: FirstRun) -> None:
+    report = first_run[0].last_run()
+    assert "made-up" not in status.summary(report)
+    assert "made-up" in status.summary({**report, "source": DEMO})
 
 
 def test_any_delta_reader_opens_every_table(first_run: FirstRun) -> None:
