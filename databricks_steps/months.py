@@ -74,6 +74,12 @@ def spans(months: Iterable[str]) -> list[tuple[str, ...]]:
     return found
 
 
+def ranges(months: Iterable[str]) -> str:
+    """The runs of months for people: 2021-01 to 2021-03, 2022-05."""
+    runs = (dict.fromkeys((run[0], run[-1])) for run in spans(months))
+    return ", ".join(" to ".join(run) for run in runs)
+
+
 def start(month: str) -> datetime:
     """First instant of the month, New York wall clock."""
     return datetime(int(month[:4]), int(month[5:]), 1)  # noqa: DTZ001 wall clock as published

@@ -207,30 +207,6 @@ def only_run(settings: Settings) -> Iterator[None]:
             del _HELD[path]
 
 
-def only_dev(settings: Settings) -> None:
-    """Hold this home's lock of `dev` as long as this process or what it hands its files to lives.
-
-    Whatever program it becomes; a daemon may outlive a supervisor that was killed.
-
-    Two daemons would tick the same sensors, and each tell of the other's runs.
-
-    Raises:
-        SettingsError: another one holds it.
-    """
-    lock = os.open(settings.home / "dev.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise SettingsError(
-            "Only one taxi-assets dev at a time may use a TAXI_HOME",
-            f"process {os.read(lock, 20).decode() or 'unknown'} holds {settings.home}",
-            "Use its pages, or end it",
-        ) from error
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
-    os.set_inheritable(lock, True)
-
-
 def create_run(
     found: dg.DagsterInstance,
     job: IJob,

@@ -15,6 +15,7 @@ from databricks_steps.distributions import ALL
 from databricks_steps.errors import reason
 from databricks_steps.interfaces import TableLog
 from databricks_steps.monitoring import plots as month_plots
+from databricks_steps.months import ranges
 from databricks_steps.page import Blocks, Figures, Table, Text, render
 from databricks_steps.settings import METRICS, Settings
 from databricks_steps.training import deployment_log
@@ -116,9 +117,7 @@ def _number(value: object) -> Any:
 
 
 def _pipeline(found: Mapping[str, Any]) -> Blocks:
-    rows = [
-        (name, each["rows"], ", ".join(each["months"])) for name, each in found["tables"].items()
-    ]
+    rows = [(name, each["rows"], ranges(each["months"])) for name, each in found["tables"].items()]
     return [Table(("table", "rows", "months"), rows)] if rows else NONE
 
 
@@ -260,7 +259,7 @@ def _newest(made: Sequence[Made]) -> Blocks:
         (
             each.asset,
             f"{each.at:%Y-%m-%d %H:%M:%S}",
-            ", ".join(each.months),
+            ranges(each.months),
             "" if each.rows is None else f"{each.rows:,}",
             _rounded(each.seconds),
             each.run[:8],

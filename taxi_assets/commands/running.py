@@ -109,14 +109,14 @@ def run(
 @one_line_errors
 def dev(port: int) -> None:
     """Start Dagster's UI and daemon on TAXI_HOME: assets, runs and checks in the browser."""
-    from taxi_assets import dagster_instance
+    from taxi_assets import dagster_instance, dev_lock
 
     settings = target().settings
     export({"DAGSTER_HOME": str(dagster_instance.dagster_home(settings))})
     _require_free(port)
     with dagster_instance.instance(settings) as found:
         dagster_instance.hold_months(settings, found)
-    dagster_instance.only_dev(settings)
+    dev_lock.hold(settings, f"http://{LOOPBACK}:{port}")
     if settings.platform == EMBEDDED:
         (settings.home / LANDING).mkdir(exist_ok=True)  # so that months can be copied into it
     export({UI: inherited().get(UI) or f"http://{LOOPBACK}:{port}"})

@@ -37,10 +37,14 @@ def serve(access_log: bool) -> None:
 @click.command()
 @one_line_errors
 def stop() -> None:
-    """Stop the emulator."""
+    """Stop the emulator; `taxi-assets dev` goes on, and is named."""
+    from taxi_assets import dev_lock
     from taxi_assets.emulator import process
 
-    click.echo("stopped" if process.stop(embedded().settings) else "was not running")
+    settings = embedded().settings
+    click.echo("stopped" if process.stop(settings) else "was not running")
+    if watching := dev_lock.holder(settings):
+        click.echo(f"taxi-assets dev goes on as process {watching[0]}: kill {watching[0]} ends it")
 
 
 @click.command()

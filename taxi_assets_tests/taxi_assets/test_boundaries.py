@@ -18,8 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from databricks_steps.errors import SettingsError
-from databricks_steps.months import parse, shift, this_month
-from databricks_steps.settings import REPOSITORY
+from databricks_steps.months import parse, ranges, shift, this_month
+from databricks_steps.settings import REPOSITORY, Settings
+from taxi_assets import dev_lock
 from taxi_assets.cli import main
 from taxi_assets.commands.common import one_line_errors
 
@@ -240,6 +241,19 @@ def test_months_that_cannot_be_some(tmp_path: Path, months: str) -> None:
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize(
+    ("months", "told"),
+    [
+        ((), ""),
+        (("2022-01",), "2022-01"),
+        (("2022-01", "2021-12", "2022-01"), "2021-12 to 2022-01"),
+        (("2021-11", "2022-01", "2022-02", "2022-03"), "2021-11, 2022-01 to 2022-03"),
+    ],
+)
+def test_months_are_told_in_ranges(months: tuple[str, ...], told: str) -> None:
+    assert ranges(months) == told
+
+
 def test_months_are_known_up_to_the_one_that_is_over() -> None:
     newest = shift(this_month(), -1)
     assert parse(newest) == (newest,)
@@ -353,10 +367,12 @@ def test_dev_on_a_busy_port_or_a_second_one_in_a_home_is_refused(tmp_path: Path)
         )
     assert "free port" in refused(called(str(home), "dev", "--port", "70000"))
     # The first is another program by now, which knows of no lock.
-    holds = "from taxi_assets.dagster_instance import only_dev; import os, sys\n"
+    holds = "from taxi_assets import dev_lock; import os, sys\n"
     holds += "from databricks_steps.settings import Settings; from pathlib import Path\n"
-    holds += "only_dev(Settings(home=Path(sys.argv[1]))); os.execvp('sleep', ['sleep', '60'])"
-    first = subprocess.Popen([sys.executable, "-c", holds, str(home)])
+    holds += "dev_lock.hold(Settings(home=Path(sys.argv[1])), sys.argv[2])\n"
+    holds += "os.execvp('sleep', ['sleep', '60'])"
+    pages = "http://127.0.0.1:3000"
+    first = subprocess.Popen([sys.executable, "-c", holds, str(home), pages])
     try:
         while not (home / "dev.lock").exists() or not (home / "dev.lock").read_text():
             assert first.poll() is None
@@ -365,6 +381,11 @@ def test_dev_on_a_busy_port_or_a_second_one_in_a_home_is_refused(tmp_path: Path)
         assert (
             f"Only one taxi-assets dev at a time may use a TAXI_HOME: process {first.pid}" in told
         )
+        assert dev_lock.holder(Settings(home=home)) == (str(first.pid), pages)
+        stopped = called(str(home), "stop")
+        assert (stopped.exit_code, str(first.pid) in stopped.stdout) == (0, True), stopped
     finally:
         first.kill()
         first.wait()
+    assert dev_lock.holder(Settings(home=home)) is None
+    assert called(str(home), "stop").stdout == "was not running\n"

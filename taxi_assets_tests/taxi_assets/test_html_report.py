@@ -29,7 +29,7 @@ def test_the_page_tells_what_a_run_made_and_what_it_took(first_run: Any) -> None
     page = Path(done.stdout.strip()).read_text()
     trips = len(table_rows(home, "trips"))
     assert f"{trips:,}" in section(page, "Pipeline")
-    assert ", ".join(MONTHS) in section(page, "Pipeline")
+    assert f"{MONTHS[0]} to {MONTHS[-1]}" in section(page, "Pipeline")
     assert "promoted" in section(page, "Models")
     assert MONTHS[-1] in section(page, "Drift and live error")
     endpoint = section(page, "Endpoint")

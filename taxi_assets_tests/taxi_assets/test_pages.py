@@ -36,7 +36,7 @@ def test_the_workspace_shows_endpoint_and_online_tables_to_who_has_the_token(
     assert f'data-endpoint="{home.settings.endpoint}"' in shown
     assert re.search(r'<span class="good">READY</span>', shown)
     for name in ("pickup_features", "dropoff_features"):
-        assert f"<td>{home.settings.table(name)}_online</td>" in shown
+        assert f'title="{home.settings.table(name)}_online"' in shown
     assert home.settings.registered_model in shown
     assert token not in shown
 

@@ -22,6 +22,7 @@ from databricks_steps.errors import TaxiError
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import LOOPBACK, Settings, inherited
 from databricks_steps.training import model_card, registry
+from taxi_assets import dev_lock
 from taxi_assets.emulator import auth, errors
 
 BACK = '<p><a href="/">All pages</a> · <a href="{json}">this as JSON</a></p>'
@@ -33,11 +34,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-# Other servers of this home: title, port unless told otherwise, and what starts it.
-SERVERS = (
-    ("Dagster: assets, runs and checks", 3000, "taxi-assets dev"),
-    ("MLflow: runs, metrics, versions", 5000, "taxi-assets mlflow"),
-)
+MLFLOW_PORT = 5000  # unless told otherwise
 REPORT, MODEL = "report", "model-"
 _MONTH = re.compile(r"drift_report_(\d{4}-\d{2})")
 _TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
@@ -63,7 +60,7 @@ def routes(settings: Settings, secret: str) -> APIRouter:
     @router.get("/api/2.0/taxi/pages")
     def index() -> dict[str, Any]:
         """Every page of the home, and the other servers that show it."""
-        return {"pages": list(_pages(settings)), "servers": list(_servers())}
+        return {"pages": list(_pages(settings)), "servers": list(_servers(settings))}
 
     @router.get("/pages/{name}.html", response_class=HTMLResponse)
     def page(name: str) -> HTMLResponse:
@@ -109,12 +106,22 @@ def _versions(settings: Settings) -> list[str]:
         return []
 
 
-def _servers() -> Iterator[dict[str, Any]]:
-    for title, port, command in SERVERS:
-        with socket.socket() as probe:
-            probe.settimeout(0.2)
-            runs = probe.connect_ex((LOOPBACK, port)) == 0
-        yield {"title": title, "url": f"http://{LOOPBACK}:{port}", "runs": runs, "start": command}
+def _servers(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Others that show this home: title, address, whether it runs, and what starts it."""
+    _, dagster = dev_lock.holder(settings) or ("", "")
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        mlflow = probe.connect_ex((LOOPBACK, MLFLOW_PORT)) == 0
+    for title, command, runs, url in (
+        ("Dagster: assets, runs and checks", "taxi-assets dev", bool(dagster), dagster),
+        (
+            "MLflow: runs, metrics, versions",
+            "taxi-assets mlflow",
+            mlflow,
+            f"http://{LOOPBACK}:{MLFLOW_PORT}",
+        ),
+    ):
+        yield {"title": title, "url": url, "runs": runs, "start": command}
 
 
 def _html(settings: Settings, name: str) -> str:
