@@ -195,11 +195,6 @@ def pair(spark: SparkSession, jvm_session: SparkSession, tmp_path: Path) -> Pair
     return Pair(spark, jvm_session, tmp_path)
 
 
-@pytest.mark.long  # a JVM
-def test_the_steps_of_data_give_the_same_on_both_engines(pair: Pair, tmp_path: Path) -> None:
-    pair.run(world(tmp_path / "trips"), DATA_STEPS[:-1], ["2022-03"])  # the month with all the dirt
-
-
 @pytest.mark.long  # every step on a JVM, five times
 def test_every_step_gives_the_same_on_both_engines(pair: Pair, tmp_path: Path) -> None:
     folder = world(tmp_path / "trips")
