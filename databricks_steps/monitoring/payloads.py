@@ -202,18 +202,28 @@ def _unread(
 ) -> DataFrame:
     """Those of the requests that have to be read.
 
-    A month has merely grown when that of it which is known has the digest it was written with.
+    A month has merely grown when that of it which is known has the digest it was written with. Of
+    it nothing is read from before the first new request: what is old has files of its own.
     """
     from pyspark.sql import functions as F
 
-    tables = platform.tables
-    key = ["request_month", "request_id"]
-    known = tables.read(NAME, stale).select(*key).distinct()
-    before = _contents(delivered.join(known, key, "left_semi"), versions)
+    tables, key, new = platform.tables, ["request_month", "request_id"], F.col("_known").isNull()
+    first = tables.read(NAME, stale).where("request_row = 0")
+    known = first.select(*key, F.lit(True).alias("_known"))
+    told = delivered.select(*key, "requested_at", "served_entity", "model_version")
+    told = told.join(known, key, "left")
+    before = _contents(told.where(~new), versions)
     grown = [m for m in before if tables.made_from(NAME, m) == before[m].digest]
     if not grown:
         return delivered
-    return delivered.join(known.where(F.col("request_month").isin(grown)), key, "left_anti")
+    begun = F.min(F.unix_micros("requested_at")).alias("begun")  # a number: no clock of a driver
+    fresh = F.lit(False)
+    for row in told.where(new).groupBy("request_month").agg(begun).collect():
+        if row["request_month"] in grown:
+            since = F.col("requested_at") >= F.timestamp_micros(F.lit(row["begun"]))
+            fresh |= (F.col("request_month") == row["request_month"]) & since
+    asked = delivered.where(fresh | ~F.col("request_month").isin(grown))
+    return asked.join(first.where(fresh), key, "left_anti")
 
 
 def _once(requests: DataFrame) -> DataFrame:

@@ -272,7 +272,8 @@ def changed_rows(table: schemas.Table, old: DataFrame, new: DataFrame, delete: b
     compared = [n for n in table.names if n not in (*keys, *table.computed)]
     # Column by column: in Sail two structs of equal values, one read and one made, do not compare.
     equal = [F.col(f"old.{name}").eqNullSafe(F.col(f"new.{name}")) for name in compared]
-    joined = old.alias("old").join(new.alias("new"), keys, "full_outer")
+    how = "full_outer" if delete else "right_outer"
+    joined = old.alias("old").join(new.alias("new"), keys, how)
     is_old, is_new = (F.col(f"{side}.{table.names[-1]}").isNotNull() for side in ("old", "new"))
     kept = is_new & (~is_old | ~reduce(lambda one, other: one & other, equal, F.lit(True)))
     gone = is_old & ~is_new if delete else F.lit(False)
@@ -399,12 +400,16 @@ def merge_changes(
     import pyarrow.dataset as ds
 
     dataset = ds.dataset([str(path) for path in data_files(changes)], format="parquet")
-    keys = [*table.primary_key, *([table.month] if table.month else [])]
+    matches = [f"t.{key} = s.{key}" for key in table.primary_key]
+    if table.month:  # named, for of a stream delta-rs would read every file of the table
+        found = dataset.to_table([table.month])[table.month].unique().to_pylist()
+        months = ", ".join(f"'{month}'" for month in found)
+        matches += [f"t.{table.month} = s.{table.month}", f"t.{table.month} IN ({months})"]
     columns = {name: f"s.{name}" for name in table.names}
     metrics = (
         target.merge(
             dataset.scanner().to_reader(),
-            predicate=" AND ".join(f"t.{key} = s.{key}" for key in keys),
+            predicate=" AND ".join(matches),
             source_alias="s",
             target_alias="t",
             commit_properties=properties(made_from),

@@ -201,8 +201,7 @@ class DeltaTables:
                 action: Action = "appended" if existed else "created"
                 return Commit(table.name, action, self._open(table.name).version(), added)
             digests = delta_files.digests_of(made_from, [""] if held is None else held)
-            staged = self._staged_frame(table, stage)
-            with self._differences(table, staged, held) as changes, self._lock(table):
+            with self._differences(table, stage, held) as changes, self._lock(table):
                 self._still_at(table, version)
                 if changes is None:
                     version = self._remember(table, digests)
@@ -331,15 +330,6 @@ class DeltaTables:
             writer.parquet(str(stage))
             yield stage
 
-    def _staged_frame(self, table: schemas.Table, stage: Path) -> DataFrame:
-        found: delta_files.Partitions = {}
-        for path in delta_files.data_files(stage):
-            month = delta_files.month_of(path, table)
-            found.setdefault((month,) if table.month else (), []).append(path)
-        return delta_files.scan(
-            self._spark(), table.spark(), found, delta_files.partitioned_by(table)
-        )
-
     def _move(
         self,
         table: schemas.Table,
@@ -412,13 +402,23 @@ class DeltaTables:
 
     @contextmanager
     def _differences(
-        self, table: schemas.Table, new: DataFrame, months: Sequence[str] | None
+        self, table: schemas.Table, stage: Path, months: Sequence[str] | None
     ) -> Iterator[Path | None]:
-        """A folder with the rows to upsert and to delete, or None when nothing differs."""
+        """A folder with the rows to upsert and to delete, or None when nothing differs.
+
+        Without `months` no row of another month than the staged ones is read.
+        """
+        staged: delta_files.Partitions = {}
+        for path in delta_files.data_files(stage):
+            month = delta_files.month_of(path, table)
+            staged.setdefault((month,) if table.month else (), []).append(path)
+        by = delta_files.partitioned_by(table)
+        new = delta_files.scan(self._spark(), table.spark(), staged, by)
+        if (read := months) is None and table.month:
+            read = [month for (month,) in staged]
         staging = Path(self.uri(table.name)) / STAGED_FILES
         with file_lock.folder(staging / uuid.uuid4().hex) as folder:
-            changes = delta_files.changed_rows(
-                table, self.read(table.name, months), new, months is not None
-            )
+            old = self.read(table.name, read)
+            changes = delta_files.changed_rows(table, old, new, months is not None)
             changes.repartition(1).write.parquet(str(folder))
             yield folder if delta_files.count(folder) else None

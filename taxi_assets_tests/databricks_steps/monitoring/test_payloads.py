@@ -232,8 +232,14 @@ def test_of_a_month_that_has_grown_only_what_is_new_is_read(
     assert delivered is not None
     new = payloads._unread(platform, delivered, {}, ["2026-11"])
     assert [row["request_id"] for row in new.collect()] == ["b"]
+    # Delivered late: it was asked before one that is known.
+    gateway(platform.settings, [request("late", at=NOVEMBER - timedelta(seconds=1))])
+    delivered = inference_table.requests(platform)
+    assert delivered is not None
+    new = payloads._unread(platform, delivered, {}, ["2026-11"])
+    assert sorted(row["request_id"] for row in new.collect()) == ["b", "late"]
     monkeypatch.setattr(payloads.fingerprint, "code", lambda *_: "other code")
-    assert payloads._unread(platform, delivered, {}, ["2026-11"]).count() == 2
+    assert payloads._unread(platform, delivered, {}, ["2026-11"]).count() == 3
 
 
 def test_only_the_months_asked_for_are_read(platform: EmbeddedPlatform) -> None:
