@@ -117,6 +117,10 @@ class Backtest:
         return self.settings.home / "backtest"
 
     @cached_property
+    def _metered(self) -> month_report.Metered:
+        return month_report.metered_trips(self.platform)
+
+    @cached_property
     def _code(self) -> str:
         return fingerprint.package()
 
@@ -209,7 +213,7 @@ class Backtest:
         )
         file = self.folder / f"judged_{name}_{month}_{made_from:x}.json"
         if not file.exists():
-            found = _judged(self.platform, champion, month, self.folder)
+            found = _judged(self.platform, champion, month, self.folder, self._metered)
             atomic_write.write(file, json.dumps(asdict(found)))
         raw = json.loads(file.read_text())
         lists: dict[str, Any] = {k: tuple(v) for k, v in raw.items() if isinstance(v, list)}
@@ -240,7 +244,9 @@ def _train(platform: Platform, months: Sequence[str], number: str, folder: Path)
     (folder / _EXPECTED).write_text(candidate.expected(model, settings).to_json())
 
 
-def _judged(platform: Platform, champion: Judged, month: str, folder: Path) -> Judgement:
+def _judged(
+    platform: Platform, champion: Judged, month: str, folder: Path, learned: month_report.Metered
+) -> Judgement:
     """A month's trips scored by a model, and judged as `drift_report` judges them."""
     folder.mkdir(parents=True, exist_ok=True)
     stage = folder / "scored.part"
@@ -251,7 +257,7 @@ def _judged(platform: Platform, champion: Judged, month: str, folder: Path) -> J
         rows = platform.tables.rows("trips", [month])
         found = histograms.counted(scored, champion.baseline.bins, [month], rows)
         tables = month_report.measured(platform, champion, scored, found)
-        audit = month_report.audited(platform, champion, scored, month)
+        audit = month_report.audited(champion, scored, month, learned)
         told = month_report.told_of(platform, champion, tables, audit)
     finally:
         shutil.rmtree(stage, ignore_errors=True)

@@ -6,11 +6,12 @@ once for both; predictions are those that were made, rows of `batch_predictions`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from databricks_steps import (
     atomic_write,
@@ -49,8 +50,10 @@ from databricks_steps.training.tariff import Audit
 from databricks_steps.trips import kinds, quality_checks
 
 if TYPE_CHECKING:
+    import pandas as pd
     from pyspark.sql import DataFrame
 
+Metered: TypeAlias = "Callable[[str], pd.DataFrame]"  # month → its metered trips
 DRIFT, LIVE = schemas.DRIFT_REPORT.name, schemas.LIVE_PERFORMANCE.name
 PAYLOADS = schemas.ENDPOINT_PAYLOADS.name
 Rows = list[dict[str, Any]]
@@ -133,8 +136,11 @@ def drift_report(
             frame = platform.spark.createDataFrame(values, schemas.TABLES[name].spark())
             commits[name] = tables.replace(name, frame, stale, plan.made_from)
 
+    learned = metered_trips(platform)
+
     def audit(month: str) -> dict[str, Any]:
-        return audited(platform, champion, _scored(platform, version, [month]), month).to_json()
+        trips = _with_fares(platform, tables.read("trips", [month]), version, [month])
+        return audited(champion, trips, month, learned).to_json()
 
     cache = CheckCache(platform.settings, DRIFT, force)
     audits = cache.measured("tariff", plan.digests, lambda months: {m: audit(m) for m in months})
@@ -173,8 +179,14 @@ def measured(
     }
 
 
-def audited(platform: Platform, champion: Judged, scored: DataFrame, month: str) -> Audit:
+def metered_trips(platform: Platform) -> Metered:
+    """The metered trips of a month: many are compared with the same one, which is read once."""
+    return cache(lambda month: tariff.metered(platform.tables.read("trips", [month]), month))
+
+
+def audited(champion: Judged, scored: DataFrame, month: str, learned: Metered) -> Audit:
     """The month's tariff beside that of the newest month that the champion has learned from.
+
 
     The newest that holds enough metered trips to tell one, of days that it was taught. A month
     that it was taught itself is judged by the days that it was not.
@@ -184,7 +196,7 @@ def audited(platform: Platform, champion: Judged, scored: DataFrame, month: str)
     since = champion.version.tags.get(registry.TAUGHT_FROM, "")[:10]
     trips = tariff.metered(scored, month)
     for before in champion.months:
-        known = tariff.metered(platform.tables.read("trips", [before]), before)
+        known = learned(before)
         known = known[known["day"] >= since]
         if before == month:
             known, later = known[known["day"] < day], trips[trips["day"] >= day]
@@ -205,11 +217,17 @@ def asked(platform: Platform, months: Sequence[str]) -> DataFrame:
 
 def _scored(platform: Platform, version: Version, months: Sequence[str]) -> DataFrame:
     """Trips of the months with inputs, and the fares that were predicted; null where none was."""
+    return _with_fares(platform, asked(platform, months), version, months)
+
+
+def _with_fares(
+    platform: Platform, trips: DataFrame, version: Version, months: Sequence[str]
+) -> DataFrame:
     predicted = platform.tables.read("batch_predictions", months).where(
         f"model_version = '{version.number}'"
     )
     fares = predicted.select("trip_id", "predicted_fare")
-    return asked(platform, months).join(fares, "trip_id", "left")
+    return trips.join(fares, "trip_id", "left")
 
 
 def _told(

@@ -93,7 +93,8 @@ def test_a_new_tariff_and_a_small_month_are_learned(laptop: Laptop) -> None:
         unused: Any = None
         champion = month_report.Judged(Version("1", "", {}, tags), Path(), unused, unused)
         trips = laptop.platform.tables.read("trips", [FEBRUARY])
-        return month_report.audited(laptop.platform, champion, trips, FEBRUARY)
+        learned = month_report.metered_trips(laptop.platform)
+        return month_report.audited(champion, trips, FEBRUARY, learned)
 
     before = audit(JANUARY, "2022-01-01T00:00:00", "2022-01-25T00:00:00")
     assert (before.changed, before.since) == (True, "2022-02-15")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.long  # here and in the other process
 MONTHS = ("2022-01", "2022-02")
 COMMIT = "0123abc"  # as a bundle tells it
-ROWS = 8_000
+ROWS = 2_500
 
 
 @dataclass(frozen=True)
