@@ -233,9 +233,15 @@ def _parquet(path: Path) -> tuple[Layout, list[str], int]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    with reading.parquet(str(path)) as file:
-        leaves = [file.schema.column(i) for i in range(len(file.schema))]
-        arrow, rows = file.schema_arrow, file.metadata.num_rows
+    try:
+        with reading.parquet(str(path)) as file:
+            leaves = [file.schema.column(i) for i in range(len(file.schema))]
+            arrow, rows = file.schema_arrow, file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:  # whatever part of it Arrow stumbles over
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        line = reading.first_line(error)
+        raise ValueError(f"its parquet footer is damaged: {line}") from error
     for field in arrow:
         if pa.types.is_timestamp(field.type) and field.type.tz:
             pc.local_timestamp(pa.array([0], field.type))  # raises for a zone that there is not

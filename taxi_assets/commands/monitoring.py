@@ -61,7 +61,7 @@ def alerts(context: click.Context, target_name: str | None) -> None:
     if context.invoked_subcommand is not None:
         return
     log = alerts.AlertLog(settings)
-    problems, acknowledged = log.problems(), log.acknowledgements()
+    problems, acknowledged, quiet = log.problems(), log.acknowledgements(), 0
     for problem in problems:
         click.echo(f"{delivery.title(problem)}\n{indent(delivery.body(problem), '  ')}")
         said = acknowledged.get(problem.key)
@@ -69,7 +69,9 @@ def alerts(context: click.Context, target_name: str | None) -> None:
         if said is not None and said.covers(problem, now) and said.active(now):
             until = f", quiet until {delivery.shown(said.until)}" if said.until else ""
             click.echo(f"  Acknowledged: {delivery.shown(said.at)} by {said.by}{until}")
-    click.echo(f"{len(problems)} open{'' if problems else status.unwatched(settings)}")
+            quiet += 1
+    told = f", {quiet} acknowledged" if quiet else ""
+    click.echo(f"{len(problems)} open{told if problems else status.unwatched(settings)}")
     if letters := DeadLetters(settings.home).waiting():
         keys = {alert.id: delivery.title(alert) for alert in log.alerts()}
         for letter in letters:

@@ -77,7 +77,10 @@ def damaged_files(folder: Path) -> dict[str, str]:
             CSV.replace(",fare_amount", "").encode(),
             "it has no column for fare_amount",
         ),
-        "i.parquet": (b"PAR1" + bytes(90) + b"PAR1", "it cannot be read: "),
+        "i.parquet": (
+            b"PAR1" + bytes(90) + b"PAR1",
+            "it cannot be read: its parquet footer is damaged: ",
+        ),
         "j.parquet": (b"<html>not found</html>", "it is a page of HTML or XML"),
         "k.csv": (b"\n\n \n", "it holds nothing but blanks"),
         "l.csv": (b"PK\x03\x04\x00\x00\xff\xfe\x00", "it cannot be read: File is not a zip file"),

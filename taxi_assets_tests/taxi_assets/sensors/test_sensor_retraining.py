@@ -11,7 +11,7 @@ import pytest
 from world import World
 
 from databricks_steps.training import registry
-from taxi_assets import status
+from taxi_assets import partitions, status
 from taxi_assets.partitions import RANGE_TAGS
 from taxi_assets.sensors import retraining
 
@@ -77,6 +77,16 @@ def test_the_latest_month_counts_and_of_it_the_newest_report(served: World) -> N
     assert served.asked(NAME).run_key == "drift:2023-01:1"
     report(served, "2023-01", kind="none")
     assert served.said(NAME) == "2023-01, version 1: none: no retrain"
+
+
+def test_a_month_that_is_gone_is_told_of_no_more(served: World) -> None:
+    """As those of demo trips, where real ones have come."""
+    report(served, "2022-12", kind="none")
+    report(served, "2023-01", **DRIFT)
+    partitions.hold(served.instance, (), gone=["2023-01"])
+    assert served.said(NAME) == "2022-12, version 1: none: no retrain"
+    partitions.hold(served.instance, (), gone=["2022-12"])
+    assert served.said(NAME) == "no drift report yet"
 
 
 def test_never_beside_another_run(served: World) -> None:
