@@ -13,7 +13,7 @@ alone=0
 case "${1-}" in
   "") chosen="not long" ;;
   --quick) chosen="not slow and not long" ;;
-  --all) chosen="not alone" workers=3 ;; # of its tests many have a JVM
+  --all) chosen="not alone" ;;
   --lint) chosen="" ;;
   *) exec python -m pytest "$@" ;;
 esac
@@ -41,9 +41,9 @@ if [ "$chosen" != "not alone" ] && ! grep -qs " /dev/shm .*noexec" /proc/mounts 
 fi
 others=0
 if [ "$chosen" = "not alone" ]; then
-  # Those that want the machine for themselves first: the last line is the one people and CI read.
-  # All of them are long.
-  python -m pytest -q -m alone "$@" || alone=$?
+  # First those that no others may be beside, but for one of them: the last line is the one people
+  # and CI read. All of them are long.
+  python -m pytest -q -n 2 --dist loadfile -m alone "$@" || alone=$?
 else # beside the tests, which leave a core idle now and then
   (
     # In a clone, without its cache, mypy takes a minute of a core.
