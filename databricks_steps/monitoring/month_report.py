@@ -187,7 +187,6 @@ def metered_trips(platform: Platform) -> Metered:
 def audited(champion: Judged, scored: DataFrame, month: str, learned: Metered) -> Audit:
     """The month's tariff beside that of the newest month that the champion has learned from.
 
-
     The newest that holds enough metered trips to tell one, of days that it was taught. A month
     that it was taught itself is judged by the days that it was not.
     """
