@@ -1,8 +1,9 @@
 """As-of lookups: the latest feature row known at the pickup, never a later one.
 
 Feature rows lie on the 15-minute grid, so the row known at a pickup is the row known at the last
-instant of the grid before it. Each row is repeated for the instants at which it is the latest, and
-trips join by equality: they are never sorted, and feature rows are never looked for in order.
+instant of the grid before it. Each row is repeated for the hours in which it is the latest, and
+trips join by equality of the hour: they are never sorted, and meet four rows at most, of which one
+is the latest at their instant.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from databricks_steps.months import with_months_before
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+_HOUR = 3_600  # seconds: shorter makes more rows to hash, longer more that a trip is compared with
 
 
 def with_lookups(
@@ -50,13 +53,16 @@ def with_features(
 
     pickup = F.col(lookup.at)
     delay = int(lookup.delay.total_seconds())
-    keyed = trips.withColumn("_cell", grid_cell(pickup) - delay)
+    cell = grid_cell(pickup) - delay
+    keyed = trips.withColumns({"_cell": cell, "_hour": F.floor(cell / _HOUR)})
     latest = _latest_rows(rows, lookup, lookback)
     # The side whose rows are hashed is that of the features, first as Sail takes the first: it is
     # small beside all trips, and hashing it spares the sort of them that a merge would need.
     joined = latest.hint("shuffle_hash").join(
         keyed,
-        (keyed[lookup.key] == latest["_location_id"]) & (keyed["_cell"] == latest["_at"]),
+        (keyed[lookup.key] == latest["_location_id"])
+        & (keyed["_hour"] == latest["_during"])
+        & keyed["_cell"].between(latest["_from"], latest["_to"]),
         "right",
     )
     age = F.unix_micros(pickup) - F.unix_micros(F.col("_row.known_at"))
@@ -83,9 +89,9 @@ def with_defaults(trips: DataFrame, lookups: Sequence[Lookup]) -> DataFrame:
 
 
 def _latest_rows(rows: DataFrame, lookup: Lookup, lookback: timedelta) -> DataFrame:
-    """(_location_id, _at) → `_row`: at each instant of the grid the latest row, while it counts.
+    """(_location_id, _during) → `_row`, the latest from `_from` to `_to`, instants of the grid.
 
-    At most one row for each location and instant that the rows span.
+    `_during` is an hour, in hours since 1970: a row is there once for each hour that it counts in.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
@@ -99,7 +105,7 @@ def _latest_rows(rows: DataFrame, lookup: Lookup, lookback: timedelta) -> DataFr
         F.least(following - GRID_SECONDS, oldest).alias("_to"),  # the last row has no following
         F.struct("known_at", *lookup.features).alias("_row"),
     )
-    instants = F.sequence("_from", "_to", F.lit(GRID_SECONDS).cast("long"))
+    hours = F.sequence(F.floor(F.col("_from") / _HOUR), F.floor(F.col("_to") / _HOUR))
     # A key that occurs twice is for key_unique to report: only its last row has any instants.
     spans = spans.where("_to >= _from")
-    return spans.select("_location_id", F.explode(instants).alias("_at"), "_row")
+    return spans.select("_location_id", F.explode(hours).alias("_during"), "_from", "_to", "_row")
