@@ -147,13 +147,27 @@ def drift_report(
     outcomes, told = _told(
         platform, champion, {m: Audit.from_json(raw) for m, raw in audits.items()}, commits
     )
+    if found:
+        _write_pages(platform, champion, found, told)
+    return outcomes
+
+
+def _write_pages(
+    platform: Platform,
+    champion: Judged,
+    found: Mapping[str, Mapping[str, Counted]],
+    told: Mapping[str, Told],
+) -> None:
+    """The page of each month of `found`."""
+    months = list(found)
+    trips = platform.tables.read("trips", months)
+    errors = plots.errors_by_zone(_with_fares(platform, trips, champion.version, months))
+    zones = platform.settings.zones
+    shapes = plots.outlines(Path(zones)) if zones else None
     for month, slices in found.items():
-        zones = platform.settings.zones
-        shapes = plots.outlines(Path(zones)) if zones else None
-        drawn = zone_map(plots.errors_by_zone(scored, month), "dollars", shapes)
+        drawn = zone_map(errors.get(month, {}), "dollars", shapes)
         text = report.render(told[month], champion.baseline, slices, drawn)
         atomic_write.write(page(platform, month), text)
-    return outcomes
 
 
 def measured(

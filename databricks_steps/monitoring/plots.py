@@ -120,14 +120,20 @@ def requests_by_hour(hours: Sequence[tuple[str, int, float, float]]) -> str:
     return svg(figure)
 
 
-def errors_by_zone(scored: DataFrame, month: str) -> dict[int, float]:
-    """Pickup zone → mean absolute error of the fares predicted, dollars, where trips are enough."""
+def errors_by_zone(scored: DataFrame) -> dict[str, dict[int, float]]:
+    """Month → pickup zone → mean absolute error of the fares predicted, dollars.
+
+    Zones of few trips are left out.
+    """
     from pyspark.sql import functions as F
 
     error = F.abs(F.col("predicted_fare") - F.col("fare_amount"))
-    rows = scored.where(F.col("trip_month") == month).groupBy("pickup_location_id")
-    found = rows.agg(F.avg(error).alias("mae"), F.count(error).alias("trips")).collect()
-    return {r["pickup_location_id"]: r["mae"] for r in found if r["trips"] >= _LEAST_TRIPS}
+    rows = scored.groupBy("trip_month", "pickup_location_id")
+    found: dict[str, dict[int, float]] = {}
+    for month, zone, mae, trips in rows.agg(F.avg(error), F.count(error)).collect():
+        if trips >= _LEAST_TRIPS:
+            found.setdefault(month, {})[zone] = mae
+    return found
 
 
 def outlines(geometry: Path) -> dict[int, str]:
