@@ -23,28 +23,27 @@ DISTANCES = ("population_stability_index", "jensen_shannon", "wasserstein")
 NO_ENGINE = {"TAXI_SPARK": "sc://127.0.0.1:1"}  # where nothing listens
 
 
-def killed_and_run_again(home: Home, source: Path, stage: str) -> Home:
-    """Kill the first run of a home in the middle of a stage, and run again."""
-    killed = home.start("run", "--source", str(source))
-    assert killed.stdout is not None
-    for line in killed.stdout:
-        if line.split()[:1] == ["raw_trips" if stage == "trips" else "trips"]:
-            break
-    time.sleep(1.5)  # into the stage that follows
-    killed.kill()
-    killed.wait()
-    assert not (home.path / "last_run.json").exists()
-    again = home.call("run", "--source", str(source))
+@pytest.fixture(scope="module")
+def home(homes: Any, small_source: Path) -> Home:
+    """Its first run was killed in the middle of `trips`, its second of `dropoff_features`."""
+    home: Home = homes("killed")
+    for stage, before in (("trips", "raw_trips"), ("dropoff_features", "trips")):
+        killed = home.start("run", "--source", str(small_source))
+        assert killed.stdout is not None
+        assert any(line.split()[:1] == [before] for line in killed.stdout), stage
+        time.sleep(1.5)  # into the stage that follows
+        killed.kill()
+        killed.wait()
+        assert not (home.path / "last_run.json").exists()
+    again = home.call("run", "--source", str(small_source))
     assert again.returncode == 0, again.stderr
     return home
 
 
-@pytest.fixture(scope="module")
-def home(homes: Any, small_source: Path) -> Home:
-    return killed_and_run_again(homes("killed"), small_source, "trips")
-
-
-def require_rows_of(home: Home, clean: Home) -> None:
+def test_killed_twice_and_run_again_gives_the_rows_of_a_clean_run(
+    home: Home, first_run: tuple[Home, Any]
+) -> None:
+    clean, _ = first_run
     for name, table in schemas.TABLES.items():
         if name in ("endpoint_payloads", "live_performance"):  # as many as were captured by then
             continue
@@ -56,21 +55,7 @@ def require_rows_of(home: Home, clean: Home) -> None:
     assert fitted[0] == pytest.approx(fitted[1], rel=1e-6)
     with dg.DagsterInstance.from_config(str(home.path / "dagster")) as found:
         statuses = sorted(run.status.value for run in found.get_runs())
-    assert statuses == ["FAILURE", "SUCCESS", "SUCCESS"]
-
-
-def test_killed_in_the_middle_and_run_again_gives_the_rows_of_a_clean_run(
-    home: Home, first_run: tuple[Home, Any]
-) -> None:
-    require_rows_of(home, first_run[0])
-
-
-@pytest.mark.long
-def test_killed_in_a_later_stage_and_run_again_gives_the_rows_of_a_clean_run(
-    homes: Any, first_run: tuple[Home, Any], small_source: Path
-) -> None:
-    again = killed_and_run_again(homes("killed_later"), small_source, "dropoff_features")
-    require_rows_of(again, first_run[0])
+    assert statuses == ["FAILURE", "FAILURE", "SUCCESS", "SUCCESS"]
 
 
 def state(home: Home) -> dict[str, Any]:
