@@ -24,11 +24,11 @@ if [ ! "$VENV/.compiled" -nt "$VENV/pyvenv.cfg" ]; then
 fi
 ruff check .
 ruff format --check .
-if [ -z "$chosen" ] || [ "$chosen" = "not alone" ]; then
+if [ -z "$chosen" ]; then
   mypy
   lint-imports
+  exit 0
 fi
-[ -n "$chosen" ] || exit 0
 shift || true
 said="$(mktemp)"
 trap 'rm -rf "$said" ${scratch:+"$scratch"}' EXIT
@@ -44,16 +44,15 @@ if [ "$chosen" = "not alone" ]; then
   # First those that no others may be beside, but for one of them: the last line is the one people
   # and CI read. All of them are long.
   python -m pytest -q -n 2 --dist loadfile -m alone "$@" || alone=$?
-else # beside the tests, which leave a core idle now and then
-  (
-    # In a clone, without its cache, mypy takes a minute of a core.
-    if [ "$chosen" = "not long" ]; then mypy; fi
-    lint-imports
-  ) >"$said" 2>&1 &
-  beside=$!
 fi
+( # beside the tests, which leave a core idle now and then
+  # In a clone, without its cache, mypy takes a minute of a core.
+  if [ "$chosen" != "not slow and not long" ]; then mypy; fi
+  lint-imports
+) >"$said" 2>&1 &
+beside=$!
 python -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder -m "$chosen" "$@" || others=$?
-if [ -n "${beside-}" ] && ! wait "$beside"; then
+if ! wait "$beside"; then
   cat "$said" >&2
   exit 1
 fi

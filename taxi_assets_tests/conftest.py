@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # Threads of OpenMP wait for each other: beside other tests boosting took ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A JVM of a test lives for a minute or two: half of its work was to optimize what it runs once.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
 
 
 # Worth making once: all files whose text has it go to one worker.

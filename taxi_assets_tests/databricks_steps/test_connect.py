@@ -46,7 +46,6 @@ conf = {
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
 }
 builder = SparkSession.builder.remote("local[2]")
 for name, value in conf.items():

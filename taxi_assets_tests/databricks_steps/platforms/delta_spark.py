@@ -54,7 +54,6 @@ def session(home: Path) -> SparkSession:
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "1",
         "spark.databricks.delta.snapshotPartitions": "1",
     }
-    conf["spark.driver.extraJavaOptions"] += " -XX:TieredStopAtLevel=1"
     builder = SparkSession.builder
     for key, value in conf.items():
         builder = builder.config(key, value)
