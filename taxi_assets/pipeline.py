@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence, Set
@@ -50,14 +48,6 @@ if TYPE_CHECKING:
 FEATURES = made_by("pickup_features", "dropoff_features")
 # In a process of its own: MLflow takes seconds to make its database, and what a training imports
 # takes seconds to compile where it was never used.
-PREPARES_TRAINING = """
-import sys
-from pathlib import Path
-from databricks_steps.settings import Settings
-from databricks_steps.training import mlflow_database
-mlflow_database.make(Settings(home=Path(sys.argv[1])))
-import matplotlib.figure, mlflow.sklearn, onnxruntime, skops.io, sklearn.ensemble
-"""
 NOT_JUDGED = "A run judges its latest month; the champion learns from those before it."
 
 
@@ -120,13 +110,6 @@ def _prepared(settings: Settings, options: Options) -> tuple[str, ...]:
         import pyspark.sql  # noqa: F401
 
         threading.Thread(target=session.prepare, args=(settings,), daemon=True).start()
-        if "mlflow" not in sys.modules and not (settings.home / "mlflow.db").exists():
-            subprocess.Popen(
-                [sys.executable, "-c", PREPARES_TRAINING, str(settings.home)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # what it cannot make, the training makes, and tells
-            )
     return months
 
 

@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +17,9 @@ import pytest
 from conftest_run import MONTHS, ROWS, Home, Proxy
 
 from databricks_steps import schemas
-from databricks_steps.settings import DEMO, JVM, Settings
+from databricks_steps.settings import DEMO, JVM
 from databricks_steps.training import model_card, registry
-from databricks_steps.training.mlflow_database import MlflowDatabase
-from taxi_assets import pipeline, status
+from taxi_assets import status
 from taxi_assets.deployment import endpoint
 from taxi_assets_tests.completion import completed
 
@@ -59,16 +57,6 @@ def test_last_run_has_the_shape_of_the_contract(first_run: FirstRun) -> None:
     }
     assert all(stage["seconds"] >= 0 for stage in report["stages"])
     assert report["seconds"] > 0
-
-
-def test_what_prepares_a_training_makes_the_registry_and_imports_what_it_names(
-    tmp_path: Path,
-) -> None:
-    command = [sys.executable, "-c", pipeline.PREPARES_TRAINING, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "mlflow.db").exists()
-    assert MlflowDatabase(Settings(home=tmp_path)).numbers() == []  # its tables are there
 
 
 def home_rows(home: Home, table: str, month: str) -> int:
