@@ -24,7 +24,7 @@ from databricks_steps.trips import demo, scenarios
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # a training a month and policy
 MONTHS = ("2022-01", "2022-03", "2022-04", "2022-07", "2022-10")  # the third has ten trips
 RISE = MONTHS[3:]  # of the fares
 ROWS = 5_000

@@ -48,18 +48,14 @@ def taught(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return home
 
 
-def by_kind() -> list[Any]:
-    """The first scenario of each kind as it is, those like it as long ones."""
-    seen, found = set(), list[Any]()
-    for name, scenario in SCENARIOS.items():
-        again = scenario.kind in seen and not scenario.refused
-        found.append(pytest.param(name, marks=pytest.mark.long if again else ()))
-        seen.add(scenario.kind)
-    return found
+def by_cost() -> list[Any]:
+    """A calm month, a changed one, and what is refused; the others, of the same cost, as long."""
+    short = ("calm", "fare-rise", *(name for name, each in SCENARIOS.items() if each.refused))
+    return [pytest.param(n, marks=() if n in short else pytest.mark.long) for n in SCENARIOS]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", by_kind())
+@pytest.mark.parametrize("name", by_cost())
 def test_a_scenario_fires_exactly_its_checks(
     name: str, taught: Path, spark: SparkSession, tmp_path: Path
 ) -> None:

@@ -186,6 +186,7 @@ def test_a_home_that_was_moved_finds_its_artifacts(tmp_path: Path) -> None:
     assert not before.home.exists()
 
 
+@pytest.mark.slow  # MLflow makes its database twice
 def test_a_database_whose_making_was_killed_is_made_anew(settings: Settings) -> None:
     script = (
         "import os, sys\n"
