@@ -302,7 +302,7 @@ def test_a_terminal_that_lacks_letters_gets_every_line(encoding: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", [pytest.param("SIGTERM", marks=pytest.mark.long), "SIGINT"])
 def test_a_run_that_is_told_to_stop_says_one_line(tmp_path: Path, name: str) -> None:
     """Also where a script's shell has started it, with SIGINT ignored, it hears SIGTERM."""
     import signal

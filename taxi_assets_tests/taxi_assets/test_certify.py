@@ -61,6 +61,7 @@ def test_every_item_is_probed_once_and_told(environment: tuple[Home, dict[str, s
     assert [file.suffix for file in volume.rglob("*") if file.is_file()] == [".whl"]
 
 
+@pytest.mark.long  # more of a kind
 def test_a_cluster_that_cannot_be_had_is_what_differs(
     environment: tuple[Home, dict[str, str]],
 ) -> None:
@@ -77,6 +78,7 @@ def test_a_cluster_that_cannot_be_had_is_what_differs(
     assert len(plain.stdout.splitlines()) == len(ITEMS)
 
 
+@pytest.mark.long  # more of a kind
 def test_workers_on_serverless_are_probed_where_steps_run_there(
     environment: tuple[Home, dict[str, str]],
 ) -> None:

@@ -52,6 +52,7 @@ def test_honest_features_know_nothing_of_shuffled_fares(trips: DataFrame) -> Non
     )
 
 
+@pytest.mark.long  # part of the template's rounding, which is caught below
 def test_rounding_the_pickup_up_alone_is_caught(trips: DataFrame) -> None:
     def featured(shuffled: DataFrame) -> DataFrame:
         """Features as they should be, looked up at the pickup rounded up to the quarter."""
@@ -86,6 +87,7 @@ def test_the_rounding_of_the_template_with_its_windows_by_pickup_is_caught(
     assert verdict.figures["r2_of_shuffled_fares"] > 0.3
 
 
+@pytest.mark.long  # a reason, no promise
 def test_shuffling_the_label_alone_would_miss_it(trips: DataFrame) -> None:
     """Why the fares are shuffled before features are made."""
     real = template_features.featured(trips, MONTHS, WEEK).cache()

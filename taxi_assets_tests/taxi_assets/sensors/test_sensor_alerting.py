@@ -179,7 +179,7 @@ def test_events_of_all_types_are_read_in_their_order(
     ]
 
 
-@pytest.mark.parametrize("afterwards", [0, 3])
+@pytest.mark.parametrize("afterwards", [pytest.param(0, marks=pytest.mark.long), 3])
 def test_what_gets_the_ids_of_a_deleted_run_is_told(world: World, afterwards: int) -> None:
     """The newest run is deleted in the UI; SQLite gives its events' ids to the next ones."""
     for _ in range(2):
