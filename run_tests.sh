@@ -46,7 +46,7 @@ if [ "$chosen" = "not alone" ]; then
   python -m pytest -q -n 2 --dist loadfile -m alone "$@" || alone=$?
 fi
 ( # beside the tests, which leave a core idle now and then
-  # In a clone, without its cache, mypy takes a minute of a core.
+  # In a clone, without its cache, mypy takes half a minute of a core.
   if [ "$chosen" != "not slow and not long" ]; then mypy; fi
   lint-imports
 ) >"$said" 2>&1 &

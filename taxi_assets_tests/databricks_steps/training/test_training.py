@@ -190,7 +190,7 @@ def test_zones_zip_codes_and_no_zones_are_told_alike_by_pipeline_and_graph(
     assert fare(pickup_location_id=0) == fare(pickup_location_id=99_999)
 
 
-@pytest.mark.slow  # three boosters
+@pytest.mark.slow  # a booster a quantile
 def test_boosters_are_of_quantiles_and_their_graph_gives_their_fares() -> None:
     import skops.io
 
