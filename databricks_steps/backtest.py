@@ -274,7 +274,7 @@ def _judged(
 
 def _scored(platform: Platform, champion: Judged, month: str) -> DataFrame:
     asked = month_report.asked(platform, [month])
-    fares = batch.with_predicted_fares(asked, champion.model, typed=False)
+    fares = batch.with_predicted_fares(asked, champion.model)
     return asked.join(fares.select("trip_id", "predicted_fare"), "trip_id", "left")
 
 

@@ -171,7 +171,6 @@ def batch_predictions(
         scored = batch.with_predicted_fares(
             request_features.with_request_features(_as_served(platform, stale)),
             registry.folder(settings, champion.number),
-            typed=False,
         )
         # All of the months, so that fares of trips that a correction took away go with them.
         by_others = tables.read("batch_predictions", stale).where(

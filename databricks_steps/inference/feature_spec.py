@@ -13,7 +13,6 @@ from databricks_steps.settings import Settings
 FILE = "feature_spec.json"
 ONNX_FILE = "model.onnx"
 TREES = "tree_fares"  # the graph's output with one fare a tree
-BY_TYPE = ("is_told", "of_type")  # the graph's: whether a type is told, and its trees' answers
 FOLDER = "extra_files"  # where MLflow keeps the files that travel with a model
 TRIM = 0.15  # share of the trees left out at each end, before the mean
 _MEDIAN = 0.5  # what versions logged without a trim answer with

@@ -44,8 +44,9 @@ LOOKED_UP = frozenset(
     for column in table.features
 )
 _TAKEN = (*FIELDS, TRIP_TYPE)
+_NEEDED = frozenset(FIELDS)
 _ENVELOPE = frozenset({*FORMS, "params", "extra_params", "client_request_id"})
-_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.\d{1,6})?", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,6})?", re.ASCII)
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -184,6 +185,8 @@ def of_columns(
 
 def _options(payload: dict[str, Any]) -> tuple[bool, bool, str | None]:
     """What is asked beside the rows: interval, features, and the request's id at its sender."""
+    if len(payload) == 1:  # the rows alone
+        return False, False, None
     for name in ("params", "extra_params"):
         if not isinstance(payload.get(name) or {}, dict):
             raise _malformed(f"{name} must be an object", payload[name], "Leave it out")
@@ -292,6 +295,8 @@ def _count(form: str, rows: int) -> None:
 
 def _known(names: Any, row: int) -> None:
     """Every field needed and none that the contract does not know."""
+    if names == _NEEDED:
+        return
     for name in names:
         if name in _TAKEN or name in IGNORED:
             continue
@@ -353,45 +358,34 @@ def _distances(values: Sequence[Any]) -> NDArray[Any] | None:
 
 
 def _time(value: object) -> int | None:
-    parts = _TIME.fullmatch(value) if isinstance(value, str) else None
-    if parts is None:
+    if not isinstance(value, str) or _TIME.fullmatch(value) is None:
         return None
-    year, month, day, hour, minute, second = parts.groups()
     try:
-        at = datetime(  # noqa: DTZ001 - New York wall clock, as the trips
-            int(year), int(month), int(day), int(hour), int(minute), int(second)
-        )
+        at = datetime.fromisoformat(value[: len(_SHAPE)])
     except ValueError:
         return None
     return (at - _EPOCH) // _MICROSECOND if FIRST_PICKUP <= at < LAST_PICKUP else None
 
 
 def _times(values: Sequence[Any]) -> NDArray[Any] | None:
-    """Of texts of whole seconds: each character a number, all texts at once."""
+    """Of texts of whole seconds, all at once; numpy alone would take other forms, too."""
     if {*map(type, values)} != {str} or {*map(len, values)} != {len(_SHAPE)}:
         return None
     text = "".join(values)
     if not text.isascii():
         return None
-    letters = np.frombuffer(text.encode(), np.uint8).reshape(-1, len(_SHAPE)).astype(np.int64)
-    digits = letters[:, _DIGITS] - ord("0")
+    letters = np.frombuffer(text.encode(), np.uint8).reshape(-1, len(_SHAPE))
+    digits = letters[:, _DIGITS] - ord("0")  # what comes before "0" wraps around
     marks = letters[:, [4, 7, 13, 16]] == [ord(mark) for mark in "--::"]
-    between = np.isin(letters[:, 10], (ord(" "), ord("T")))
-    if not (marks.all() and between.all() and digits.min() >= 0 and digits.max() <= 9):
+    between = {*letters[:, 10].tolist()} <= {ord(" "), ord("T")}
+    if not (between and marks.all() and digits.max() <= 9):
         return None
-    year = digits[:, :4] @ [1000, 100, 10, 1]
-    month, day, hour, minute, second = (digits[:, n : n + 2] @ [10, 1] for n in range(4, 14, 2))
-    if not (month.min() >= 1 and month.max() <= 12 and day.min() >= 1):
+    try:
+        at = np.array(values, "datetime64[s]")
+    except ValueError:  # there is no such day or hour
         return None
-    first = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
-    days = first.astype("datetime64[D]").astype(np.int64)
-    length = (first + 1).astype("datetime64[D]").astype(np.int64) - days
-    if (day > length).any() or hour.max() > 23 or max(minute.max(), second.max()) > 59:
-        return None
-    found = (((days + day - 1) * 24 + hour) * 3600 + minute * 60 + second) * 1_000_000
-    bounds = [(at - _EPOCH) // _MICROSECOND for at in (FIRST_PICKUP, LAST_PICKUP)]
-    within = bounds[0] <= found.min() and found.max() < bounds[1]
-    return found.astype(np.int64) if within else None
+    within = np.datetime64(FIRST_PICKUP) <= at.min() and at.max() < np.datetime64(LAST_PICKUP)
+    return at.astype(np.int64) * 1_000_000 if within else None
 
 
 _SHAPE = "YYYY-MM-DD HH:MM:SS"

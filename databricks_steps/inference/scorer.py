@@ -102,6 +102,10 @@ class FareRange:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
 
+    def __getitem__(self, rows: slice) -> FareRange:
+        """Those of some rows."""
+        return FareRange(self.fares[rows], self.low[rows], self.high[rows])
+
 
 def groups(matrix: NDArray[np.float32], spec: FeatureSpec) -> NDArray[np.int64]:
     """Rides as `Scorer.predict` takes them → the group of each (rows,), of `GROUPS`.

@@ -31,7 +31,8 @@ ONNX_OPSET, ONNX_IR = {"": 18, ML: 1}, 8
 def to_onnx(pipeline: Pipeline) -> bytes:
     """The model as an ONNX graph: float32 (rows, inputs) → two float32 outputs.
 
-    `fares` (rows, 1) is the trimmed mean of `tree_fares` (rows, trees); dollars both.
+    `fares` (rows, 1) is the trimmed mean of `tree_fares` (rows, trees); dollars both. Of its two
+    ensembles it asks those that some row wants.
     """
     from onnx import TensorProto, helper
 
@@ -40,9 +41,14 @@ def to_onnx(pipeline: Pipeline) -> bytes:
     if model.typed_ is None:
         trees.append(helper.make_node("Identity", ["any_type"], ["rest"]))
     else:
-        is_told, of_type = feature_spec.BY_TYPE
-        trees += _members(model.typed_, _TYPED, of_type)
-        trees.append(helper.make_node("Where", [is_told, of_type, "any_type"], ["rest"]))
+        typed = _members(model.typed_, _TYPED, "of_type")
+        wanted = ("of_type_where_wanted", "any_type_where_wanted")
+        trees = [
+            *_told(),
+            _where("some_untold", trees, "any_type"),
+            _where("some_told", typed, "of_type"),
+            helper.make_node("Where", ["is_told", *wanted], ["rest"]),
+        ]
     count, middle = len(model.any_.estimators_), ["sorted", "from", "until", "along"]
     tail = [
         helper.make_node("MatMul", [ONNX_INPUT, "per_mile"], ["by_distance"]),
@@ -66,6 +72,36 @@ def to_onnx(pipeline: Pipeline) -> bytes:
     versions = [helper.make_opsetid(name, version) for name, version in ONNX_OPSET.items()]
     whole = helper.make_model(graph, opset_imports=versions, ir_version=ONNX_IR)
     return bytes(whole.SerializeToString())
+
+
+def _told() -> list[Any]:
+    """Nodes that say whether some row tells its type and whether one does not, or there is none."""
+    from onnx import TensorProto, helper
+
+    return [
+        helper.make_node("Cast", ["is_told"], ["told"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["told"], ["rows_told"], keepdims=0),
+        helper.make_node("Size", ["told"], ["rows"]),
+        helper.make_node("Greater", ["rows_told", "no_row"], ["some_told"]),
+        helper.make_node("Less", ["rows_told", "rows"], ["some_do_not"]),
+        helper.make_node("Not", ["some_told"], ["none_told"]),
+        helper.make_node("Or", ["some_do_not", "none_told"], ["some_untold"]),
+    ]
+
+
+def _where(wanted: str, members: list[Any], found: str) -> Any:
+    """A node with what the members find where `wanted`; else with zeros, which no row takes."""
+    from onnx import TensorProto, helper
+
+    zeros = helper.make_node("Identity", ["no_fares"], [f"no_{found}"])
+    branches = {}
+    for branch, nodes, name in (
+        ("then_branch", members, found),
+        ("else_branch", [zeros], f"no_{found}"),
+    ):
+        told = helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None])
+        branches[branch] = helper.make_graph(nodes, name, [], [told])
+    return helper.make_node("If", [wanted], [f"{found}_where_wanted"], **branches)
 
 
 def _members(ensemble: Any, taken: str, rest: str) -> list[Any]:
@@ -208,7 +244,7 @@ def _facts() -> list[Any]:
         helper.make_node("Gather", [ONNX_INPUT, "both"], ["as_given"], axis=1),
         helper.make_node("Concat", ["as_given", "of_zones", "detour"], [_TAKEN], axis=1),
         helper.make_node("Gather", [ONNX_INPUT, TRIP_TYPE], ["type"], axis=1),
-        helper.make_node("Greater", ["type", "not_told"], [feature_spec.BY_TYPE[0]]),
+        helper.make_node("Greater", ["type", "not_told"], ["is_told"]),
         helper.make_node("Concat", [_TAKEN, "type"], [_TYPED], axis=1),
     ]
 
@@ -234,6 +270,7 @@ def _constants(model: Any, trees: int) -> list[Any]:
         "not_told": NOT_TOLD,
         "shortest": SHORTEST,
         "no_place": zones.NO_PLACE,
+        "no_fares": [[0]],
     }
     whole = {
         "pickup": [model.zones[0]],
@@ -248,6 +285,7 @@ def _constants(model: Any, trees: int) -> list[Any]:
         "from": [first],
         "until": [end],
         "along": [1],
+        "no_row": 0,
     }
     found = {name: np.array(value, dtype="float32") for name, value in floats.items()}
     found |= {name: np.array(value, dtype="int64") for name, value in whole.items()}

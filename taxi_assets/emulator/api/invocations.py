@@ -14,13 +14,21 @@ from typing import TYPE_CHECKING, Protocol
 from taxi_assets.emulator import auth, errors
 from taxi_assets.emulator.runtime.capture import Capture, Taken
 from taxi_assets.emulator.runtime.endpoints import Endpoint
-from taxi_assets.emulator.runtime.predict import Answer, answer, refused
+from taxi_assets.emulator.runtime.predict import (
+    Answer,
+    Query,
+    answer,
+    answers,
+    prepared,
+    refused,
+)
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 _PATH = re.compile(r"/serving-endpoints/([^/]+)/invocations")
 INLINE_BYTES = 16 * 1024  # larger bodies are answered in a thread, so that small ones do not wait
+TOGETHER = 16  # queries that are scored in one call: more gain little and hold up the loop
 IN_FLIGHT = 256  # queries that are being read or answered before others are put off
 
 
@@ -41,6 +49,7 @@ class Invocations:
         self._endpoints = endpoints
         self._capture = capture
         self._in_flight = 0
+        self._waiting: list[tuple[Query, asyncio.Future[Answer]]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].endswith("/invocations"):
@@ -57,14 +66,14 @@ class Invocations:
         else:
             self._in_flight += 1
             try:
-                told = await self._query(path[1], receive, started)
+                told = await self._query(path[1], scope, receive, started)
             except ConnectionError:
                 return
             finally:
                 self._in_flight -= 1
         await _send(send, told)
 
-    async def _query(self, name: str, receive: Receive, started: float) -> Answer:
+    async def _query(self, name: str, scope: Scope, receive: Receive, started: float) -> Answer:
         request_id = str(uuid.uuid4())
         body: bytes | None = b""
         endpoint: Endpoint | None = None
@@ -76,9 +85,9 @@ class Invocations:
                 raise errors.ApiError(
                     "REQUEST_LIMIT_EXCEEDED", "Too many queries wait", name[:80], "Try again soon"
                 )
-            body = await auth.read_body(receive)
+            body = await auth.read_body(scope, receive)
             if len(body) <= INLINE_BYTES:
-                told = answer(endpoint, body, request_id)
+                told = await self._beside_others(prepared(endpoint, body, request_id))
             else:
                 told = await asyncio.to_thread(answer, endpoint, body, request_id)
         except errors.ApiError as error:
@@ -90,6 +99,25 @@ class Invocations:
             at = time.time_ns() // 1000 - micros  # when it came
             self._capture.put(Taken(name, endpoint.payload_table, told, body, at, micros))
         return told
+
+    async def _beside_others(self, query: Query | Answer) -> Answer:
+        """The answer, made together with those of queries that came at the same time."""
+        if isinstance(query, Answer):
+            return query
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[Answer] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._answer_waiting)  # after all that the loop has read by now
+        self._waiting.append((query, told))
+        return await told
+
+    def _answer_waiting(self) -> None:
+        taken, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._answer_waiting)
+        for (_, waits), told in zip(taken, answers([query for query, _ in taken]), strict=True):
+            if not waits.done():  # its client went away
+                waits.set_result(told)
 
 
 async def _send(send: Send, told: Answer) -> None:

@@ -11,9 +11,10 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from databricks_steps.errors import ServingError
 from databricks_steps.settings import BATCHES, Settings
 from taxi_assets.emulator.runtime import served_entities, state
 from taxi_assets.emulator.runtime.lookups import FRESH, STATES, Many, One
-from taxi_assets.emulator.runtime.metrics import Counted
+from taxi_assets.emulator.runtime.metrics import Tally
 from taxi_assets.emulator.runtime.predict import Answer, LookedUp
 from taxi_assets.emulator.runtime.state import Payload, State
 
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 _LOG = logging.getLogger(__name__)
-BUFFER_SECONDS = 0.25
+# A turn of the buffer holds up answers: Python's threads work one at a time. So it is short.
+BUFFER_SECONDS = 0.05
+LOOK_SECONDS = 0.25  # between looks for whether a flush is due
 FLUSH_SECONDS = 60.0
 FLUSH_ROWS = 10_000
 FULL = 50_000  # payloads in memory before queries are put off
@@ -99,7 +102,7 @@ def payload(taken: Taken) -> Payload:
     )
 
 
-def features_of(looked_up: tuple[LookedUp, ...]) -> dict[str, dict[str, Any]]:
+def features_of(looked_up: tuple[LookedUp, ...]) -> dict[str, Any]:
     """What was looked up: feature table → location → `known_at` and features.
 
     A location without a row is null; one whose row was too old, or of the future, for every row of
@@ -108,11 +111,24 @@ def features_of(looked_up: tuple[LookedUp, ...]) -> dict[str, dict[str, Any]]:
     return {each.lookup.source: _by_location(each) for each in looked_up}
 
 
-def _by_location(each: LookedUp) -> dict[str, dict[str, Any] | None]:
+@lru_cache(maxsize=4096)
+def _of_one(
+    source: str,
+    names: tuple[str, ...],
+    location: int,
+    known_at: int,
+    features: tuple[float, ...] | None,
+) -> orjson.Fragment:
+    """What one location answers as JSON: the same from one publish of its table to the next."""
+    return orjson.Fragment(orjson.dumps({str(location): _row(names, known_at, features)}))
+
+
+def _by_location(each: LookedUp) -> Any:
     names, found = each.lookup.features, each.found
     if isinstance(found, One):
-        shown = _row(names, found.known_at or 0, found.features if found.state == FRESH else None)
-        return {str(each.locations): shown}
+        features = tuple(found.features) if found.state == FRESH else None
+        place = int(each.locations)
+        return _of_one(each.lookup.source, names, place, found.known_at or 0, features)
     freshest = np.argsort(found.state, kind="stable")
     locations, first = np.unique(np.asarray(each.locations)[freshest], return_index=True)
     return {
@@ -136,22 +152,16 @@ def _row(
     }
 
 
-def counted(taken: Taken) -> Counted:
-    """What an answered query adds to the figures of its endpoint."""
+def count(taken: Taken, tally: Tally) -> None:
+    """Add an answered query to the figures of its endpoint."""
     answer, served = taken.answer, taken.answer.served
-    looked_up: Counter[tuple[str, str]] = Counter()
+    names = (served.name, served.entity_name, served.entity_version) if served else ("", "", "")
+    tally.add(names, answer.status, answer.rows, taken.micros)
     for each in answer.looked_up:
         for name, rows in _states(each.found):
-            looked_up[each.lookup.source, name] += rows
-    return Counted(
-        (served.name, served.entity_name, served.entity_version) if served else ("", "", ""),
-        answer.status,
-        answer.rows,
-        taken.micros,
-        taken.at,
-        looked_up,
-        str(orjson.loads(answer.body)["message"]) if answer.status >= 400 else None,
-    )
+            tally.looked_up[each.lookup.source, name] += rows
+    if answer.status >= 400:
+        tally.refuse(taken.at, answer.status, str(orjson.loads(answer.body)["message"]))
 
 
 def _states(found: One | Many) -> list[tuple[str, int]]:
@@ -216,7 +226,7 @@ class Capture:
 
     def _keep_flushing(self) -> None:
         self._due = time.monotonic() + FLUSH_SECONDS
-        while not self._wake.wait(BUFFER_SECONDS):
+        while not self._wake.wait(LOOK_SECONDS):
             self._attempt(self._flush_when_due)
 
     def _flush_waiting(self) -> int:
@@ -240,23 +250,21 @@ class Capture:
 
     def _buffer(self) -> int:
         with self._buffering:
-            waiting: list[Taken] = []
-            while not self._queue.empty():
-                waiting.append(self._queue.get())
-            if waiting:
-                try:
-                    by_table: defaultdict[str, list[Payload]] = defaultdict(list)
-                    answers: defaultdict[str, list[Counted]] = defaultdict(list)
-                    for taken in waiting:
-                        answers[taken.endpoint].append(counted(taken))
-                        if taken.table is not None:
-                            by_table[taken.table].append(payload(taken))
-                    self._state.buffer(by_table, answers)
-                except Exception:
-                    for taken in waiting:
-                        self._queue.put(taken)
-                    raise
-                self._bytes_out += sum(taken.size for taken in waiting)
+            waiting = [self._queue.get() for _ in range(self._queue.qsize())]
+            try:
+                by_table: defaultdict[str, list[Payload]] = defaultdict(list)
+                tallies: defaultdict[str, Tally] = defaultdict(Tally)
+                for taken in waiting:
+                    count(taken, tallies[taken.endpoint])
+                    if taken.table is not None:
+                        by_table[taken.table].append(payload(taken))
+                if waiting:
+                    self._state.buffer(by_table, tallies)
+            except Exception:
+                for taken in waiting:
+                    self._queue.put(taken)
+                raise
+            self._bytes_out += sum(taken.size for taken in waiting)
             return len(waiting)
 
 

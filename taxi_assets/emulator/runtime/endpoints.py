@@ -73,7 +73,7 @@ class Endpoints:
     def figures(self, name: str) -> Document:
         """What an endpoint has answered; raises ApiError when there is none."""
         self.find(name)
-        return self._state.get(metrics.KIND, name) or metrics.count(None, ())
+        return self._state.get(metrics.KIND, name) or metrics.count(None, metrics.Tally())
 
     def restore(self) -> None:
         """Serve again what was served when the workspace stopped, and go on with what was begun."""

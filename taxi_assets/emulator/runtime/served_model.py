@@ -9,8 +9,9 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ class ServedModel:
     scorer: Scorer
     tables: OnlineTables
     lookups: tuple[Lookup, ...]
-    order: tuple[int, ...]  # the model's inputs among the request's and the lookups' features
+    # Takes the model's inputs out of the request's features and then the lookups'.
+    in_order: Callable[[Sequence[Any]], tuple[Any, ...]]
 
 
 def load(config: Document, folder: Callable[[str, str], Path], tables: OnlineTables) -> ServedModel:
@@ -51,11 +53,11 @@ def load(config: Document, folder: Callable[[str, str], Path], tables: OnlineTab
     name, version = entity["entity_name"], entity["entity_version"]
     scorer = Scorer.load(folder(name, version))
     lookups = tuple(Lookup(wanted) for wanted in scorer.spec.lookups)
-    order = _order(scorer.spec)
-    return ServedModel(entity["name"], entity["id"], name, version, scorer, tables, lookups, order)
+    known = entity["name"], entity["id"], name, version
+    return ServedModel(*known, scorer, tables, lookups, itemgetter(*_places(scorer.spec)))
 
 
-def _order(spec: FeatureSpec) -> tuple[int, ...]:
+def _places(spec: FeatureSpec) -> tuple[int, ...]:
     names = [column.name for column in schemas.REQUEST_FEATURES]
     for lookup in spec.lookups:
         names += lookup.features

@@ -123,7 +123,7 @@ class State:
     def buffer(
         self,
         payloads: Mapping[str, Sequence[Payload]],
-        answers: Mapping[str, Sequence[metrics.Counted]] | None = None,
+        answers: Mapping[str, metrics.Tally] | None = None,
     ) -> None:
         """Keep captured payloads by their target table, and what they count, by endpoint.
 
@@ -134,8 +134,8 @@ class State:
                 "INSERT INTO payload_batches (target, count, payloads) VALUES (?, ?, ?)",
                 [(name, len(rows), orjson.dumps(rows)) for name, rows in payloads.items() if rows],
             )
-            for endpoint, counted in (answers or {}).items():
-                figures = metrics.count(self.get(metrics.KIND, endpoint), counted)
+            for endpoint, tally in (answers or {}).items():
+                figures = metrics.count(self.get(metrics.KIND, endpoint), tally)
                 self._put(connection, metrics.KIND, endpoint, figures)
 
     def buffered(self, target: str, limit: int) -> tuple[int, list[Payload]]:

@@ -68,21 +68,6 @@ def test_each_trip_gets_the_fare_of_its_own_inputs(spark: SparkSession, model: P
     assert len(set(np.round(fares, 4))) > 300  # the rows do tell one fare from another
 
 
-def test_half_of_the_trees_do_where_no_trip_tells_its_type(
-    spark: SparkSession, model: Path
-) -> None:
-    rows = [trip(place, float(place), trip_type=0) for place in range(50)]
-    frame = spark.createDataFrame([tuple(row.values()) for row in rows], SCHEMA)
-    whole, half = (
-        batch.with_predicted_fares(frame, model, typed).toPandas().set_index("trip_id")
-        for typed in (True, False)
-    )
-    assert half["predicted_fare"].to_dict() == whole["predicted_fare"].to_dict()
-    graph = (model / feature_spec.FOLDER / feature_spec.ONNX_FILE).read_bytes()
-    trees = [batch._trees_alone(graph, typed).count(b"TreeEnsemble") for typed in (True, False)]
-    assert trees == [10, 5]
-
-
 def test_of_no_trips_there_are_no_fares(spark: SparkSession, model: Path) -> None:
     found = batch.with_predicted_fares(spark.createDataFrame([], SCHEMA), model)
     assert found.collect() == []

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 
@@ -188,6 +189,22 @@ def test_zones_zip_codes_and_no_zones_are_told_alike_by_pipeline_and_graph(
     assert fare(trip_type=1) > fare(trip_type=1, pickup_location_id=138) + 10
     # What is no place is no place, by whichever number: without an error.
     assert fare(pickup_location_id=0) == fare(pickup_location_id=99_999)
+
+
+def test_rides_that_tell_their_type_that_do_not_and_both_get_the_fares_of_the_pipeline() -> None:
+    rows = training_rows(3_000).assign(trip_type=np.random.default_rng(8).integers(0, 3, 3_000))
+    pipeline = fit(rows, Forest(n_estimators=5))
+    graph = onnx.load_from_string(to_onnx(pipeline))
+    assert [node.op_type for node in graph.graph.node].count("If") == 2
+    # Half of the time of an answer: trees that no row wants do not answer.
+    assert not [node for node in graph.graph.node if node.op_type == "TreeEnsembleRegressor"]
+    told = rows["trip_type"] > 0
+    for asked in (rows, rows[told], rows[~told], rows[told][:1], rows[~told][:1], rows[:0]):
+        fares, by_tree = onnx_predict(graph.SerializeToString(), asked)
+        assert by_tree.shape == (len(asked), 5)
+        if len(asked):
+            wanted = pipeline.predict(asked[list(dataset.INPUTS)])
+            assert np.abs(fares - wanted).max() < 1e-4
 
 
 @pytest.mark.slow  # a booster a quantile

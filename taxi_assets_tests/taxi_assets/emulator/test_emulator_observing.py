@@ -12,7 +12,7 @@ from databricks.sdk.errors import BadRequest, NotFound
 from taxi_assets.deployment import endpoint
 from taxi_assets.emulator.api import metrics_routes
 from taxi_assets.emulator.runtime import metrics, state
-from taxi_assets.emulator.runtime.metrics import BOUNDS_MS, Counted
+from taxi_assets.emulator.runtime.metrics import BOUNDS_MS, Tally
 from taxi_assets.emulator.runtime.state import State
 from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import Workspace
 
@@ -145,12 +145,13 @@ def test_counters_of_several_processes_are_summed_and_old_refusals_go(settings: 
     one, other = (State(state.database(settings)) for _ in range(2))
     for memory in (one, other):
         for start in range(0, 60, 20):
-            good = Counted(("s", "m", "1"), 200, 10, 1_500, 0, {("t", "stale"): 2}, None)
-            bad = [
-                Counted(("s", "m", "1"), 500, 0, 4_000, at, {}, f"{at} " + "x" * 1000)
-                for at in range(start, start + 20)
-            ]
-            memory.buffer({}, {"e": [good, *bad]})
+            tally = Tally()
+            tally.add(("s", "m", "1"), 200, 10, 1_500)
+            tally.looked_up["t", "stale"] += 2
+            for at in range(start, start + 20):
+                tally.add(("s", "m", "1"), 500, 0, 4_000)
+                tally.refuse(at, 500, f"{at} " + "x" * 1000)
+            memory.buffer({}, {"e": tally})
     found = one.get(metrics.KIND, "e")
     (answered,) = found["answered"]
     assert (answered["codes"], answered["rows"]) == ({"200": 6, "500": 120}, 60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 from collections.abc import Mapping
@@ -149,6 +150,33 @@ def test_every_form_gives_the_same_fares(served: Workspace, fares: list[float]) 
     assert [answer["predictions"] for answer in answers] == [
         pytest.approx(fares, abs=1e-3) for _ in bodies
     ]
+
+
+def test_queries_that_come_at_once_are_answered_as_alone(served: Workspace) -> None:
+    rows = {"dataframe_records": [TUESDAY, SUNDAY]}
+    bodies: list[dict[str, Any]] = [
+        {"dataframe_records": [TUESDAY]},
+        rows,
+        {**rows, "params": {"features": True}, "client_request_id": "mine"},
+        {**rows, "params": {"interval": True}},  # the model has none: 400 for it, for no other
+        {"dataframe_records": [{**SUNDAY, "trip_distance": -1}]},
+        {"dataframe_records": [SUNDAY]},
+    ]
+    alone = [(answer.status_code, answer.json()) for answer in (post(served, b) for b in bodies)]
+    assert [status for status, _ in alone] == [200, 200, 200, 400, 400, 200]
+    assert len({str(told) for _, told in alone}) == len(bodies)
+    path = f"/serving-endpoints/{served.settings.endpoint}/invocations"
+    headers = {"Authorization": f"Bearer {served.token}"}
+    asked = bodies * 6
+    lines = [http.client.HTTPConnection("127.0.0.1", served.settings.port) for _ in asked]
+    try:
+        for line, body in zip(lines, asked, strict=True):
+            line.request("POST", path, json.dumps(body), headers)
+        answers = [line.getresponse() for line in lines]
+        assert [(a.status, json.loads(a.read())) for a in answers] == alone * 6
+    finally:
+        for line in lines:
+            line.close()
 
 
 def test_the_sdk_and_raw_http_agree(served: Workspace) -> None:
