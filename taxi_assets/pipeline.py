@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from databricks.sdk.service.jobs import BaseRun
 
 FEATURES = made_by("pickup_features", "dropoff_features")
-# In a process of its own: MLflow takes seconds to make its database, and what a training imports
-# takes seconds to compile where it was never used.
 NOT_JUDGED = "A run judges its latest month; the champion learns from those before it."
 
 

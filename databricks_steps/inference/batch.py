@@ -31,7 +31,7 @@ _LOADED: dict[str, onnxruntime.InferenceSession] = {}  # in a Spark worker: dige
 def with_predicted_fares(trips: DataFrame, model: Path) -> DataFrame:
     """Trips with looked-up features → `trip_id`, `predicted_fare`, `trip_month`.
 
-    `model` is the folder of a registered version; what its graph needs goes to the workers.
+    `model` is the folder of a registered version; its graph goes to the workers.
     """
     from pyspark.sql import functions as F
 

@@ -82,8 +82,7 @@ def _serve(settings: Settings, access_log: bool) -> None:
         "started_at": datetime.now(timezone.utc).isoformat(),
     }
     # What captures answers must not hold up who answers: each time that one comes back from a
-    # socket it would wait Python's usual 5 milliseconds for its turn (measured, see
-    # benchmarks/README.md).
+    # socket it would wait Python's usual 5 milliseconds for its turn: p99 was 25 ms, not 16.
     sys.setswitchinterval(SWITCH_SECONDS)
     file = settings.workspace_file
     listener = server.listen(settings.port)

@@ -66,6 +66,7 @@ class Impatient(HttpToolsProtocol):
             self._wait()
 
     def on_message_begin(self) -> None:
+        self._stop_waiting()
         self._begun = True
         super().on_message_begin()
 

@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 import uuid
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from taxi_assets.emulator import auth, errors
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 
 _PATH = re.compile(r"/serving-endpoints/([^/]+)/invocations")
 INLINE_BYTES = 16 * 1024  # larger bodies are answered in a thread, so that small ones do not wait
-TOGETHER = 16  # queries that are scored in one call: more gain little and hold up the loop
-IN_FLIGHT = 256  # queries that are being read or answered before others are put off
+# What is scored in one call: more would gain little and hold up others.
+TOGETHER, ROWS_TOGETHER = 16, 100
+IN_FLIGHT = 256  # queries that are being read, or answered in a thread, before others are put off
 
 
 class Finds(Protocol):
@@ -49,7 +51,7 @@ class Invocations:
         self._endpoints = endpoints
         self._capture = capture
         self._in_flight = 0
-        self._waiting: list[tuple[Query, asyncio.Future[Answer]]] = []
+        self._waiting: deque[tuple[Query, asyncio.Future[Answer]]] = deque()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].endswith("/invocations"):
@@ -64,13 +66,10 @@ class Invocations:
         if unauthorized is not None:
             told = refused(*unauthorized, request_id=str(uuid.uuid4()))
         else:
-            self._in_flight += 1
             try:
                 told = await self._query(path[1], scope, receive, started)
             except ConnectionError:
                 return
-            finally:
-                self._in_flight -= 1
         await _send(send, told)
 
     async def _query(self, name: str, scope: Scope, receive: Receive, started: float) -> Answer:
@@ -80,16 +79,22 @@ class Invocations:
         full = self._capture.full  # what was taken before it is captured, however full it is then
         try:
             endpoint = self._endpoints.find(name)
-            if full or self._in_flight > IN_FLIGHT:
+            if full or self._in_flight >= IN_FLIGHT:
                 # Before the body is read: what is put off must not cost memory.
                 raise errors.ApiError(
                     "REQUEST_LIMIT_EXCEEDED", "Too many queries wait", name[:80], "Try again soon"
                 )
-            body = await auth.read_body(scope, receive)
-            if len(body) <= INLINE_BYTES:
-                told = await self._beside_others(prepared(endpoint, body, request_id))
-            else:
-                told = await asyncio.to_thread(answer, endpoint, body, request_id)
+            self._in_flight += 1
+            try:
+                body = await auth.read_body(scope, receive)
+                found = (
+                    prepared(endpoint, body, request_id)
+                    if len(body) <= INLINE_BYTES
+                    else await asyncio.to_thread(answer, endpoint, body, request_id)
+                )
+            finally:
+                self._in_flight -= 1
+            told = found if isinstance(found, Answer) else await self._beside_others(found)
         except errors.ApiError as error:
             if error.code == "REQUEST_TOO_LARGE":
                 body = None
@@ -100,10 +105,8 @@ class Invocations:
             self._capture.put(Taken(name, endpoint.payload_table, told, body, at, micros))
         return told
 
-    async def _beside_others(self, query: Query | Answer) -> Answer:
+    async def _beside_others(self, query: Query) -> Answer:
         """The answer, made together with those of queries that came at the same time."""
-        if isinstance(query, Answer):
-            return query
         loop = asyncio.get_running_loop()
         told: asyncio.Future[Answer] = loop.create_future()
         if not self._waiting:
@@ -112,12 +115,22 @@ class Invocations:
         return await told
 
     def _answer_waiting(self) -> None:
-        taken, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+        together: list[tuple[Query, asyncio.Future[Answer]]] = []
+        rows = 0
+        while self._waiting and len(together) < TOGETHER and rows < ROWS_TOGETHER:
+            together.append(self._waiting.popleft())
+            rows += len(together[-1][0].request)
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._answer_waiting)
-        for (_, waits), told in zip(taken, answers([query for query, _ in taken]), strict=True):
-            if not waits.done():  # its client went away
-                waits.set_result(told)
+        try:
+            found = answers([query for query, _ in together])
+        except Exception as error:
+            for _, told in together:
+                told.set_exception(error)
+            raise
+        for (_, told), each in zip(together, found, strict=True):
+            if not told.done():  # the server stops, and has cancelled it
+                told.set_result(each)
 
 
 async def _send(send: Send, told: Answer) -> None:

@@ -71,12 +71,12 @@ class Taken(NamedTuple):
     @property
     def size(self) -> int:
         """About the bytes it holds, in bytes."""
-        looked_up = sum(
-            each.found.features.nbytes
-            for each in self.answer.looked_up
-            if isinstance(each.found, Many)
-        )
-        return len(self.answer.body) + len(self.body or b"") + looked_up
+        held = len(self.answer.body) + len(self.body or b"")
+        if self.answer.rows > 1:  # what is looked up for one row is the online table's own
+            for each in self.answer.looked_up:
+                if isinstance(each.found, Many):
+                    held += each.found.features.nbytes
+        return held
 
 
 def payload(taken: Taken) -> Payload:

@@ -19,7 +19,7 @@ FRESH, STALE, UNKNOWN, FUTURE = 0, 1, 2, 3  # states of a looked-up row
 STATES = ("fresh", "stale", "unknown", "future")
 DAY = 86_400_000_000  # microseconds
 NO_LIMIT = 1 << 62
-Pick = Callable[[tuple[Any, ...]], tuple[Any, ...]]
+Pick = Callable[[Sequence[Any]], tuple[Any, ...]]
 
 
 class One(NamedTuple):
@@ -132,6 +132,10 @@ class Lookup:
                 f"{self._wanted.table}: {', '.join(lacking)}",
                 "Publish the feature table the model was trained with",
             )
-        places = [1 + columns.index(name) for name in self.features]
-        pick = itemgetter(*places)
-        return pick if len(places) > 1 else lambda row: (pick(row),)
+        return taking([1 + columns.index(name) for name in self.features])
+
+
+def taking(places: Sequence[int]) -> Pick:
+    """What takes the values at these places out of a row, as a tuple, of one place too."""
+    pick = itemgetter(*places)
+    return pick if len(places) > 1 else lambda row: (pick(row),)

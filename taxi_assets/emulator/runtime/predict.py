@@ -87,28 +87,30 @@ def prepared(endpoint: Endpoint, body: bytes, request_id: str) -> Query | Answer
 
 def answers(queries: Sequence[Query]) -> list[Answer]:
     """An answer for each query, in their order."""
-    if len(queries) == 1:
+    of_kinds = [(id(query.model), query.request.interval) for query in queries]
+    kinds = {*of_kinds}
+    if len(kinds) == 1:
         return _of_one_kind(queries)
-    kinds: dict[tuple[int, bool], list[int]] = {}
-    for place, query in enumerate(queries):
-        kinds.setdefault((id(query.model), query.request.interval), []).append(place)
-    told: dict[int, Answer] = {}
-    for places in kinds.values():
-        told.update(zip(places, _of_one_kind([queries[n] for n in places]), strict=True))
-    return [told[place] for place in range(len(queries))]
+    told = {
+        kind: iter(
+            _of_one_kind([q for q, own in zip(queries, of_kinds, strict=True) if own == kind])
+        )
+        for kind in kinds
+    }
+    return [next(told[kind]) for kind in of_kinds]
 
 
 def _of_one_kind(queries: Sequence[Query]) -> list[Answer]:
     """Answers to queries of one model, which want an interval all or none."""
     scorer, rows = queries[0].model.scorer, [query.inputs for query in queries]
-    matrix = rows[0] if len(rows) == 1 else np.concatenate(rows)
     try:
+        matrix = rows[0] if len(rows) == 1 else np.concatenate(rows)
         found = (scorer.predict_interval if queries[0].request.interval else scorer.predict)(matrix)
     except Exception as error:
-        return [
-            _failed(error, query.request_id, query.request.client_request_id, query.model)
-            for query in queries
-        ]
+        if len(queries) > 1:  # one of them must not take the others along
+            return [each for query in queries for each in _of_one_kind([query])]
+        (query,) = queries
+        return [_failed(error, query.request_id, query.request.client_request_id, query.model)]
     told, end = [], 0
     for query in queries:
         first, end = end, end + len(query.request)

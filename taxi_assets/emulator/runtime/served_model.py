@@ -9,9 +9,8 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from databricks_steps.inference.feature_spec import FOLDER, FeatureSpec
 from databricks_steps.inference.scorer import Scorer
 from databricks_steps.settings import Settings
 from databricks_steps.training.mlflow_database import MlflowDatabase
-from taxi_assets.emulator.runtime.lookups import Lookup
+from taxi_assets.emulator.runtime.lookups import Lookup, Pick, taking
 from taxi_assets.emulator.runtime.online_tables import OnlineTables
 
 SOURCE_FILE = "fetched_from.txt"
@@ -40,7 +39,7 @@ class ServedModel:
     tables: OnlineTables
     lookups: tuple[Lookup, ...]
     # Takes the model's inputs out of the request's features and then the lookups'.
-    in_order: Callable[[Sequence[Any]], tuple[Any, ...]]
+    in_order: Pick
 
 
 def load(config: Document, folder: Callable[[str, str], Path], tables: OnlineTables) -> ServedModel:
@@ -54,7 +53,7 @@ def load(config: Document, folder: Callable[[str, str], Path], tables: OnlineTab
     scorer = Scorer.load(folder(name, version))
     lookups = tuple(Lookup(wanted) for wanted in scorer.spec.lookups)
     known = entity["name"], entity["id"], name, version
-    return ServedModel(*known, scorer, tables, lookups, itemgetter(*_places(scorer.spec)))
+    return ServedModel(*known, scorer, tables, lookups, taking(_places(scorer.spec)))
 
 
 def _places(spec: FeatureSpec) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from databricks_steps import schemas
@@ -18,6 +19,7 @@ from databricks_steps.platforms.embedded import session
 from databricks_steps.platforms.embedded.platform import EmbeddedPlatform
 from databricks_steps.settings import Settings, inherited
 from databricks_steps.steps import STEPS
+from databricks_steps.trips.demo import demo_trips
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -109,9 +111,10 @@ def rows(settings: Settings, name: str) -> set[tuple[Any, ...]]:
 
 @pytest.mark.long
 def test_two_workers_make_the_rows_of_one_machine(
-    spark: SparkSession, tmp_path: Path, real_data: Path, cluster: str
+    spark: SparkSession, tmp_path: Path, cluster: str
 ) -> None:
-    source = str(real_data / "tlc" / "green" / f"green_tripdata_{MONTH}.parquet")
+    source = str(tmp_path / f"green_tripdata_{MONTH}.parquet")
+    pq.write_table(demo_trips(MONTH, 8_000), source)
     alone = Settings(home=tmp_path / "alone", source=source)
     platform = EmbeddedPlatform(alone, lambda: spark)
     for name in STEPS_RUN:

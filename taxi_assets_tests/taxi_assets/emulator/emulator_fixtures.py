@@ -106,14 +106,13 @@ def register(
     pipeline: Any,
     folder: Path,
     described: FeatureSpec | None = None,
-    rows: int | None = None,
 ) -> str:
     """Log and register the pipeline with its graph and spec; answers the version."""
     import mlflow
 
     folder.mkdir(parents=True)
     graph, spec = folder / feature_spec.ONNX_FILE, folder / feature_spec.FILE
-    graph.write_bytes(to_onnx(pipeline, rows))
+    graph.write_bytes(to_onnx(pipeline))
     spec.write_text((described or FeatureSpec.current(settings)).to_json())
     logged = mlflow.sklearn.log_model(
         pipeline,

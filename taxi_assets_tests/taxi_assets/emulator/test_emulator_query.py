@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,24 @@ import requests
 from databricks.sdk.service.serving import DataframeSplitInput
 
 from databricks_steps import schemas
+from databricks_steps.inference import feature_spec
+from databricks_steps.inference.request import parse
+from databricks_steps.inference.scorer import Scorer
+from databricks_steps.settings import Settings
 from taxi_assets.deployment import endpoint, online_store
-from taxi_assets.emulator.runtime import online_tables
+from taxi_assets.emulator.api import invocations
+from taxi_assets.emulator.runtime import online_tables, predict
+from taxi_assets.emulator.runtime.lookups import taking
 from taxi_assets.emulator.runtime.online_tables import OnlineTables
+from taxi_assets.emulator.runtime.served_model import ServedModel
 from taxi_assets_tests.databricks_steps.inference.test_request import REFUSED
-from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import INPUTS, TABLES, Workspace
+from taxi_assets_tests.taxi_assets.emulator.emulator_fixtures import (
+    INPUTS,
+    TABLES,
+    Workspace,
+    forest,
+    to_onnx,
+)
 
 TUESDAY = {
     "pickup_location_id": 74,
@@ -167,16 +181,37 @@ def test_queries_that_come_at_once_are_answered_as_alone(served: Workspace) -> N
     assert len({str(told) for _, told in alone}) == len(bodies)
     path = f"/serving-endpoints/{served.settings.endpoint}/invocations"
     headers = {"Authorization": f"Bearer {served.token}"}
-    asked = bodies * 6
+    asked = bodies * 50  # more than may be read at the same time: each comes whole
+    assert len(asked) > invocations.IN_FLIGHT
     lines = [http.client.HTTPConnection("127.0.0.1", served.settings.port) for _ in asked]
     try:
         for line, body in zip(lines, asked, strict=True):
             line.request("POST", path, json.dumps(body), headers)
         answers = [line.getresponse() for line in lines]
-        assert [(a.status, json.loads(a.read())) for a in answers] == alone * 6
+        assert [(a.status, json.loads(a.read())) for a in answers] == alone * 50
     finally:
         for line in lines:
             line.close()
+
+
+def test_what_a_shared_call_refuses_takes_no_other_query_along(tmp_path: Path) -> None:
+    """A graph that takes one row at a time: a query of one row is answered beside any other."""
+    files = tmp_path / feature_spec.FOLDER
+    files.mkdir()
+    (files / feature_spec.ONNX_FILE).write_bytes(to_onnx(forest(1), rows=1))
+    spec = feature_spec.FeatureSpec.current(Settings(home=tmp_path))
+    (files / feature_spec.FILE).write_text(spec.to_json())
+    tables = OnlineTables(tmp_path / "online.db")
+    known = ("name", "id", "model", "1", Scorer.load(tmp_path), tables, (), taking([0, 1]))
+    model = ServedModel(*known)
+    queries = [
+        predict.Query(str(count), parse(body), model, np.zeros((count, len(INPUTS)), "float32"), ())
+        for count in (1, 2, 1)
+        for body in [json.dumps({"dataframe_records": [TUESDAY] * count}).encode()]
+    ]
+    answers = predict.answers(queries)
+    assert [(a.status, a.request_id) for a in answers] == [(200, "1"), (500, "2"), (200, "1")]
+    assert answers[0].body == answers[2].body == predict.answers(queries[:1])[0].body
 
 
 def test_the_sdk_and_raw_http_agree(served: Workspace) -> None:
