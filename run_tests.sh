@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/scripts/set_up.sh"
 set_up
 cd "$ROOT"
 export PATH="$VENV/bin:$PATH"
-workers=4 # more than two cores: tests wait for processes, too
+workers=5 # more than two cores: tests wait for processes, too
 alone=0
 case "${1-}" in
   "") chosen="not long" ;;

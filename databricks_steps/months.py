@@ -58,9 +58,13 @@ def between(first: str, last: str) -> tuple[str, ...]:
 
 def shift(month: str, by: int) -> str:
     """The month `by` months later (earlier when negative)."""
-    year, number = int(month[:4]), int(month[5:])
-    index = year * 12 + number - 1 + by
+    index = numbered(month) + by
     return f"{index // 12:04d}-{index % 12 + 1:02d}"
+
+
+def numbered(month: str) -> int:
+    """Months since the year 0, of which January is 0."""
+    return int(month[:4]) * 12 + int(month[5:]) - 1
 
 
 def spans(months: Iterable[str]) -> list[tuple[str, ...]]:

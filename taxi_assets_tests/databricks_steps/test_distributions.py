@@ -22,6 +22,7 @@ from databricks_steps.distributions import (
 )
 from databricks_steps.errors import ModelError
 from databricks_steps.histograms import ALL_OF, counted
+from databricks_steps.months import between
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -153,6 +154,20 @@ def test_spark_counts_what_numpy_counts(spark: SparkSession) -> None:
         assert found[month][ALL].unknown["dropoff_location_id"] == lost
     again = counted(frame, bins, ["2022-01", "2022-02"])
     assert str(again) == str(found)
+
+
+def test_all_months_there_are_can_be_counted_at_once_in_any_order(spark: SparkSession) -> None:
+    bins = {"miles": Bins(0.0, 10.0, 2.0)}
+    asked = [*between("2009-01", "2025-12")][::-1]
+    held = {"2009-01": 3, "2016-12": 1, "2025-12": 2}
+    rows = [
+        (month, datetime.fromisoformat(f"{month}-05"), 74, 75, 1.0, 1)
+        for month, trips in {**held, "2008-12": 1, "2026-01": 1}.items()
+        for _ in range(trips)
+    ]
+    found = counted(spark.createDataFrame(rows, FIELDS), bins, asked)
+    assert [*found] == asked
+    assert {month: each[ALL].trips for month, each in found.items() if each} == held
 
 
 def test_no_row_and_no_month_give_no_slice(spark: SparkSession) -> None:

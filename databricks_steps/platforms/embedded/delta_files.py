@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STALE_SECONDS = 24 * 3600
 LOG_RETENTION = "interval 36500 days"
+CHECKPOINT_INTERVAL = "20"  # commits; of delta-rs' own hundred each look at a table reads up to all
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 CHANGE = "_change"
 Partitions = dict[tuple[Any, ...], list[Path]]  # values of the partition columns → files
@@ -84,6 +85,41 @@ def by_partition(opened: DeltaTable) -> tuple[Partitions, list[str]]:
     for path, *own in zip(actions.column("path").to_pylist(), *values, strict=True):
         found.setdefault(tuple(own), []).append(root / unquote(path))
     return found, columns
+
+
+def is_table(root: Path) -> bool:
+    """Whether there is a log: delta-rs' own answer reads it all, and steps ask for each month."""
+    try:
+        with os.scandir(root / "_delta_log") as entries:
+            return any(entry.name.endswith((".json", ".parquet")) for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def transactions(opened: DeltaTable) -> dict[str, int]:
+    """Application → version of its last transaction, as of the opened version.
+
+    Read at once from the last checkpoint and the commits after it: delta-rs answers for one
+    application, and reads as much for each.
+    """
+    import pyarrow.parquet as pq
+
+    log = Path(unquote(opened.table_uri.removeprefix("file://"))) / "_delta_log"
+    checkpoints = sorted(
+        int(file.name.partition(".")[0]) for file in log.glob("*.checkpoint.parquet")
+    )
+    first, found = 0, dict[str, int]()
+    if past := [number for number in checkpoints if number <= opened.version()]:
+        first = past[-1] + 1
+        kept = pq.ParquetFile(log / f"{past[-1]:020}.checkpoint.parquet").read(["txn"])
+        rows = [row for row in kept["txn"].to_pylist() if row and row["appId"] is not None]
+        found = {row["appId"]: row["version"] for row in rows}
+    for number in range(first, opened.version() + 1):
+        for line in (log / f"{number:020}.json").read_text().splitlines():
+            if line.startswith('{"txn"'):
+                row = json.loads(line)["txn"]
+                found[row["appId"]] = row["version"]
+    return found
 
 
 def log_stamp(root: Path) -> tuple[str, int, int]:
@@ -326,7 +362,11 @@ def table_properties(table: schemas.Table) -> dict[str, str]:
     versions after a month. Data files go by the project's own vacuum, which knows them.
     """
     feed = "true" if table.change_data_feed else "false"
-    return {"delta.enableChangeDataFeed": feed, "delta.logRetentionDuration": LOG_RETENTION}
+    return {
+        "delta.enableChangeDataFeed": feed,
+        "delta.logRetentionDuration": LOG_RETENTION,
+        "delta.checkpointInterval": CHECKPOINT_INTERVAL,
+    }
 
 
 def evolve(opened: DeltaTable, table: schemas.Table) -> int:

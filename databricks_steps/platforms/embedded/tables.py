@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,11 @@ class _Known:
     files: delta_files.Partitions
     rows: dict[str, int]
 
+    @cached_property
+    def transactions(self) -> dict[str, int]:
+        """Application → version of its last transaction."""
+        return delta_files.transactions(self.opened)
+
     @classmethod
     def of(cls, opened: DeltaTable, table: schemas.Table, stamp: object) -> _Known:
         files, _ = delta_files.by_partition(opened)
@@ -73,9 +79,7 @@ class DeltaTables:
         return str(self._settings.table_path(described(name).name))
 
     def exists(self, name: str) -> bool:
-        from deltalake import DeltaTable
-
-        return bool(DeltaTable.is_deltatable(self.uri(name)))
+        return delta_files.is_table(Path(self.uri(name)))
 
     def version(self, name: str) -> int | None:
         return self._open(name).version() if self.exists(name) else None
@@ -106,8 +110,7 @@ class DeltaTables:
     def made_from(self, name: str, month: str = "") -> int | None:
         if not self.exists(name):
             return None
-        version = self._newest(name).opened.transaction_version(delta_files.inputs_of(month))
-        return None if version is None else int(version)
+        return self._newest(name).transactions.get(delta_files.inputs_of(month))
 
     def sources(self, name: str) -> dict[str, int]:
         """Read from the newest commit that carries them: later ones may only tidy up."""

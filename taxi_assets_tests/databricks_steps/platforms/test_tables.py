@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from databricks_steps import schemas
 from databricks_steps.errors import SettingsError, TableError
@@ -136,6 +138,36 @@ def test_a_version_is_there_after_a_hundred_commits_and_forty_days(
     assert rows(tables) == [row(1, JANUARY, 2)]
     configuration = DeltaTable(tables.uri(NAME)).metadata().configuration
     assert configuration | made_before == configuration
+
+
+def test_transactions_read_at_once_are_those_that_delta_rs_tells_one_by_one(
+    tmp_path: Path,
+) -> None:
+    """Of each version, before the first checkpoint, at it, between two, after the last."""
+    random, path = Random(1), str(tmp_path / "a table é")
+    assert not delta_files.is_table(Path(path))
+    applications = [delta_files.inputs_of(month) for month in ("", "2022-01", "2022-02", "2022-03")]
+    for number in range(24):
+        chosen = random.sample(applications, number % 3)
+        write_deltalake(
+            path,
+            pa.table({"a": [number]}),
+            mode="append",
+            commit_properties=CommitProperties(
+                app_transactions=[
+                    Transaction(a, random.randint(-(2**63), 2**63 - 1)) for a in chosen
+                ]
+            ),
+        )
+        if number in (6, 7, 15):
+            DeltaTable(path).create_checkpoint()
+        for version in {number, number // 2}:
+            opened = DeltaTable(path, version=version)
+            told = {each: opened.transaction_version(each) for each in applications}
+            assert delta_files.transactions(opened) == {
+                k: v for k, v in told.items() if v is not None
+            }
+    assert delta_files.is_table(Path(path))
 
 
 def test_a_table_whose_column_is_of_another_type_is_left_alone(
