@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -107,6 +108,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for title, seconds in (("seconds", folders), ("of the dearest files", files)):
         shares = (f"{name} {taken:.0f}" for name, taken in seconds.most_common(20))
         terminalreporter.write_line(f"{title}: {', '.join(shares)}")
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that a test starts has temporary files go below its home, and the home goes."""
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)
 
 
 @pytest.fixture(scope="session")
