@@ -140,33 +140,34 @@ async def read_body(scope: Scope, receive: Receive, most: int = MAX_BODY) -> byt
         ApiError: it is larger than `most` bytes, or does not arrive in time.
         ConnectionError: the client went away.
     """
+    chunks: list[bytes] = []
     if WHOLE in scope:  # most bodies: a timer for each would cost more than to read it
-        return await _read(receive, most)
+        return await _read(receive, most, chunks)
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - an ASGI application always runs in a task
     deadline = _Deadline(task)
     timer = asyncio.get_running_loop().call_later(BODY_SECONDS, deadline.expire)
     try:
-        return await _read(receive, most)
+        return await _read(receive, most, chunks)
     except asyncio.CancelledError:
         if not deadline.expired:
             raise
         raise errors.ApiError(
             "REQUEST_TIMEOUT",
             f"The body must arrive within {BODY_SECONDS:g} seconds",
-            "it did not",
+            f"{sum(map(len, chunks)):,} bytes came",
             "Send it again",
         ) from None
     finally:
         timer.cancel()
 
 
-async def _read(receive: Receive, most: int) -> bytes:
-    """The body; one over the limit is read on for a while without being kept.
+async def _read(receive: Receive, most: int, chunks: list[bytes]) -> bytes:
+    """The body; `chunks` gets its parts as they come.
 
-    A client that is still sending would otherwise see a broken connection, not the answer.
+    One over the limit is read on for a while without being kept: a client that is still sending
+    would otherwise see a broken connection, not the answer.
     """
-    chunks: list[bytes] = []
     size, more = 0, True
     while more and size <= max(DRAINED, most):
         message = await receive()

@@ -126,7 +126,8 @@ class Invocations:
             found = answers([query for query, _ in together])
         except Exception as error:
             for _, told in together:
-                told.set_exception(error)
+                if not told.done():
+                    told.set_exception(error)
             raise
         for (_, told), each in zip(together, found, strict=True):
             if not told.done():  # the server stops, and has cancelled it
